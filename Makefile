@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` and `make test`. Both install what they need into .venv first.
+SHELL := /bin/bash
+PY    := .venv/bin/python
+UV    := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+export UV_LINK_MODE ?= copy
+export HF_HUB_OFFLINE := 1
+
+.PHONY: setup demo test test-fast lint docs clean
+
+setup: .venv/.ready
+
+.uv/bin/uv:
+	python3 -m venv .uv && .uv/bin/pip install --quiet uv
+
+.venv/.ready: pyproject.toml constraints.txt | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
+	test -x $(PY) || $(UV) venv --quiet --python ">=3.11" .venv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $@
+
+demo: setup
+	.venv/bin/plumbline demo --output output/demo
+
+test: setup lint
+	$(PY) -m pytest tests
+
+test-fast: setup
+	$(PY) -m pytest tests/unit tests/property -m "not slow and not gpu"
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+docs: setup
+	.venv/bin/plumbline config reference > docs/CONFIG.md
+
+clean:
+	rm -rf .venv .uv output

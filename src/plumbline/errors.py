@@ -1,0 +1,57 @@
+"""One vocabulary of user errors: where it is, what is wrong, what to do.
+
+A mistake of the user is a `UserError`: the command line prints it without a traceback and leaves with its exit code.
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_FINDINGS = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    where: `file:line:col`, a key path such as `custom.train_jsonl`, or a file path.
+    what: the fact, with the offending value.
+    fix: what to do about it; empty when `what` already says so.
+    """
+
+    where: str
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        tail = f"\n    -> {self.fix}" if self.fix else ""
+        return f"{self.where}: {self.what}{tail}"
+
+
+class UserError(Exception):
+    """One or several problems that the user can mend; `exit_code` is what the process returns."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: Problem | Iterable[Problem]):
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used: wrong key, type, range, or an impossible combination."""
+
+
+class DataError(UserError):
+    """A record or a file of records that breaks the contract (exit 2: nothing was started)."""
+
+
+class DamagedFileError(UserError):
+    """A file that should be whole and is not: a checkpoint, an output, a cache."""
+
+    exit_code = EXIT_FAILURE
