@@ -1,0 +1,1 @@
+"""The demonstration: annotated photographs, rendered rack scenes, and the whole road run once on them."""

@@ -1,0 +1,98 @@
+"""The demonstration's dataset: annotated photographs and rendered rack scenes, as train.jsonl and val.jsonl."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image
+
+from plumbline.data.read import read_records, write_records
+from plumbline.data.record import Record
+from plumbline.demo.scenes import plan_scene, render_scene, scene_record
+from plumbline.errors import DataError, Problem
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """Where the dataset lies and how many records each file has."""
+
+    train: Path
+    val: Path
+    train_records: int
+    val_records: int
+
+
+def photo_records() -> list[Record]:
+    """The hand-annotated photographs; `metadata` holds the source inside its package, the credit and the split."""
+    with resources.as_file(resources.files("plumbline.demo") / "photos.jsonl") as path:
+        return list(read_records(path))
+
+
+def photo_file(record: Record) -> Path:
+    """The photograph itself, inside the installed package that brings it.
+
+    Raises DataError when that package does not hold the picture.
+    """
+    package, _, inside = str(record.metadata["source"]).partition("/")
+    found = find_spec(package)
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (path := Path(folder) / inside).is_file():
+            return path
+    raise DataError(Problem(f"{package}/{inside}", "photograph not found", "install scikit-learn and scikit-image"))
+
+
+def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, seed: int = 0) -> DemoData:
+    """Write pictures, train.jsonl and val.jsonl under `folder`; the folder appears whole or not at all.
+
+    Scenes are numbered through: the first `scenes` are for training, the `held_out` ones after them for validation,
+    beside the photographs marked `val`. The same arguments give the same bytes.
+    """
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        photos = list(_place_photos(building))
+        train = [photo for photo in photos if photo.metadata["split"] == "train"]
+        val = [photo for photo in photos if photo.metadata["split"] == "val"]
+        train += _draw_scenes(building, seed, range(scenes))
+        val += _draw_scenes(building, seed, range(scenes, scenes + held_out))
+        write_records(building / "train.jsonl", train)
+        write_records(building / "val.jsonl", val)
+        building.chmod(0o755)
+        _swap(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return DemoData(target / "train.jsonl", target / "val.jsonl", len(train), len(val))
+
+
+def _place_photos(folder: Path) -> Iterator[Record]:
+    (folder / "photos").mkdir()
+    for record in photo_records():
+        shutil.copyfile(photo_file(record), folder / record.images[0])
+        yield replace(record, file="", line=0)
+
+
+def _draw_scenes(folder: Path, seed: int, indices: range) -> Iterator[Record]:
+    (folder / "scenes").mkdir(exist_ok=True)
+    for index in indices:
+        image = f"scenes/scene_{index:05d}.png"
+        scene = plan_scene(seed, index)
+        Image.fromarray(render_scene(scene)).save(folder / image)
+        yield replace(scene_record(scene, image), metadata={"seed": seed, "index": index})
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
