@@ -1,0 +1,111 @@
+"""The only importer of ms-swift: every upstream name, trap and private attribute that Plumbline relies on stands here.
+
+Written against ms-swift 4.6.0; `tests/tiny/test_upstream.py` proves that what we pass arrives.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+# Hub look-ups and update checks cost seconds of retries on a machine without network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+
+from swift.arguments import RLHFArguments, SftArguments
+from swift.pipelines.train.rlhf import SwiftRLHF
+from swift.pipelines.train.sft import SwiftSft
+from swift.rlhf_trainers import GKDTrainer
+from swift.rlhf_trainers.utils import _ForwardRedirection as ForwardRedirection
+from swift.trainers import Seq2SeqTrainer, TrainerFactory
+from swift.trainers import disable_gradient_checkpointing as without_checkpointing
+from swift.trainers.mixin import DataLoaderMixin
+from swift.trainers.patcher import ProgressCallbackNew as ProgressCallback
+from swift.utils import get_logger as _upstream_logger
+from transformers import Trainer as HfTrainer
+from transformers.integrations import TensorBoardCallback
+
+__all__ = [
+    "DataLoaderMixin",
+    "ForwardRedirection",
+    "GKDTrainer",
+    "HfTrainer",
+    "ProgressCallback",
+    "Seq2SeqTrainer",
+    "SwiftRLHF",
+    "SwiftSft",
+    "TensorBoardCallback",
+    "build_arguments",
+    "inexact_initialisation",
+    "install_trainer",
+    "load_frozen_model",
+    "set_verbosity",
+    "without_checkpointing",
+]
+
+# PEFT's own word for "no target"; the documented `target_regex: '^$'` raises there.
+_NO_TARGETS = "dummy-target-modules"
+
+
+def build_arguments(upstream: Mapping[str, Any], *, rlhf_type: str | None) -> SftArguments | RLHFArguments:
+    """Upstream's argument object for a run.
+
+    upstream: argument name -> value, names checked already; rlhf_type: "gkd", or None for plain fine-tuning.
+    The dataset name is a placeholder: upstream insists on one and never reads it here.
+    """
+    values = dict(upstream)
+    if values.get("target_regex") == "^$":
+        values["target_regex"] = _NO_TARGETS
+    values.setdefault("dataset", ["plumbline"])
+    values.update(
+        add_version=False,  # `output_dir` is used as given
+        create_checkpoint_symlink=False,
+        check_model=False,  # asks a hub
+        split_dataset_ratio=0.0,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,  # would hide a NaN
+        average_tokens_across_devices=True,
+        truncation_strategy="raise",  # an over-long record is named, never cut or swapped
+        load_args=False,
+    )
+    if rlhf_type is None:
+        return SftArguments(**values)
+    arguments = RLHFArguments(rlhf_type=rlhf_type, **values)
+    # GKDConfig's own default disables dropout, so that a LoRA dropout of 0.1 would silently be 0.
+    arguments.training_args.disable_dropout = False
+    return arguments
+
+
+def install_trainer(task: str, dotted: str) -> None:
+    """Make upstream's factory build our trainer; task: "causal_lm" or "gkd", dotted: "package.module.Class"."""
+    TrainerFactory.TRAINER_MAPPING[task] = dotted
+
+
+def load_frozen_model(arguments: SftArguments, folder: str, adapters: list[str]) -> Any:
+    """A second, frozen copy for the teacher, with its adapters if it has any."""
+    model, _processor = arguments.get_model_processor(model=folder)
+    if adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapters[0])
+    return model.requires_grad_(False).eval()
+
+
+def inexact_initialisation(model: Any) -> str | None:
+    """The initialisation of the adapter that makes "adapters off" differ from the base, or None when it is exact."""
+    for config in getattr(model, "peft_config", {}).values():
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        init = getattr(config, "init_lora_weights", True)
+        if kind == "FOURIERFT":
+            return "FourierFT"
+        if isinstance(init, str) and init.lower() not in {"gaussian", "true"}:
+            return f"init_weights: {init}"
+    return None
+
+
+def set_verbosity(*, debug: bool, main_process: bool) -> None:
+    """Upstream's log level: everything with --debug, warnings otherwise (it prints the whole model at info)."""
+    level = logging.INFO if debug and main_process else logging.WARNING
+    _upstream_logger().setLevel(level)
