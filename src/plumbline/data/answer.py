@@ -1,0 +1,102 @@
+"""Objects to answer text, and answer text to pixels. Reading a reply is `parse.py`.
+
+    {"object_1": {"bbox_2d": [100, 200, 300, 400], "desc": "..."}, "object_2": {"line_points": 2, "line": [...], ...}}
+
+Coordinates are whole numbers: `round(1000 * x / W)` (norm1000), `round(100 * x / W)` (norm100) or `round(x)` (none),
+with Python's `round`, which takes ties to the even number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from plumbline.data.contract import is_encodable
+from plumbline.data.findings import shown
+from plumbline.data.parse import AnswerObject, ParsedAnswer, parse_answer
+from plumbline.data.record import DataObject
+from plumbline.errors import DataError, Problem
+from plumbline.geometry import Shape, order_objects, shape_from_flat
+
+__all__ = ["EMIT_NORMS", "AnswerObject", "ParsedAnswer", "encode_answer", "parse_answer", "round_shape", "to_pixels"]
+
+_SCALES: dict[str, int | None] = {"none": None, "norm100": 100, "norm1000": 1000}
+EMIT_NORMS: tuple[str, ...] = tuple(_SCALES)
+
+# JSON leaves these line ends as they are; escaped, the answer is one line for every reader.
+_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+def encode_answer(
+    objects: Sequence[DataObject], width: int, height: int, emit_norm: str = "norm1000", ordering: str = "top_left"
+) -> str:
+    """One line of JSON that tells `objects` (pixels of a picture of width x height) in the order of `ordering`.
+
+    Vertex and object order are normalised here. Raises DataError for geometry outside the picture (clip it first:
+    nothing is clamped here) and for text that UTF-8 cannot hold; ValueError for an unknown norm or ordering.
+    """
+    shapes = [item.shape.canonical() for item in objects]
+    rows: dict[str, dict[str, object]] = {}
+    for number, index in enumerate(order_objects(shapes, ordering), start=1):
+        numbers = round_shape(shapes[index], width, height, emit_norm)
+        rows[f"object_{number}"] = _object_row(shapes[index].kind, numbers, objects[index].desc)
+    return json.dumps(rows, ensure_ascii=False).translate(_LINE_ENDS)
+
+
+def round_shape(shape: Shape, width: int, height: int, emit_norm: str) -> list[int]:
+    """The flat coordinates of `shape` as the answer writes them; DataError when it leaves the picture."""
+    x1, y1, x2, y2 = shape.bounds()
+    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+        what = f"{shape.kind} {shape.flat()} leaves the picture of {width} x {height}"
+        raise DataError(Problem("objects", what, "clip it to the picture first"))
+    scale = _scale(emit_norm)
+    if scale is None:
+        return [round(value) for value in shape.flat()]
+    sides = (width, height) * len(shape.points)
+    return [round(scale * value / side) for value, side in zip(shape.flat(), sides, strict=True)]
+
+
+def to_pixels(
+    parsed: ParsedAnswer, emit_norm: str, width: int, height: int
+) -> tuple[tuple[DataObject, ...], tuple[str, ...]]:
+    """The parsed objects in pixels of a picture of width x height, and every reason for what is not among them.
+
+    An object with a coordinate outside the picture is left out and reported, never clamped. A box whose corners are
+    swapped is kept in canonical order and reported.
+    """
+    scale = _scale(emit_norm)
+    limits = (width, height) if scale is None else (scale, scale)
+    problems = list(parsed.problems)
+    objects: list[DataObject] = []
+    for item in parsed.objects:
+        what = _range_problem(item, limits)
+        if what:
+            problems.append(f"{item.name}: {what}")
+            continue
+        if item.kind == "bbox_2d" and (item.numbers[0] > item.numbers[2] or item.numbers[1] > item.numbers[3]):
+            problems.append(f"{item.name}: the corners of the box are swapped")
+        shape = shape_from_flat(item.kind, item.numbers)
+        pixels = shape.with_points(shape.points * (width, height) / limits)
+        objects.append(DataObject(item.desc, pixels.canonical()))
+    return tuple(objects), tuple(problems)
+
+
+def _object_row(kind: str, numbers: list[int], desc: str) -> dict[str, object]:
+    if not is_encodable(desc):
+        raise DataError(Problem("desc", f"half a surrogate pair in {shown(desc)}", "write the whole character"))
+    row: dict[str, object] = {"line_points": len(numbers) // 2} if kind == "line" else {}
+    return row | {kind: numbers, "desc": desc}
+
+
+def _scale(emit_norm: str) -> int | None:
+    if emit_norm not in _SCALES:
+        raise ValueError(f"unknown emit_norm {emit_norm!r}: one of {', '.join(EMIT_NORMS)}")
+    return _SCALES[emit_norm]
+
+
+def _range_problem(item: AnswerObject, limits: tuple[int, int]) -> str:
+    for position, value in enumerate(item.numbers):
+        limit = limits[position % 2]
+        if not 0 <= value <= limit:
+            return f"{value} is outside 0..{limit}"
+    return ""

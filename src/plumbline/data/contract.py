@@ -1,0 +1,298 @@
+"""The rules of the JSONL contract that a record must keep to be usable at all, and building the record from them.
+
+`find_breaches` looks at plain JSON values and reports every breach; `build_record` trusts a record without breaches.
+What is suspicious but usable (unknown keys, geometry out of the picture, duplicates) belongs to `check.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from plumbline.data.findings import Findings, shown
+from plumbline.data.record import SCHEMA, DataObject, Record
+from plumbline.geometry import KINDS, shape_from_flat
+
+RECORD_KEYS = ("schema", "images", "width", "height", "objects", "summary", "metadata", "messages")
+OBJECT_KEYS = (*KINDS, "line_points", "desc")
+ROLES = ("system", "user", "assistant")
+MAX_SIDE = 1_000_000
+MAX_COORDINATE = 1e9
+MAX_DEPTH = 32
+
+_COUNTS = {
+    "bbox_2d": "4 numbers [x1, y1, x2, y2]",
+    "quad": "8 numbers [x1, y1, ..., x4, y4]",
+    "poly": "an even count of at least 6 numbers",
+    "line": "an even count of at least 4 numbers",
+}
+
+
+def find_breaches(raw: Any, found: Findings) -> None:
+    """Append to `found` every rule of the contract that `raw`, one parsed line, breaks."""
+    if not isinstance(raw, dict):
+        found.add("not-an-object", "", f"a record must be a JSON object, not {type(raw).__name__}")
+        return
+    if raw.get("schema", SCHEMA) != SCHEMA or isinstance(raw.get("schema"), bool):
+        found.add("schema", "schema", f"unknown schema {shown(raw['schema'])}", f"this version reads schema {SCHEMA}")
+    if "images" not in raw and "messages" not in raw:
+        found.add("no-images", "images", "neither `images` nor `messages`", 'add "images": ["picture.jpg"]')
+    if "messages" in raw:
+        _check_chat(raw, found)
+    _check_images(raw, found)
+    _check_size(raw, found)
+    _check_objects(raw, found)
+    if raw.get("summary") is not None:
+        check_text(raw["summary"], "summary", found)
+    _check_metadata(raw, found)
+
+
+def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
+    """The record of a line without breaches."""
+    return Record(
+        images=tuple(_image_reference(image) for image in raw.get("images") or ()),
+        width=raw.get("width"),
+        height=raw.get("height"),
+        objects=tuple(_build_object(item) for item in raw.get("objects") or ()),
+        summary=raw.get("summary"),
+        metadata=MappingProxyType(raw.get("metadata") or {}),
+        messages=tuple(raw["messages"]) if raw.get("messages") is not None else None,
+        file=file,
+        line=line,
+    )
+
+
+def geometry_of(item: Mapping[str, Any]) -> tuple[str, list[float]]:
+    """(kind, numbers) of an object without breaches."""
+    kind = next(kind for kind in KINDS if kind in item)
+    return kind, item[kind]
+
+
+def check_text(value: Any, where: str, found: Findings) -> bool:
+    """Whether `value` is text that can be trained on: not blank, encodable as UTF-8."""
+    if not isinstance(value, str):
+        found.add("not-text", where, f"must be text, not {type(value).__name__}")
+    elif not value.strip():
+        found.add("empty-text", where, "is empty", "write what is seen, or remove the object")
+    elif not is_encodable(value):
+        found.add("bad-unicode", where, f"half a surrogate pair in {shown(value)}", "write the whole character")
+    else:
+        return True
+    return False
+
+
+def is_encodable(text: str) -> bool:
+    """False for half surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _build_object(item: Mapping[str, Any]) -> DataObject:
+    kind, numbers = geometry_of(item)
+    return DataObject(item["desc"], shape_from_flat(kind, numbers))
+
+
+def _image_reference(image: str | Mapping[str, Any]) -> str:
+    if isinstance(image, str):
+        return image
+    from plumbline.data.images import png_data_url  # Pillow is not needed for paths
+
+    data = image["bytes"]
+    return png_data_url(base64.b64decode(data) if isinstance(data, str) else data)
+
+
+def _check_images(raw: dict[str, Any], found: Findings) -> None:
+    images = raw.get("images", [])
+    if not isinstance(images, list):
+        found.add("images", "images", f"must be a list of paths, not {type(images).__name__}", 'write ["picture.jpg"]')
+        return
+    if not images and "messages" not in raw and "images" in raw:
+        found.add("no-images", "images", "is empty", "name the picture, or give `messages` for text alone")
+    for index, image in enumerate(images):
+        what = _image_breach(image)
+        if what:
+            found.add("images", f"images[{index}]", what, "a path relative to the JSONL's folder is expected")
+
+
+def _image_breach(image: Any) -> str:
+    if isinstance(image, Mapping) and set(image) == {"bytes"}:
+        return "" if _is_image_bytes(image["bytes"]) else "`bytes` must be base64 text"
+    if not isinstance(image, str):
+        return f"must be a path, not {type(image).__name__}"
+    if not image.strip():
+        return "is empty"
+    if "\0" in image:
+        return "holds a NUL byte"
+    return "" if is_encodable(image) else f"half a surrogate pair in {shown(image)}"
+
+
+def _is_image_bytes(data: Any) -> bool:
+    if not isinstance(data, str):
+        return isinstance(data, bytes)
+    try:
+        return bool(base64.b64decode(data, validate=True))
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _check_size(raw: dict[str, Any], found: Findings) -> None:
+    for key in ("width", "height"):
+        value = raw.get(key)
+        if value is not None and not (type(value) is int and 0 < value <= MAX_SIDE):
+            found.add("size", key, f"must be a positive whole number of pixels, not {shown(value)}")
+        elif value is None and raw.get("objects"):
+            found.add("size", key, "is missing", "objects need the picture's width and height in pixels")
+    if (raw.get("width") is None) != (raw.get("height") is None) and not raw.get("objects"):
+        found.add("size", "width", "width and height go together", "give both or neither")
+
+
+def _check_objects(raw: dict[str, Any], found: Findings) -> None:
+    objects = raw.get("objects")
+    if objects is None:
+        return
+    if not isinstance(objects, list):
+        found.add("objects", "objects", f"must be a list, not {type(objects).__name__}")
+        return
+    images = raw.get("images")
+    if objects and isinstance(images, list) and len(images) > 1:
+        found.add(
+            "objects", "objects", f"{len(images)} images", "objects belong to exactly one image: split the record"
+        )
+    for index, item in enumerate(objects):
+        if isinstance(item, dict):
+            _check_object(item, f"objects[{index}]", found)
+        else:
+            found.add("objects", f"objects[{index}]", f"must be a JSON object, not {type(item).__name__}")
+
+
+def _check_object(item: dict[str, Any], where: str, found: Findings) -> None:
+    if "desc" not in item:
+        found.add("no-desc", where, "has no `desc`", 'add "desc": "..."')
+    else:
+        check_text(item["desc"], f"{where}.desc", found)
+    kinds = [kind for kind in KINDS if kind in item]
+    if len(kinds) != 1:
+        what = f"has {len(kinds)} geometries ({', '.join(kinds)})" if kinds else f"has no geometry, only {_names(item)}"
+        found.add("geometry-count", where, what, f"give exactly one of {', '.join(KINDS)}")
+    for kind in kinds:
+        _check_numbers(kind, item[kind], f"{where}.{kind}", found)
+    if "line_points" in item:
+        _check_line_points(item, f"{where}.line_points", found)
+
+
+def _names(item: dict[str, Any]) -> str:
+    return ", ".join(shown(key) for key in list(item)[:6]) or "nothing"
+
+
+def _check_numbers(kind: str, numbers: Any, where: str, found: Findings) -> None:
+    if not isinstance(numbers, list):
+        found.add("geometry", where, f"must be a list of numbers, not {type(numbers).__name__}")
+        return
+    for value in numbers:
+        if type(value) not in (int, float) or not -MAX_COORDINATE < value < MAX_COORDINATE:
+            nested = "write the pairs as one flat list" if isinstance(value, list) else ""
+            found.add("geometry", where, f"{shown(value)} is not a pixel coordinate", nested)
+            return
+    if not is_right_count(kind, len(numbers)):
+        found.add("geometry", where, f"{len(numbers)} numbers", f"{kind} needs {_COUNTS[kind]}")
+
+
+def is_right_count(kind: str, count: int) -> bool:
+    """Whether `count` numbers make a geometry of `kind`."""
+    if kind == "bbox_2d":
+        return count == 4
+    if kind == "quad":
+        return count == 8
+    return count % 2 == 0 and count >= (6 if kind == "poly" else 4)
+
+
+def _check_line_points(item: dict[str, Any], where: str, found: Findings) -> None:
+    line = item.get("line")
+    if not isinstance(line, list):
+        found.add("line-points", where, "without a `line`", "remove it, or give the line")
+    elif type(item["line_points"]) is not int or item["line_points"] * 2 != len(line):
+        what = f"says {shown(item['line_points'])}, the line has {len(line) / 2:g} points"
+        found.add("line-points", where, what, "make them agree, or leave line_points out")
+
+
+def _check_metadata(raw: dict[str, Any], found: Findings) -> None:
+    metadata = raw.get("metadata")
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict):
+        found.add("metadata", "metadata", f"must be a JSON object, not {type(metadata).__name__}")
+    elif is_deeper_than(metadata, MAX_DEPTH):
+        found.add("metadata", "metadata", f"nested deeper than {MAX_DEPTH} levels")
+
+
+def is_deeper_than(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested more than `limit` levels; never recurses."""
+    level = [value]
+    for _ in range(limit):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> list[Any]:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in items if isinstance(item, dict | list)]
+
+
+def _check_chat(raw: dict[str, Any], found: Findings) -> None:
+    others = [key for key in ("images", "objects", "summary", "width", "height") if raw.get(key) is not None]
+    if others:
+        found.add("chat-mixed", "messages", f"beside {', '.join(others)}", "a record is a chat or a described picture")
+    messages = raw["messages"]
+    if not isinstance(messages, list) or not messages:
+        found.add("messages", "messages", "must be a list of turns that is not empty")
+        return
+    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    for index, message in enumerate(messages):
+        _check_turn(message, f"messages[{index}]", found)
+    turns = roles[1:] if roles[0] == "system" else roles
+    if set(turns) <= {"user", "assistant"} and turns != ["user", "assistant"] * (len(turns) // 2):
+        fix = "one optional system turn, then user and assistant in turn, the assistant last"
+        found.add("messages", "messages", f"turns are {', '.join(map(str, roles[:8]))}", fix)
+
+
+def _check_turn(message: Any, where: str, found: Findings) -> None:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        role = message.get("role") if isinstance(message, dict) else message
+        found.add("messages", where, f"unknown role {shown(role)}", f"one of {', '.join(ROLES)}")
+        return
+    content = message.get("content")
+    if not isinstance(content, list):
+        check_text(content, f"{where}.content", found)
+        return
+    for index, item in enumerate(content):
+        _check_item(item, message["role"], f"{where}.content[{index}]", found)
+    if not content:
+        found.add("empty-text", f"{where}.content", "is empty")
+
+
+def _check_item(item: Any, role: str, where: str, found: Findings) -> None:
+    kind = item.get("type") if isinstance(item, dict) else None
+    if kind == "text":
+        check_text(item.get("text"), f"{where}.text", found)
+    elif kind in ("image", "image_url") and role == "user":
+        what = _image_breach(image_of(item))
+        if what:
+            found.add("images", where, what, 'write {"type": "image", "image": "picture.jpg"}')
+    else:
+        found.add("messages", where, f"unknown content {shown(item)}", "text anywhere, images in user turns only")
+
+
+def image_of(item: Mapping[str, Any]) -> Any:
+    """The image of a content item in any accepted spelling: `image`, `image_url` plain, or `image_url` with `url`."""
+    value = item.get(item["type"])
+    return value.get("url") if isinstance(value, Mapping) and "url" in value else value

@@ -1,0 +1,205 @@
+"""Records as a map-style dataset without torch: byte offsets in memory, one record parsed when it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from plumbline.data.findings import Finding, data_error
+from plumbline.data.fit import fit_record
+from plumbline.data.images import ImagePolicy, is_data_url
+from plumbline.data.messages import build_messages, own_images, with_images
+from plumbline.data.prompts import Prompts, default_prompts
+from plumbline.data.read import Line, collect_findings, open_data, parse_record, read_lines, shown_path
+from plumbline.data.record import Record
+from plumbline.errors import DataError, Problem
+
+MAX_SHOWN = 20
+"""Problems listed when a file is refused; `plumbline data check` lists them all."""
+
+
+class RecordFile(Sequence[Record]):
+    """A JSONL file as a sequence of records; holds 16 bytes per record and can be pickled to workers.
+
+    Every line is checked when the file is opened: DataError with the first problems of the whole file. Reading a record
+    later raises DataError when the file has changed since.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._offsets = array("q")
+        self._lines = array("q")
+        self._stamp = (0, 0)
+        self._index()
+
+    @property
+    def folder(self) -> Path:
+        """Where relative image paths start."""
+        return self.path.parent
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        with open_data(self.path) as stream:
+            if _stamp(stream.fileno()) != self._stamp:
+                raise DataError(Problem(shown_path(self.path), "has changed since it was opened", "start again"))
+            stream.seek(self._offsets[index])
+            data = stream.readline().removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n")
+        return parse_record(Line(self._lines[index], self._offsets[index], data, True), str(self.path))
+
+    def _index(self) -> None:
+        with open_data(self.path) as stream:
+            self._stamp = _stamp(stream.fileno())
+        problems: list[Finding] = []
+        for line in read_lines(self.path):
+            _, found = collect_findings(line, str(self.path))
+            problems += found
+            self._offsets.append(line.offset)
+            self._lines.append(line.number)
+        if problems:
+            rest = len(problems) - MAX_SHOWN
+            tail = [Finding("more", str(self.path), 0, "", f"and {rest} more problems", "run `plumbline data check`")]
+            raise data_error(problems[:MAX_SHOWN] + (tail if rest > 0 else []))
+        if not self._offsets:
+            raise DataError(Problem(shown_path(self.path), "holds no record"))
+
+
+def _stamp(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSettings:
+    """How records become samples. mode: "dense" or "summary". sample_limit: the first N records, None for all."""
+
+    mode: str = "dense"
+    prompts: Prompts = field(default_factory=default_prompts)
+    emit_norm: str = "norm1000"
+    ordering: str = "top_left"
+    sample_limit: int | None = None
+    policy: ImagePolicy = field(default_factory=ImagePolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One chat ready for the template. images: resolved paths or data URLs, also inside `messages`, in order.
+
+    record: what was told, its geometry inside the picture. clipped, dropped: how many objects the edge touched.
+    """
+
+    messages: list[dict[str, Any]]
+    images: list[str]
+    mode: str
+    record: Record
+    clipped: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the whole dataset holds, counted before training. emptied: records that lost every object."""
+
+    records: int
+    objects: int
+    clipped: int
+    dropped: int
+    emptied: tuple[str, ...]
+
+
+class RecordDataset:
+    """Samples of a sequence of records. `item` depends on its arguments alone, never on the calls before it."""
+
+    def __init__(self, records: Sequence[Record], settings: DatasetSettings | None = None):
+        self.records = records
+        self.settings = settings or DatasetSettings()
+
+    def __len__(self) -> int:
+        limit = self.settings.sample_limit
+        return len(self.records) if limit is None else min(limit, len(self.records))
+
+    def item(self, index: int, epoch: int = 0) -> Sample:
+        """The sample of record `index` in `epoch` (which will matter once samples are drawn at random).
+
+        Raises IndexError outside the dataset and DataError, naming file and line, for a record that cannot be used.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        fitted = fit_record(self.records[index])
+        record, settings = fitted.record, self.settings
+        if fitted.dropped and not record.objects and settings.mode == "dense":
+            what = f"all {len(fitted.dropped)} objects lie outside the picture of {record.width} x {record.height}"
+            raise DataError(Problem(record.place, what, "correct the geometry, or the width and height"))
+        chat = build_messages(record, settings.mode, settings.prompts, settings.emit_norm, settings.ordering)
+        chat = with_images(chat, resolve_images(chat["images"], record, settings.policy))
+        mode = "chat" if record.messages is not None else settings.mode
+        return Sample(chat["messages"], chat["images"], mode, record, len(fitted.clipped), len(fitted.dropped))
+
+    def survey(self) -> Survey:
+        """Count what fitting to the picture does to every record, without opening a picture."""
+        objects = clipped = dropped = 0
+        emptied: list[str] = []
+        for index in range(len(self)):
+            fitted = fit_record(self.records[index])
+            objects += len(fitted.record.objects)
+            clipped += len(fitted.clipped)
+            dropped += len(fitted.dropped)
+            if fitted.dropped and not fitted.record.objects:
+                emptied.append(fitted.record.place)
+        return Survey(len(self), objects, clipped, dropped, tuple(emptied))
+
+
+def resolve_images(images: Sequence[str], record: Record, policy: ImagePolicy) -> list[str]:
+    """The references that may be opened; DataError naming the record's file and line for the first that may not."""
+    folder = Path(record.file).parent
+    try:
+        return [policy.reference(image, folder) for image in images]
+    except DataError as error:
+        raise DataError(
+            Problem(f"{record.place}: {problem.where}", problem.what, problem.fix) for problem in error.problems
+        ) from error
+
+
+def keyed_generator(seed: int, epoch: int, index: int, purpose: str) -> np.random.Generator:
+    """The random numbers of one record in one epoch for one purpose.
+
+    Equal keys give equal numbers whatever the order of calls, the number of workers or of ranks.
+    """
+    word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch, index, word]))
+
+
+def manifest(jsonl: str | Path, policy: ImagePolicy) -> dict[str, Any]:
+    """What a run was trained on: digest of the file, size and digest of every picture by its name in the records.
+
+    Raises DataError for a record or a picture that cannot be read. Data URLs are part of the file's own digest.
+    """
+    with open_data(jsonl) as stream:
+        digest, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+    records = RecordFile(jsonl)
+    images: dict[str, dict[str, Any]] = {}
+    for record in records:
+        for image in own_images(record):
+            if image not in images and not is_data_url(image):
+                images[image] = _file_digest(Path(resolve_images([image], record, policy)[0]))
+    return {"file": str(jsonl), "bytes": size, "sha256": digest, "records": len(records), "images": images}
+
+
+def _file_digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"bytes": stream.tell(), "sha256": digest}

@@ -1,0 +1,136 @@
+"""A record to the chat that the model is trained on, and to the chat it is asked.
+
+The only spelling that leaves this module is `{"type": "image", "image": <text>}`: the template takes the value from
+the key that equals the type, and a wrong key would lose the picture without an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from plumbline.data.answer import encode_answer
+from plumbline.data.contract import image_of
+from plumbline.data.findings import shown
+from plumbline.data.prompts import Prompts
+from plumbline.data.record import Record
+from plumbline.errors import DataError, Problem
+
+Chat = dict[str, Any]
+
+CONTROL_TEXT = re.compile(r"<\|[A-Za-z_0-9]{1,40}\|>|<(?:image|video|audio|bbox|ref-object|cot-process|start-image)>")
+"""Text that a tokenizer or a template reads as a command: role marks, vision marks, media placeholders."""
+
+
+def build_messages(
+    record: Record, mode: str, prompts: Prompts, emit_norm: str = "norm1000", ordering: str = "top_left"
+) -> Chat:
+    """{"messages": [...], "images": [str, ...]} of one training sample.
+
+    mode: "dense" answers with the objects, "summary" with the summary; a record that is a chat keeps its own turns.
+    Raises DataError, naming the record's file and line, when it lacks what the mode needs, when its text holds control
+    text such as `<|im_end|>` or `<image>`, and when images and image places disagree.
+    """
+    if record.messages is not None:
+        chat = _own_chat(record.messages)
+    else:
+        system, user = prompts.of_mode(mode)
+        answer = _answer(record, mode, emit_norm, ordering)
+        chat = ask_messages(record.images, system, user)
+        chat["messages"].append({"role": "assistant", "content": answer})
+    _refuse_control_text(record, chat)
+    check_image_places(chat, record.place)
+    return chat
+
+
+def ask_messages(images: Sequence[str], system: str, user: str) -> Chat:
+    """{"messages", "images"} up to the user's turn: what a model is asked about `images`."""
+    content = [{"type": "image", "image": image} for image in images]
+    turns: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": [*content, {"type": "text", "text": user}]})
+    return {"messages": turns, "images": list(images)}
+
+
+def check_image_places(chat: Mapping[str, Any], place: str) -> None:
+    """DataError unless the image items of the turns are exactly `chat["images"]`, in order."""
+    places = [item["image"] for _, item in _items(chat["messages"]) if item["type"] == "image"]
+    if places != list(chat["images"]):
+        what = f"{len(places)} image places for {len(chat['images'])} images"
+        raise DataError(Problem(place, what, "every image needs exactly one place in a user turn"))
+
+
+def own_images(record: Record) -> list[str]:
+    """Every image the record names: its `images`, or those inside its own chat."""
+    if record.messages is None:
+        return list(record.images)
+    return list(_own_chat(record.messages)["images"])
+
+
+def with_images(chat: Mapping[str, Any], images: Sequence[str]) -> Chat:
+    """The same chat over other image references, one for one (relative paths resolved, for example)."""
+    fresh = iter(images)
+
+    def swapped(content: Any) -> Any:
+        if isinstance(content, str):
+            return content
+        return [item | {"image": next(fresh)} if item["type"] == "image" else item for item in content]
+
+    turns = [turn | {"content": swapped(turn["content"])} for turn in chat["messages"]]
+    return {"messages": turns, "images": list(images)}
+
+
+def control_text(text: str) -> str:
+    """The first piece of control text in `text`, or an empty string."""
+    match = CONTROL_TEXT.search(text) if "<" in text else None
+    return match[0] if match else ""
+
+
+def _answer(record: Record, mode: str, emit_norm: str, ordering: str) -> str:
+    if mode == "summary":
+        if record.summary is None:
+            raise DataError(Problem(record.place, "no `summary`", "summary mode needs one on every record"))
+        return record.summary
+    if not record.objects or record.width is None or record.height is None:
+        raise DataError(Problem(record.place, "no `objects`", "dense mode needs at least one on every record"))
+    try:
+        return encode_answer(record.objects, record.width, record.height, emit_norm, ordering)
+    except DataError as error:
+        raise DataError(
+            Problem(f"{record.place}: {problem.where}", problem.what, problem.fix) for problem in error.problems
+        ) from error
+
+
+def _own_chat(messages: Sequence[Mapping[str, Any]]) -> Chat:
+    """The record's own turns with every image spelled as `image`."""
+    turns = [{"role": turn["role"], "content": _plain_content(turn["content"])} for turn in messages]
+    images = [item["image"] for _, item in _items(turns) if item["type"] == "image"]
+    return {"messages": turns, "images": images}
+
+
+def _plain_content(content: Any) -> Any:
+    if isinstance(content, str):
+        return content
+    items = [
+        {"type": "text", "text": item["text"]} if item["type"] == "text" else {"type": "image", "image": image_of(item)}
+        for item in content
+    ]
+    if all(item["type"] == "text" for item in items):
+        return "".join(item["text"] for item in items)
+    return items
+
+
+def _items(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(turn, item) of all content; plain text counts as one text item."""
+    for turn, message in enumerate(messages):
+        content = message["content"]
+        for item in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            yield turn, item
+
+
+def _refuse_control_text(record: Record, chat: Chat) -> None:
+    for turn, item in _items(chat["messages"]):
+        token = control_text(item["text"]) if item["type"] == "text" else ""
+        if token:
+            what = f"control text {shown(token)} in turn {turn + 1} ({chat['messages'][turn]['role']})"
+            raise DataError(Problem(record.place, what, "remove it: the template would obey it instead of showing it"))

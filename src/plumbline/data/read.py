@@ -1,0 +1,187 @@
+"""Reading and writing JSONL: one line at a time, bounded, strict, with file:line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, NoReturn
+
+from plumbline.data.contract import build_record, find_breaches
+from plumbline.data.findings import Findings, data_error, shown
+from plumbline.data.record import Record, record_to_mapping
+from plumbline.errors import DataError, Problem
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One physical line that is not blank. `data`: without line end and BOM; None when it was longer than allowed."""
+
+    number: int
+    offset: int
+    data: bytes | None
+    is_ended: bool
+
+
+def read_records(path: str | Path) -> Iterator[Record]:
+    """The records of a JSONL file, one at a time.
+
+    Raises DataError at the first line that breaks the contract, with every problem of that line, and when the file
+    cannot be opened.
+    """
+    for line in read_lines(path):
+        yield parse_record(line, str(path))
+
+
+def parse_record(line: Line, file: str) -> Record:
+    """The record of one line; DataError with all its problems."""
+    raw, found = collect_findings(line, file)
+    if found:
+        raise data_error(found)
+    return build_record(raw, file, line.number)
+
+
+def read_lines(path: str | Path) -> Iterator[Line]:
+    """The lines of a file that are not blank; DataError when it cannot be opened or is not a file."""
+    with open_data(path) as stream:
+        number = offset = 0
+        while data := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            start, offset = offset, offset + len(data)
+            is_ended = data.endswith(b"\n")
+            if len(data) > MAX_LINE_BYTES and not is_ended:
+                offset += _skip_line(stream)
+                yield Line(number, start, None, True)
+                continue
+            if number == 1:
+                data = data.removeprefix(_BOM)
+            data = data.strip(b" \t\r\n")
+            if data:
+                yield Line(number, start, data, is_ended)
+
+
+def open_data(path: str | Path) -> BufferedReader:
+    """The file, open for reading bytes; DataError when that cannot be."""
+    try:
+        if not Path(path).is_file():
+            what = "is not a file" if Path(path).exists() else "no such file"
+            raise DataError(Problem(shown_path(path), what, "give the path of a JSONL file"))
+        return Path(path).open("rb")
+    except (OSError, ValueError) as error:
+        raise DataError(Problem(shown_path(path), f"cannot be opened: {error}")) from error
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as text that is safe to print."""
+    text = str(path)
+    return text if text.isprintable() else shown(text, 400)
+
+
+def _skip_line(stream: BufferedReader) -> int:
+    skipped = 0
+    while data := stream.readline(1 << 20):
+        skipped += len(data)
+        if data.endswith(b"\n"):
+            break
+    return skipped
+
+
+def parse_line(line: Line, file: str) -> tuple[Any, Findings]:
+    """The JSON value of a line, and what is wrong with it as JSON (the value is None when it cannot be read)."""
+    found = Findings(file, line.number)
+    if line.data is None:
+        found.add(
+            "line-too-long", "", f"longer than {MAX_LINE_BYTES} bytes", "keep pictures in files, not in the JSONL"
+        )
+        return None, found
+    try:
+        return _loads(line.data.decode("utf-8"), found), found
+    except UnicodeDecodeError as error:
+        found.add("not-utf8", "", f"byte {error.start} of the line is not UTF-8", "save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        _add_json_error(error, line, found)
+    except (_NotJsonError, ValueError) as error:  # ValueError: a number of thousands of digits
+        found.add("not-json", "", str(error))
+    except RecursionError:
+        found.add("too-deep", "", "nested too deeply to be a record")
+    return None, found
+
+
+class _NotJsonError(ValueError):
+    """A value that JSON does not have, or a key that is there twice."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NotJsonError(f"{name} is not a JSON number")
+
+
+def _plain_or_twice(found: Findings) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        plain = dict(pairs)
+        if len(plain) != len(pairs):
+            for key, count in Counter(key for key, _ in pairs).items():
+                if count > 1:
+                    found.add("duplicate-key", "", f"the key {shown(key)} occurs {count} times", "keep one")
+        return plain
+
+    return build
+
+
+def _loads(text: str, found: Findings) -> Any:
+    return json.loads(text, object_pairs_hook=_plain_or_twice(found), parse_constant=_refuse_constant)
+
+
+def _add_json_error(error: json.JSONDecodeError, line: Line, found: Findings) -> None:
+    data = line.data or b""
+    if not line.is_ended:
+        fix = "the file was cut while it was written: complete or remove this line"
+        found.add("torn-line", "", f"the last line is incomplete ({error.msg}, column {error.colno})", fix)
+    elif b"\0" in data:
+        found.add("not-json", "", f"NUL byte in column {data.index(0) + 1}", "the file is damaged or not text")
+    else:
+        found.add("not-json", "", f"{error.msg}, column {error.colno}", "one JSON object per line")
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> int:
+    """Write the records and return their number; the file appears whole or not at all.
+
+    Raises DataError when the folder cannot be written.
+    """
+    return write_lines(path, (json.dumps(record_to_mapping(record), ensure_ascii=False) for record in records))
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> int:
+    """Write text lines to a temporary name, fsync, rename; return their number."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            for line in lines:
+                stream.write(f"{line}\n")
+                count += 1
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(Problem(shown_path(path), f"cannot be written: {error.strerror}")) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return count
+
+
+def collect_findings(line: Line, file: str) -> tuple[Any, Findings]:
+    """The JSON value of a line and everything in it that breaks the contract."""
+    raw, found = parse_line(line, file)
+    if raw is not None or not found:
+        find_breaches(raw, found)
+    return raw, found
