@@ -1,0 +1,1 @@
+"""Augmentation that is planned from metadata before it is rendered."""

@@ -1,0 +1,1 @@
+"""Mechanics of configuration: YAML with positions, `extends`, strict building of frozen dataclasses. No torch."""

@@ -1,0 +1,46 @@
+"""What a configuration may say about mixing several sources of records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from plumbline.config.types import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionSource:
+    """One JSONL of the mixture."""
+
+    name: str
+    """Name in the metrics."""
+    train_jsonl: str
+    """Training records."""
+    val_jsonl: str | None = None
+    """Validation records."""
+    ratio: Annotated[float, Range(ge=0)] = 1.0
+    """Samples per epoch: this many times the size of the targets together (of itself for a target)."""
+    mode: Literal["dense", "summary", "chat"] = "dense"
+    """What the answer is: objects, the summary, or the record's own messages."""
+    user_prompt: str | None = None
+    """Prompt of this source; the run's own when absent."""
+    system_prompt: str | None = None
+    """System prompt of this source; the run's own when absent."""
+    augmentation: bool = True
+    """Whether the run's augmentation acts on this source."""
+    max_objects_per_image: Annotated[int, Range(ge=1)] | None = None
+    """Keep at most this many objects of a record."""
+    without_replacement: bool = True
+    """Draw each record at most once per epoch while there are enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """Several sources of records in one run, drawn anew each epoch. A plain list stands for `sources`."""
+
+    targets: tuple[FusionSource, ...] = ()
+    """The domain to learn; evaluation runs on these."""
+    sources: tuple[FusionSource, ...] = ()
+    """What is mixed in beside it."""
+    evaluate_sources: bool = False
+    """Evaluate on the sources too."""

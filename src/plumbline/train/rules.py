@@ -1,0 +1,135 @@
+"""Rules between keys, judged when a run is loaded (`train --dry-run`), not by `config check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from plumbline.config.tree import Origin
+from plumbline.config.types import show_plain
+from plumbline.config.upstream import home, table
+from plumbline.errors import Problem
+
+Origins = Mapping[str, Origin]
+Resolved = Mapping[str, Any]
+
+REPLACED = {  # keys of the upstream that Plumbline answers itself; another value than the default would be ignored
+    "val_dataset": "give `custom.val_jsonl`",
+    "cached_dataset": "give `custom.train_jsonl`",
+    "cached_val_dataset": "give `custom.val_jsonl`",
+    "custom_dataset_info": "give `custom.train_jsonl`",
+    "split_dataset_ratio": "give `custom.val_jsonl`",
+    "streaming": "remove it: records are read when they are needed",
+    "interleave_prob": "use `custom.fusion`",
+    "columns": "remove it: records have their own schema",
+    "external_plugins": "use `custom.plugins`",
+    "custom_register_path": "use `custom.plugins`",
+    "system": "use `prompts.system_dense` or `prompts.system_summary`",
+    "add_version": "remove it: `training.output_dir` is used as given",
+}
+_MIN_LR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
+
+
+def cross_key_problems(resolved: Resolved, origins: Origins, file: str) -> tuple[Problem, ...]:
+    """Everything that cannot work although each key by itself is fine."""
+    rules = (_required, _lengths, _prompts, _rlhf, _schedule, _precision, _summary, _replaced)
+    found = []
+    for rule in rules:
+        for path, what, fix in rule(resolved):
+            where = str(origins[path]) if path in origins else file
+            found.append(Problem(where, what, fix))
+    return tuple(found)
+
+
+def cross_key_notes(resolved: Resolved, origins: Origins) -> Iterator[str]:
+    """What works, and that the user should know."""
+    rlhf = resolved.get("rlhf") or {}
+    if rlhf.get("rlhf_type") == "gkd":
+        if rlhf["beta"] == 0:
+            yield "rlhf.beta is 0: full-weight forward KL(teacher||student), not a term that is switched off"
+        if rlhf["lmbda"] == 0 and not rlhf["seq_kd"]:
+            for name in ("temperature", "max_completion_length"):
+                if f"rlhf.{name}" in origins:
+                    yield f"rlhf.{name} is ignored: with lmbda 0 and seq_kd false nothing is sampled"
+    if "deepspeed.config" in origins and not resolved["deepspeed"]["enabled"]:
+        yield "deepspeed.config is set and deepspeed.enabled is not: the run goes without DeepSpeed"
+    resume = "resume_from_checkpoint"
+    if resolved.get("tuner", {}).get(resume) and resolved.get("training", {}).get(resume):
+        yield f"training.{resume} continues the run; tuner.{resume} already did its work at the start of it"
+
+
+Found = Iterator[tuple[str, str, str]]
+
+
+def _key(resolved: Resolved, name: str) -> Any:
+    """The value of a pass-through key, or None."""
+    return resolved.get(home(name), {}).get(name)
+
+
+def _required(resolved: Resolved) -> Found:
+    if not _key(resolved, "model"):
+        yield "model", "model.model is not set", "name the folder of the model to train"
+    custom = resolved["custom"]
+    if not (custom["train_jsonl"] or custom["fusion"]):
+        yield "custom", "custom.train_jsonl is not set", "name the JSONL of the training records"
+
+
+def _lengths(resolved: Resolved) -> Found:
+    wanted = resolved.get("global_max_length")
+    for path, name in (("template.max_length", "max_length"), ("model.max_model_len", "max_model_len")):
+        value = _key(resolved, name)
+        if wanted is not None and value is not None and value != wanted:
+            what = f"{path} is {value} and global_max_length is {wanted}"
+            yield path, what, f"keep global_max_length alone: it sets {path}"
+
+
+def _prompts(resolved: Resolved) -> Found:
+    for old, new in (("user_prompt", "user_dense"), ("system_prompt_summary", "system_summary")):
+        a, b = resolved["custom"][old], resolved["prompts"][new]
+        if a and b and a != b:
+            yield f"custom.{old}", f"custom.{old} and prompts.{new} are one thing and differ here", "keep one of them"
+
+
+def _rlhf(resolved: Resolved) -> Found:
+    rlhf = resolved.get("rlhf")
+    kind = (rlhf or {}).get("rlhf_type")
+    if rlhf and not kind:
+        path = next(f"rlhf.{name}" for name in rlhf)
+        yield path, "the section rlhf is used and rlhf.rlhf_type is not set", "write `rlhf_type: gkd` or `grpo`"
+    if rlhf and kind == "gkd" and not (rlhf["teacher_model"] or rlhf.get("teacher_model_server")):
+        fix = "name the base model's folder: the student would otherwise be its own teacher, and the term 0"
+        yield "rlhf.rlhf_type", "rlhf_type gkd needs rlhf.teacher_model", fix
+    if resolved["custom"]["trainer_variant"] and kind != "gkd":
+        path = "custom.trainer_variant"
+        yield path, f"{path} needs rlhf.rlhf_type: gkd", "remove it, or build on a GKD recipe"
+
+
+def _schedule(resolved: Resolved) -> Found:
+    if _key(resolved, "warmup_ratio") and _key(resolved, "warmup_steps"):
+        yield "training.warmup_steps", "warmup_steps and warmup_ratio are both set", "keep one of them"
+    kind, kwargs = _key(resolved, "lr_scheduler_type"), _key(resolved, "lr_scheduler_kwargs") or {}
+    if kind in _MIN_LR and isinstance(kwargs, Mapping):
+        given = [name for name in ("min_lr", "min_lr_rate") if kwargs.get(name) is not None]
+        if len(given) != 1:
+            what = f"lr_scheduler_type {kind} needs one of lr_scheduler_kwargs.min_lr and min_lr_rate"
+            yield "training.lr_scheduler_type", what, "e.g. `lr_scheduler_kwargs: {min_lr: 1.0e-6}`"
+
+
+def _precision(resolved: Resolved) -> Found:
+    if _key(resolved, "bf16") and _key(resolved, "fp16"):
+        yield "training.fp16", "bf16 and fp16 are both true", "keep one of them"
+
+
+def _summary(resolved: Resolved) -> Found:
+    custom = resolved["custom"]
+    if custom["use_summary"] and 0 < custom["summary_ratio"] < 1:
+        what = f"use_summary answers every sample with its summary, summary_ratio {custom['summary_ratio']} a share"
+        yield "custom.summary_ratio", what, "keep one of them"
+
+
+def _replaced(resolved: Resolved) -> Found:
+    for name, fix in REPLACED.items():
+        value = _key(resolved, name)
+        if value is not None and value != table()[name]["default"]:
+            path = f"{home(name)}.{name}"
+            yield path, f"{path}: {show_plain(value)} would be ignored", fix
