@@ -11,12 +11,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from plumbline.data.answer import EMIT_NORMS
+from plumbline.data.prompts import MODES, Prompts
 from plumbline.errors import DamagedFileError, Problem, UserError
 
 CARD_FILE = "plumbline.json"
@@ -24,9 +26,7 @@ MARKER_FILE = "COMPLETE"
 SCHEMA = 1
 MAX_JSON_BYTES = 4 << 20
 
-EmitNorm = Literal["none", "norm100", "norm1000"]
-CardMode = Literal["dense", "summary", "mixed"]
-PROMPT_NAMES = ("system_dense", "user_dense", "system_summary", "user_summary")
+CARD_MODES = (*MODES, "mixed")
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
@@ -34,14 +34,14 @@ PROMPT_NAMES = ("system_dense", "user_dense", "system_summary", "user_summary")
 class Card:
     """What a checkpoint must be used with (`plumbline.json`): training writes it, merging copies it, inference reads.
 
-    prompts: exactly the texts of PROMPT_NAMES. mode: `mixed` when both kinds of answer were trained.
+    emit_norm: one of EMIT_NORMS. mode: one of CARD_MODES, `mixed` when both kinds of answer were trained.
     max_length: tokens, or None when unlimited. min_pixels, max_pixels: bounds on an image's area after resizing, in
     pixels, as training used them; None means the limits of the checkpoint's own image processor.
     """
 
-    emit_norm: EmitNorm
-    prompts: Mapping[str, str]
-    mode: CardMode
+    emit_norm: str
+    prompts: Prompts
+    mode: str
     object_ordering: str
     template: str
     max_length: int | None
@@ -55,12 +55,10 @@ class Card:
     def _wrong(self) -> list[str]:
         """Every field that breaks the contract, in words."""
         wrong = []
-        for name, allowed in (("emit_norm", get_args(EmitNorm)), ("mode", get_args(CardMode))):
+        for name, allowed in (("emit_norm", EMIT_NORMS), ("mode", CARD_MODES)):
             if getattr(self, name) not in allowed:
                 wrong.append(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if not isinstance(self.prompts, Mapping) or sorted(self.prompts) != sorted(PROMPT_NAMES):
-            wrong.append(f"prompts must have exactly the keys {', '.join(PROMPT_NAMES)}")
-        elif not all(isinstance(text, str) for text in self.prompts.values()):
+        if not all(isinstance(text, str) for text in self.prompts.as_dict().values()):
             wrong.append("prompts must be strings")
         for name in ("object_ordering", "template"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
@@ -74,7 +72,7 @@ class Card:
     def write(self, folder: str | Path) -> Path:
         """Write `plumbline.json` into `folder` (temporary name, fsync, rename) and return its path."""
         path = Path(folder) / CARD_FILE
-        content = {"schema": SCHEMA, **asdict(self), "prompts": dict(self.prompts)}
+        content = {"schema": SCHEMA, **asdict(self)}
         write_atomically(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
         return path
 
@@ -95,7 +93,7 @@ class Card:
         if unknown := sorted(content.keys() - known):
             raise DamagedFileError(Problem(str(path), f"unknown keys: {', '.join(map(repr, unknown))}"))
         try:
-            return cls(**content)
+            return cls(**content | {"prompts": Prompts(**content.get("prompts", {}))})
         except (TypeError, ValueError) as error:
             raise DamagedFileError(Problem(str(path), str(error))) from error
 
