@@ -90,7 +90,7 @@ KNOWN: dict[str, tuple[str, Range]] = {
     "boft_block_size": ("Size of BOFT's orthogonal blocks.", _NOT_NEGATIVE),
     "boft_dropout": ("Share of BOFT blocks dropped while training.", _BELOW_ONE),
     "fourier_n_frequency": ("Number of frequencies that FourierFT learns per module.", _COUNT),
-    "output_dir": ("Run folder, used as given; no version folder is added below it.", _OPEN),
+    "output_dir": ("Run folder, used as given; `output/` and the name of the YAML file when absent.", _OPEN),
     "num_train_epochs": ("Passes over the training records.", _POSITIVE),
     "max_steps": ("Optimiser steps; -1 leaves it to num_train_epochs.", Range(ge=-1)),
     "per_device_train_batch_size": ("Samples per device and forward pass.", _COUNT),

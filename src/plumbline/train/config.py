@@ -116,7 +116,7 @@ def check_file(path: Path | str, base_config: Path | str | None = None) -> Check
     tree = load_tree(path, base_config, canonical, report.problems)
     values = root_section().check(tree, "", report)
     origins = {name: entry.node.origin for name, entry in leaves(tree)}
-    resolved = {} if report.problems or values is INVALID else _complete(values)
+    resolved = {} if report.problems or values is INVALID else _complete(values, Path(path).stem)
     return CheckedFile(resolved, origins, tuple(canonical.notes), tuple(report.problems))
 
 
@@ -166,8 +166,12 @@ def _hints() -> dict[str, str]:
     return hints | WORDS
 
 
-def _complete(values: dict[str, Any]) -> dict[str, Any]:
-    """Values in the schema's order with the defaults of Plumbline's own keys; pass-through keys only where set."""
+def _complete(values: dict[str, Any], stem: str) -> dict[str, Any]:
+    """Values in the schema's order with the defaults of Plumbline's own keys; pass-through keys only where set.
+
+    A run without an output_dir lands in `output/` under the name of its file.
+    """
+    values = {**values, "training": {"output_dir": f"output/{stem}", **values.get("training", {})}}
     out: dict[str, Any] = {name: dict(values[name]) for name in SECTIONS if values.get(name)}
     length = values.get("global_max_length")
     if length is not None:
