@@ -24,7 +24,7 @@ _SCALES: dict[str, int | None] = {"none": None, "norm100": 100, "norm1000": 1000
 EMIT_NORMS: tuple[str, ...] = tuple(_SCALES)
 
 # JSON leaves these line ends as they are; escaped, the answer is one line for every reader.
-_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+_LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def encode_answer(
@@ -40,7 +40,10 @@ def encode_answer(
     for number, index in enumerate(order_objects(shapes, ordering), start=1):
         numbers = round_shape(shapes[index], width, height, emit_norm)
         rows[f"object_{number}"] = _object_row(shapes[index].kind, numbers, objects[index].desc)
-    return json.dumps(rows, ensure_ascii=False).translate(_LINE_ENDS)
+    text = json.dumps(rows, ensure_ascii=False)
+    for end, escaped in _LINE_ENDS.items():
+        text = text.replace(end, escaped)
+    return text
 
 
 def round_shape(shape: Shape, width: int, height: int, emit_norm: str) -> list[int]:

@@ -23,6 +23,8 @@ MAX_SIDE = 1_000_000
 MAX_COORDINATE = 1e9
 MAX_DEPTH = 32
 
+_NUMBERS = frozenset((int, float))
+_KIND_OF_KEYS = {keys: kind for kind in KINDS for keys in ((kind, "desc"), ("desc", kind))}
 _COUNTS = {
     "bbox_2d": "4 numbers [x1, y1, x2, y2]",
     "quad": "8 numbers [x1, y1, ..., x4, y4]",
@@ -86,7 +88,7 @@ def check_text(value: Any, where: str, found: Findings) -> bool:
 
 def is_encodable(text: str) -> bool:
     """False for half surrogate pairs, which JSON can spell and UTF-8 cannot."""
-    if text.isascii():
+    if text.isascii() or text.isprintable():  # both are fast, and no surrogate is printable
         return True
     try:
         text.encode("utf-8")
@@ -167,10 +169,24 @@ def _check_objects(raw: dict[str, Any], found: Findings) -> None:
             "objects", "objects", f"{len(images)} images", "objects belong to exactly one image: split the record"
         )
     for index, item in enumerate(objects):
-        if isinstance(item, dict):
-            _check_object(item, f"objects[{index}]", found)
-        else:
+        if not isinstance(item, dict):
             found.add("objects", f"objects[{index}]", f"must be a JSON object, not {type(item).__name__}")
+        elif not is_plain_object(item):
+            _check_object(item, f"objects[{index}]", found)
+
+
+def is_plain_object(item: dict[str, Any]) -> bool:
+    """The short road for what nearly every object is: one geometry and a printable desc, nothing else, all right.
+
+    False only means that `_check_object` has to look.
+    """
+    kind = _KIND_OF_KEYS.get(tuple(item))
+    if kind is None:
+        return False
+    numbers, desc = item[kind], item["desc"]
+    if type(numbers) is not list or type(desc) is not str or not desc.isprintable() or not desc.strip():
+        return False
+    return is_right_count(kind, len(numbers)) and are_coordinates(numbers)
 
 
 def _check_object(item: dict[str, Any], where: str, found: Findings) -> None:
@@ -196,13 +212,19 @@ def _check_numbers(kind: str, numbers: Any, where: str, found: Findings) -> None
     if not isinstance(numbers, list):
         found.add("geometry", where, f"must be a list of numbers, not {type(numbers).__name__}")
         return
-    for value in numbers:
-        if type(value) not in (int, float) or not -MAX_COORDINATE < value < MAX_COORDINATE:
-            nested = "write the pairs as one flat list" if isinstance(value, list) else ""
-            found.add("geometry", where, f"{shown(value)} is not a pixel coordinate", nested)
-            return
-    if not is_right_count(kind, len(numbers)):
+    if not are_coordinates(numbers):
+        value = next(value for value in numbers if not are_coordinates([value]))
+        nested = "write the pairs as one flat list" if isinstance(value, list) else ""
+        found.add("geometry", where, f"{shown(value)} is not a pixel coordinate", nested)
+    elif not is_right_count(kind, len(numbers)):
         found.add("geometry", where, f"{len(numbers)} numbers", f"{kind} needs {_COUNTS[kind]}")
+
+
+def are_coordinates(numbers: list[Any]) -> bool:
+    """Whether all are finite numbers of a sane size (no booleans, no text)."""
+    if not numbers:
+        return True
+    return _NUMBERS.issuperset(map(type, numbers)) and -MAX_COORDINATE < min(numbers) <= max(numbers) < MAX_COORDINATE
 
 
 def is_right_count(kind: str, count: int) -> bool:

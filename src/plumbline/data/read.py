@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
+
+import msgspec
 
 from plumbline.data.contract import build_record, find_breaches
 from plumbline.data.findings import Findings, data_error, shown
@@ -103,7 +106,7 @@ def parse_line(line: Line, file: str) -> tuple[Any, Findings]:
         )
         return None, found
     try:
-        return _loads(line.data.decode("utf-8"), found), found
+        return _loads(line.data, found), found
     except UnicodeDecodeError as error:
         found.add("not-utf8", "", f"byte {error.start} of the line is not UTF-8", "save the file as UTF-8")
     except json.JSONDecodeError as error:
@@ -123,20 +126,52 @@ def _refuse_constant(name: str) -> NoReturn:
     raise _NotJsonError(f"{name} is not a JSON number")
 
 
-def _plain_or_twice(found: Findings) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+_FAST = msgspec.json.Decoder()
+_KEY_END = re.compile(rb'"\s*:')
+
+
+def _loads(data: bytes, found: Findings) -> Any:
+    """The value of `data`; a key that occurs twice in one object is a finding (its last value is taken).
+
+    Every pair has a quote and a colon, so data with as many of them as the value has keys repeats no key. Where the
+    counts differ (a colon behind a quote inside a string will do), and for everything that the fast decoder refuses,
+    the standard one reads again, pair by pair: slower, and with the better words.
+    """
+    try:
+        value = _FAST.decode(data)
+        if len(_KEY_END.findall(data)) == _key_count(value):
+            return value
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    strict = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_Pairs(found))
+    return strict.decode(data.decode("utf-8"))
+
+
+def _key_count(value: Any) -> int:
+    """The number of keys in a value and everything below it; never recurses."""
+    count = 0
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            left += [child for child in item.values() if isinstance(child, dict | list)]
+        elif isinstance(item, list) and item and isinstance(item[0], dict | list):
+            left += item
+    return count
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    found: Findings
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         plain = dict(pairs)
         if len(plain) != len(pairs):
             for key, count in Counter(key for key, _ in pairs).items():
                 if count > 1:
-                    found.add("duplicate-key", "", f"the key {shown(key)} occurs {count} times", "keep one")
+                    self.found.add("duplicate-key", "", f"the key {shown(key)} occurs {count} times", "keep one")
         return plain
-
-    return build
-
-
-def _loads(text: str, found: Findings) -> Any:
-    return json.loads(text, object_pairs_hook=_plain_or_twice(found), parse_constant=_refuse_constant)
 
 
 def _add_json_error(error: json.JSONDecodeError, line: Line, found: Findings) -> None:

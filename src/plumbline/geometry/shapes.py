@@ -58,9 +58,8 @@ class Shape:
 
     def bounds(self) -> tuple[float, float, float, float]:
         """(x1, y1, x2, y2) of the smallest upright box around the shape."""
-        x1, y1 = self.points.min(axis=0).tolist()
-        x2, y2 = self.points.max(axis=0).tolist()
-        return x1, y1, x2, y2
+        xs, ys = self.points.T.tolist()
+        return min(xs), min(ys), max(xs), max(ys)
 
     def area(self) -> float:
         """Enclosed area in square pixels; a line encloses none. Of a self-crossing outline: the net area."""
@@ -83,7 +82,7 @@ class Box(Shape):
         return (x2 - x1) * (y2 - y1)
 
     def canonical(self) -> Self:
-        return self.with_points([self.points.min(axis=0), self.points.max(axis=0)])
+        return self.with_points(np.reshape(self.bounds(), (2, 2)))
 
 
 class _Ring(Shape):
