@@ -12,10 +12,23 @@ from plumbline.config.load import load_tree
 from plumbline.config.render import render_yaml
 from plumbline.config.spec import section_of
 from plumbline.config.tree import Origin, leaves
-from plumbline.config.types import INVALID, AnyOf, Field, ListOf, Null, Number, Range, Report, Section, Text
+from plumbline.config.types import (
+    INVALID,
+    AnyOf,
+    Anything,
+    Field,
+    ListOf,
+    Null,
+    Number,
+    Range,
+    Report,
+    Section,
+    Text,
+    ValueType,
+)
 from plumbline.config.upstream import SECTIONS, home, upstream_fields, version
 from plumbline.errors import ConfigError, Problem
-from plumbline.train.canonical import OWN_RLHF, RENAMED, WORDS, Canonical
+from plumbline.train.canonical import GONE, OWN_RLHF, RENAMED, WORDS, Canonical
 from plumbline.train.rules import cross_key_notes, cross_key_problems
 from plumbline.train.sections import (
     DEEPSPEED_NAMES,
@@ -124,13 +137,10 @@ def check_file(path: Path | str, base_config: Path | str | None = None) -> Check
 def root_section() -> Section:
     """The whole file's schema."""
     through = {name: item for name, item in upstream_fields().items() if name not in (*OWN_RLHF, _RESUME)}
-    old = {
-        name: Field(name, upstream_fields()[now].type, old=True, doc=f"Old name of `{now}`.")
-        for name, now in RENAMED.items()
-        if name not in upstream_fields()
-    }
+    old = {name: _old(name, f"Old name of `{now}`.", upstream_fields()[now].type) for name, now in RENAMED.items()}
+    old |= {name: _old(name, "Has no effect any more.", Anything()) for name in GONE}
     plain = Section(
-        "pass_through", {**through, **old}, doc=f"Arguments of ms-swift {version()}; any of them may stand here."
+        "pass_through", {**old, **through}, doc=f"Arguments of ms-swift {version()}; any of them may stand here."
     )
     resumable = Section(
         "pass_through_with_resume", {**plain.fields, _RESUME: upstream_fields()[_RESUME]}, doc=plain.doc
@@ -148,6 +158,10 @@ def root_section() -> Section:
         "global_max_length", length, None, "Longest sample in tokens: sets template.max_length and model.max_model_len."
     )
     return Section("plumbline", fields, doc="A training run.")
+
+
+def _old(name: str, doc: str, kind: ValueType) -> Field:
+    return Field(name, kind, doc=doc, old=True)
 
 
 @cache

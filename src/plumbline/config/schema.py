@@ -1,0 +1,15 @@
+"""JSON Schema (draft 2020-12) of a Section, for editors that complete and check YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plumbline.config.types import Section
+
+
+def json_schema(section: Section, title: str) -> dict[str, Any]:
+    """The schema with every nested section under `$defs`."""
+    defs: dict[str, Any] = {}
+    section.schema(defs)
+    root = defs.pop(section.name)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": defs}
