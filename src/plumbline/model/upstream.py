@@ -13,6 +13,9 @@ from typing import Any
 # Hub look-ups and update checks cost seconds of retries on a machine without network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+# Upstream logs at import time, the whole model at info; `set_verbosity` raises the level again for --debug.
+os.environ.setdefault("LOG_LEVEL", "WARNING")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from swift.arguments import RLHFArguments, SftArguments
 from swift.pipelines.train.rlhf import SwiftRLHF
@@ -59,6 +62,8 @@ def build_arguments(upstream: Mapping[str, Any], *, rlhf_type: str | None) -> Sf
     if values.get("target_regex") == "^$":
         values["target_regex"] = _NO_TARGETS
     values.setdefault("dataset", ["plumbline"])
+    values.setdefault("model_type", "qwen3_vl")  # three upstream types share the architecture's name
+    values.setdefault("dataloader_persistent_workers", False)  # the upstream's True makes a resume differ
     values.update(
         add_version=False,  # `output_dir` is used as given
         create_checkpoint_symlink=False,

@@ -1,0 +1,167 @@
+"""From a record to a batch: encoding (pixels included) inside dataloader workers, collation, and named failures.
+
+A worker cannot raise a readable error through the dataloader, so a record that cannot be encoded travels as a problem
+beside the rows of its batch. The main process then stops (`strict`, the default) or counts it; no other record takes
+its place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from plumbline.batch.lengths import PixelLimits, resize_to_grid
+from plumbline.data.dataset import RecordDataset, Sample
+from plumbline.data.images import load_image
+from plumbline.errors import DataError, Problem, UserError
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Sample -> row (`input_ids`, `labels`, `pixel_values`, `image_grid_thw`, ...) through upstream's chat template.
+
+    image_token_id: id of `<|image_pad|>`; merge: patches per visual token along one side.
+    """
+
+    template: Any
+    limits: PixelLimits
+    max_length: int
+    image_token_id: int
+    merge: int
+
+    def __call__(self, sample: Sample) -> Row:
+        """Encode one sample; raises DataError naming the record."""
+        where = f"{sample.record.file}:{sample.record.line}"
+        messages = [self._with_pixels(message) for message in sample.messages]
+        try:
+            row = self.template.encode({"messages": messages})
+        except UserError:
+            raise
+        except Exception as error:
+            raise DataError(Problem(where, f"cannot be encoded: {error}", self._advice(error))) from error
+        problems = row_problems(row, len(sample.images), self.image_token_id, self.merge)
+        if problems:
+            raise DataError([Problem(where, what, fix) for what, fix in problems])
+        return row
+
+    def _with_pixels(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        content = message["content"]
+        if isinstance(content, str):
+            return dict(message)
+        parts = [
+            {"type": "image", "image": resize_to_grid(load_image(part["image"]), self.limits)}
+            if part["type"] == "image"
+            else part
+            for part in content
+        ]
+        return {**message, "content": parts}
+
+    def _advice(self, error: Exception) -> str:
+        if type(error).__name__ == "MaxLengthError":
+            return f"the limit is {self.max_length} tokens: raise global_max_length, or lower template.max_pixels"
+        return "correct the record, or set training.strict: false to count such records and go on"
+
+
+def row_problems(row: Row, images: int, image_token_id: int, merge: int) -> list[tuple[str, str]]:
+    """What is wrong with an encoded row, as (what, fix): the health checks of one sample.
+
+    images: number of images in the record; merge: spatial merge size, so that one visual token covers merge**2 patches.
+    """
+    ids, labels = torch.as_tensor(row["input_ids"]), torch.as_tensor(row["labels"])
+    tokens = int((ids == image_token_id).sum())
+    found: list[tuple[str, str]] = []
+    grid = row.get("image_grid_thw")
+    grids = 0 if grid is None else len(grid)
+    if images and not tokens:
+        found.append((f"{images} image(s) but no image token", 'user content must use {"type": "image", "image": ...}'))
+    if grids != images:
+        found.append((f"{images} image(s) but {grids} image grid(s)", "one placeholder per image"))
+    if grid is not None:
+        patches = int(grid.prod(-1).sum())
+        if patches // merge**2 != tokens:
+            found.append((f"{tokens} image tokens but the grids give {patches // merge**2}", ""))
+        if patches != len(row["pixel_values"]):
+            found.append(
+                (f"image_grid_thw gives {patches} patches but pixel_values has {len(row['pixel_values'])}", "")
+            )
+    if not bool((labels != IGNORED).any()):
+        found.append(("no supervised token", "the record needs an answer (objects, summary or an assistant message)"))
+    elif bool((labels[ids == image_token_id] != IGNORED).any()):
+        found.append(("image tokens carry labels", "this is a fault of the template, not of the record"))
+    elif bool(labels[0] != IGNORED):
+        found.append(("the first token of the prompt is supervised", "the template does not mask the user's turn"))
+    return found
+
+
+class EncodedRecords(Dataset):
+    """Map-style dataset of encoded rows; a failure is `{"problem": Problem}`.
+
+    epoch: read by each new set of workers, so that keyed randomness changes from epoch to epoch.
+    """
+
+    def __init__(self, samples: RecordDataset, encoder: Encoder):
+        self.samples = samples
+        self.encoder = encoder
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Row:
+        try:
+            return self.encoder(self.samples.item(index, self.epoch))
+        except UserError as error:
+            return {"problem": error.problems[0]}
+
+
+@dataclass
+class BatchCollator:
+    """Rows -> one padded batch of tensors; keeps the problems of the batch beside it.
+
+    skipped: problems met so far in the main process, by record (only grows when `strict` is off).
+    """
+
+    template: Any
+    strict: bool = True
+    skipped: dict[str, Problem] = field(default_factory=dict)
+
+    def __call__(self, rows: list[Row]) -> dict[str, Any]:
+        """Collate; with nothing left, a row without supervision keeps the shape of the step and adds nothing to it."""
+        problems = [row["problem"] for row in rows if "problem" in row]
+        usable = [row for row in rows if "problem" not in row] or [self._empty_row()]
+        batch = self.template.data_collator(usable)
+        kept = {key: batch[key] for key in (*MODEL_INPUTS, "labels") if batch.get(key) is not None}
+        return {**kept, "problems": problems} if problems else kept
+
+    def _empty_row(self) -> Row:
+        turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": "-"}]
+        row = self.template.encode({"messages": turns})
+        return {**row, "labels": [IGNORED] * len(row["labels"])}
+
+    def raise_for_problems(self, batch: dict[str, Any]) -> None:
+        """Stop at the first record that could not be encoded (strict), or count and name it once."""
+        problems: list[Problem] = batch.pop("problems", [])
+        if problems and self.strict:
+            raise DataError(problems)
+        for problem in problems:
+            if problem.where not in self.skipped:
+                logger.warning("skipped: %s", problem)
+            self.skipped[problem.where] = problem
+
+
+def supervised_tokens(labels: Tensor) -> Tensor:
+    """Number of positions whose next token is supervised; labels [B, L]."""
+    return (labels[:, 1:] != IGNORED).sum()

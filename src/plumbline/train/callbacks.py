@@ -1,0 +1,89 @@
+"""What happens around the steps of a run: frozen parts checked, checkpoints made whole, signals obeyed."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+from plumbline.model.checkpoints import Card, mark_complete
+from plumbline.train.health import FrozenTensors
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenGuard(TrainerCallback):
+    """Compares every frozen tensor before and after the first step of this process."""
+
+    def __init__(self) -> None:
+        self._frozen: FrozenTensors | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Remember what is frozen."""
+        self._frozen = FrozenTensors(model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Compare once."""
+        if self._frozen is not None:
+            self._frozen.check(model)
+            logger.info("%d frozen tensors are byte-identical after step %d", len(self._frozen), state.global_step)
+            self._frozen = None
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Writes the card that inference reads, then the COMPLETE marker, last of all files."""
+
+    def __init__(self, card: Card):
+        self._card = card
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Runs after every rank wrote its files; a save that was delayed left no folder."""
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            self._card.write(folder)
+            mark_complete(folder)
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGINT and SIGTERM end the run after the current step, with a checkpoint; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Start listening (main thread only)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+
+    def uninstall(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self.uninstall()
+            raise KeyboardInterrupt
+        self.received = number
+        logger.warning("%s: saving a checkpoint after this step, then stopping", signal.Signals(number).name)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Ask the trainer to save and stop."""
+        if self.received is not None:
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+        return control
+
+    @property
+    def exit_code(self) -> int | None:
+        """128 + the signal's number, or None when none came."""
+        return None if self.received is None else 128 + self.received

@@ -1,0 +1,141 @@
+"""The run folder: what is written before work begins, and whether a run that was interrupted may be continued."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.dataset import manifest
+from plumbline.data.images import ImagePolicy
+from plumbline.errors import ConfigError, Problem
+from plumbline.model.checkpoints import latest_complete, write_atomically
+
+PACKAGES = ("plumbline", "torch", "transformers", "ms-swift", "peft", "trl", "accelerate", "deepspeed", "numpy")
+RESOLVED, VERSIONS, MANIFEST, LOG = "resolved.yaml", "versions.json", "data_manifest.json", "logging.jsonl"
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """checkpoint: where to go on, None for a fresh start; finished: nothing is left to do; notes: what to tell."""
+
+    checkpoint: Path | None = None
+    finished: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def versions() -> dict[str, str]:
+    """Version of every package that shapes a run."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def data_manifest(files: list[str], policy: ImagePolicy) -> dict[str, Any]:
+    """Digest of every JSONL and size and digest of every image that it names, by file."""
+    return {"files": [manifest(file, policy) for file in files]}
+
+
+def find_continuation(folder: Path, resolved: str, data: dict[str, Any], *, resume: bool) -> Continuation:
+    """Decide how a run starts in `folder`.
+
+    resolved: this run's resolved YAML; data: its manifest; resume: False refuses a folder that holds checkpoints.
+    Raises ConfigError when the folder holds another configuration's or other data's run.
+    """
+    latest = latest_complete(folder)
+    notes = [f"{path.name} is ignored: {reason}" for path, reason in latest.skipped]
+    if latest.folder is None:
+        return Continuation(notes=tuple(notes))
+    if not resume:
+        what = f"holds a run already, its last checkpoint is {latest.folder.name}"
+        raise ConfigError(Problem(str(folder), what, "name another training.output_dir, or remove the folder"))
+    _refuse_differences(folder, resolved, data)
+    state = json.loads((latest.folder / "trainer_state.json").read_text(encoding="utf-8"))
+    if state["global_step"] >= state["max_steps"]:
+        return Continuation(latest.folder, finished=True, notes=(*notes, f"{folder} is finished: nothing to do"))
+    return Continuation(latest.folder, notes=(*notes, f"continuing from {latest.folder}"))
+
+
+def _refuse_differences(folder: Path, resolved: str, data: dict[str, Any]) -> None:
+    fix = "name another training.output_dir, or restore what was changed"
+    problems = []
+    before = folder / RESOLVED
+    if before.is_file():
+        for key, old, new in _changed(before.read_text(encoding="utf-8"), resolved):
+            problems.append(Problem(str(before), f"{key} was {old} and is now {new}", fix))
+    manifest_file = folder / MANIFEST
+    if manifest_file.is_file():
+        changed = _changed_data(json.loads(manifest_file.read_text(encoding="utf-8")), data)
+        problems += [Problem(str(manifest_file), what, fix) for what in changed]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _changed(before: str, after: str) -> list[tuple[str, Any, Any]]:
+    import yaml
+
+    old, new = (_flat(yaml.safe_load(text) or {}) for text in (before, after))
+    return [
+        (key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _changed_data(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    old, new = ({entry["file"]: entry for entry in manifest["files"]} for manifest in (before, after))
+    changed = [f"{file} is not part of the run any more" for file in sorted(old.keys() - new.keys())]
+    for file, entry in new.items():
+        if file not in old:
+            changed.append(f"{file} was not part of the run")
+            continue
+        if entry["sha256"] != old[file]["sha256"]:
+            changed.append(f"{file} has other content now")
+        images = old[file]["images"]
+        changed += [
+            f"{name} is another picture now" for name, facts in entry["images"].items() if images.get(name) != facts
+        ]
+    return changed
+
+
+def prepare_folder(folder: Path, resolved: str, data: dict[str, Any], start: Continuation) -> None:
+    """Write what the run is made of, and take from the log what an interrupted attempt wrote after its checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RESOLVED, resolved)
+    write_atomically(folder / VERSIONS, json.dumps(versions(), indent=2) + "\n")
+    write_atomically(folder / MANIFEST, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    if start.checkpoint is None:
+        (folder / LOG).unlink(missing_ok=True)
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+    else:
+        trim_log(folder / LOG, int(start.checkpoint.name.rsplit("-", 1)[1]))
+
+
+def trim_log(path: Path, step: int) -> None:
+    """Keep the log lines up to `step`: what came after it is done again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            position = str(json.loads(line)["global_step/max_steps"])
+        except (ValueError, KeyError):
+            continue  # a torn line, or the summary at the end of an attempt
+        if int(position.split("/")[0]) <= step:
+            kept.append(line)
+    write_atomically(path, "".join(f"{line}\n" for line in kept))

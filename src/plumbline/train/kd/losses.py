@@ -1,0 +1,169 @@
+"""Cross-entropy and generalised Jensen-Shannon divergence from hidden rows, without the logits of a whole batch.
+
+The output head maps a hidden row [H] to [V] logits (V = 151,936 for Qwen3-VL), so full logits dominate the memory of
+a distillation step. Here only the rows that predict a supervised token are used, a chunk at a time, and the gradient
+of the hidden rows is written while the chunk's logits exist: no tensor larger than [chunk, V] is ever held.
+
+With p = softmax(student / T), q = softmax(teacher / T) and the mixture m = (1 - beta) p + beta q:
+
+    JSD_beta = beta KL(q || m) + (1 - beta) KL(p || m)          (Agarwal et al. 2024, arXiv 2306.13649, eq. 1)
+    beta = 0 is forward KL(q || p), beta = 1 is reverse KL(p || q), both at full weight
+    for small beta it behaves as beta * KL(q || p)
+
+Its gradient in closed form, with r = log p - log m:
+
+    d JSD_beta / d student = (1 - beta) / T * p * (r - sum(p r))
+    d KL(q || p) / d student = (p - q) / T
+    d KL(p || q) / d student = p * (log p - log q - KL(p || q)) / T
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ROWS = 32
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How the two terms make the loss: `sft_alpha * CE + llm_kd_weight * JSD_beta`."""
+
+    sft_alpha: float = 1.0
+    llm_kd_weight: float = 0.0
+    beta: float = 0.5
+    kd_temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class HeadTerms:
+    """What one pass over the supervised rows yields; sums, so that batches and ranks add up exactly.
+
+    objective: scalar, differentiable with respect to the hidden rows (and the head if it trains):
+        `sft_alpha * ce + llm_kd_weight * kd`.
+    ce, kd: scalar sums over rows, detached and unweighted; kd is 0 without a teacher.
+    hits: number of rows whose arg max is the target.
+    """
+
+    objective: Tensor
+    ce: Tensor
+    kd: Tensor
+    hits: Tensor
+
+
+def generalized_jsd(student: Tensor, teacher: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Value and gradient of JSD_beta per row.
+
+    student, teacher: float log-probabilities [N, V].
+    Returns (value [N], gradient with respect to the student's logits [N, V]); the temperature is the caller's.
+    """
+    p = student.exp()
+    if beta == 0.0:
+        q = teacher.exp()
+        return (q * (teacher - student)).sum(-1), p - q
+    if beta == 1.0:
+        ratio = student - teacher
+        value = (p * ratio).sum(-1)
+        return value, p * (ratio - value[:, None])
+    mixture = torch.logaddexp(student + math.log1p(-beta), teacher + math.log(beta))
+    ratio = student - mixture
+    student_part = (p * ratio).sum(-1)
+    teacher_part = (teacher.exp() * (teacher - mixture)).sum(-1)
+    gradient = (1.0 - beta) * p * (ratio - student_part[:, None])
+    return beta * teacher_part + (1.0 - beta) * student_part, gradient
+
+
+class _FusedHead(torch.autograd.Function):
+    """Chunked forward that also writes the gradients; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        teacher_rows: Tensor | None,
+        teacher_weight: Tensor | None,
+        weights: LossWeights,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        sums = torch.zeros(3, dtype=_accumulator(rows.dtype), device=rows.device)
+        for start in range(0, rows.shape[0], CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            taught = None if teacher_rows is None else (teacher_rows[part], teacher_weight)
+            terms, grad_logits = _chunk(rows[part], weight, targets[part], taught, weights)
+            sums += terms
+            if grad_rows is not None:
+                grad_rows[part] = grad_logits.to(weight.dtype) @ weight
+            if grad_weight is not None:
+                grad_weight += grad_logits.to(rows.dtype).t() @ rows[part]
+        ctx.save_for_backward(grad_rows, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        objective = weights.sft_alpha * sums[0] + weights.llm_kd_weight * sums[1]
+        ctx.mark_non_differentiable(sums)
+        return objective, sums
+
+    @staticmethod
+    def backward(ctx: Any, grad_objective: Tensor, _grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+        grad_rows, grad_weight = ctx.saved_tensors
+        return (
+            None if grad_rows is None else grad_rows * grad_objective.to(grad_rows.dtype),
+            None if grad_weight is None else (grad_weight * grad_objective).to(ctx.weight_dtype),
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _chunk(
+    rows: Tensor, weight: Tensor, targets: Tensor, taught: tuple[Tensor, Tensor] | None, weights: LossWeights
+) -> tuple[Tensor, Tensor]:
+    """(sums [ce, kd, hits], gradient of the objective with respect to the chunk's logits [n, V])."""
+    logits = (rows @ weight.t()).to(_accumulator(rows.dtype))
+    log_p = logits.log_softmax(-1)
+    index = torch.arange(targets.numel(), device=targets.device)
+    ce = -log_p[index, targets].sum()
+    hits = (logits.argmax(-1) == targets).sum()
+    grad = log_p.exp().mul_(weights.sft_alpha)
+    grad[index, targets] -= weights.sft_alpha
+    kd = ce.new_zeros(())
+    if taught is not None:
+        temperature = weights.kd_temperature
+        teacher_logits = (taught[0] @ taught[1].t()).to(logits.dtype)
+        soft = log_p if temperature == 1.0 else (logits / temperature).log_softmax(-1)
+        value, kd_grad = generalized_jsd(soft, (teacher_logits / temperature).log_softmax(-1), weights.beta)
+        kd = value.sum()
+        grad += kd_grad * (weights.llm_kd_weight / temperature)
+    return torch.stack([ce, kd, hits.to(ce.dtype)]), grad
+
+
+def head_terms(
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: LossWeights,
+    teacher_rows: Tensor | None = None,
+    teacher_weight: Tensor | None = None,
+) -> HeadTerms:
+    """CE and JSD over supervised rows, with gradients for `rows` and, when it requires them, `weight`.
+
+    rows: [N, H] hidden rows after the final norm, each predicting its target.
+    weight: [V, H] output head; targets: [N] token ids.
+    teacher_rows [N, H'], teacher_weight [V, H']: the teacher's side, without gradients; both or neither.
+    """
+    if teacher_rows is not None:
+        teacher_rows, teacher_weight = teacher_rows.detach(), teacher_weight.detach()
+    with torch.autocast(rows.device.type, enabled=False):
+        rows = rows.to(weight.dtype)
+        objective, sums = _FusedHead.apply(rows, weight, targets, teacher_rows, teacher_weight, weights)
+    return HeadTerms(objective, ce=sums[0], kd=sums[1], hits=sums[2])

@@ -1,0 +1,110 @@
+"""Sampled answers for on-policy (student) and sequential (teacher) distillation.
+
+Works on encoded batches: the prompt's ids and pixels are already there, so nothing is encoded twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plumbline.train.batches import IGNORED
+
+DATASET, STUDENT, TEACHER = "dataset", "student", "teacher"
+
+
+def choose_source(seed: int, step: int, lmbda: float, seq_kd: bool) -> str:
+    """Where the answers of an optimiser step come from; equal on every rank and after a resume.
+
+    With probability `lmbda` the student samples them; otherwise the teacher does (`seq_kd`) or the dataset gives them.
+    """
+    if lmbda > 0 and np.random.default_rng((seed, step, 0x6B64)).random() < lmbda:
+        return STUDENT
+    return TEACHER if seq_kd else DATASET
+
+
+def prompt_lengths(labels: Tensor, attention_mask: Tensor) -> Tensor:
+    """Index one past each row's prompt: its first supervised position, or its end without any; labels [B, L]."""
+    supervised = labels != IGNORED
+    first = supervised.int().argmax(-1)
+    positions = torch.arange(labels.shape[1], device=labels.device)
+    last = (attention_mask.bool() * (positions + 1)).amax(-1)
+    return torch.where(supervised.any(-1), first, last)
+
+
+def _left_padded(rows: list[Tensor], value: int) -> Tensor:
+    width = max(row.numel() for row in rows)
+    return torch.stack([torch.nn.functional.pad(row, (width - row.numel(), 0), value=value) for row in rows])
+
+
+def _prompts(batch: dict[str, Any], pad_id: int) -> dict[str, Tensor]:
+    """The batch up to each row's answer, left-padded: ids, mask and modality [B, P], pixels as they are."""
+    mask = batch["attention_mask"].bool()
+    ends = prompt_lengths(batch["labels"], batch["attention_mask"])
+    spans = [(row[:end], keep[:end]) for row, keep, end in zip(batch["input_ids"], mask, ends, strict=True)]
+    prompts = {
+        "input_ids": _left_padded([row[keep] for row, keep in spans], pad_id),
+        "attention_mask": _left_padded([keep[keep].long() for _, keep in spans], 0),
+    }
+    kinds = batch.get("mm_token_type_ids")
+    if kinds is not None:
+        cut = [kind[:end][keep[:end]] for kind, keep, end in zip(kinds, mask, ends, strict=True)]
+        prompts["mm_token_type_ids"] = _left_padded(cut, 0)
+    return prompts | {key: batch[key] for key in ("pixel_values", "image_grid_thw") if key in batch}
+
+
+def _up_to_stop(sampled: Tensor, stop_ids: list[int]) -> Tensor:
+    """Mask [B, N] of the tokens up to and including each row's first stop token."""
+    stops = torch.isin(sampled, torch.tensor(stop_ids, device=sampled.device))
+    return stops.int().cumsum(-1) - stops.int() == 0
+
+
+def generate_answers(
+    base: Any,
+    batch: dict[str, Any],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    tokenizer: Any,
+    key: tuple[int, ...],
+) -> dict[str, Any]:
+    """The batch with sampled answers in the place of its own, labels included.
+
+    base: the generating model (its adapters as the caller set them); key: seeds the sampling, nothing else is disturbed.
+    temperature 0 is greedy. Rows without a stop token keep all `max_new_tokens`.
+    """
+    prompts = _prompts(batch, tokenizer.pad_token_id)
+    stop_ids = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")})
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    device = prompts["input_ids"].device
+    training = base.training
+    base.eval()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+            torch.manual_seed(int(np.random.default_rng(key).integers(2**62)))
+            ids = base.generate(
+                **prompts,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=stop_ids,
+                pad_token_id=tokenizer.pad_token_id,
+                use_cache=True,
+                **sampling,
+            )
+    finally:
+        base.train(training)
+    return _joined(prompts, ids[:, prompts["input_ids"].shape[1] :], stop_ids)
+
+
+def _joined(prompts: dict[str, Tensor], sampled: Tensor, stop_ids: list[int]) -> dict[str, Tensor]:
+    keep = _up_to_stop(sampled, stop_ids)
+    joined = dict(prompts)
+    joined["input_ids"] = torch.cat([prompts["input_ids"], sampled], 1)
+    joined["attention_mask"] = torch.cat([prompts["attention_mask"], keep.long()], 1)
+    labels = sampled.masked_fill(~keep, IGNORED)
+    joined["labels"] = torch.cat([torch.full_like(prompts["input_ids"], IGNORED), labels], 1)
+    if "mm_token_type_ids" in prompts:
+        joined["mm_token_type_ids"] = torch.cat([prompts["mm_token_type_ids"], torch.zeros_like(sampled)], 1)
+    return joined

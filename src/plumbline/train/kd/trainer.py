@@ -1,0 +1,93 @@
+"""Knowledge distillation towards the frozen base: CE learns, JSD anchors, both logged apart.
+
+The teacher is the base under the adapters (adapters switched off, `modules_to_save` restored) or a frozen copy.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plumbline.model.upstream import GKDTrainer, without_checkpointing
+from plumbline.train.kd.losses import LossWeights
+from plumbline.train.kd.rollout import DATASET, STUDENT, choose_source, generate_answers
+from plumbline.train.trainer import StepMixin, base_of, head_weight
+
+logger = logging.getLogger(__name__)
+
+
+class GKDMonitorTrainer(StepMixin, GKDTrainer):
+    """Upstream's GKD trainer with our step: every term measured, normalised over the accumulated step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._source = DATASET
+        super().__init__(*args, **kwargs)
+
+    def _prepare_resample_data_iterator(self) -> None:
+        """Upstream would replace a record that fails to encode by another one; ours are named instead."""
+
+    def _weights(self, mode: str) -> LossWeights:
+        weights = super()._weights(mode)
+        if mode == "train" and self._source == STUDENT:
+            # The student's own samples are no ground truth: they are anchored, not learned.
+            return LossWeights(0.0, weights.llm_kd_weight, weights.beta, weights.kd_temperature)
+        return weights
+
+    def _before_step(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Replace the answers of a step by sampled ones when its turn is on-policy or sequential KD."""
+        parts = self.parts
+        self._source = choose_source(self.args.seed, self.state.global_step, parts.lmbda, parts.seq_kd)
+        if self._source == DATASET:
+            return batches
+        student = self.accelerator.unwrap_model(self.model)
+        teacher = self._source != STUDENT
+        with self._teacher(student) if teacher else nullcontext(student) as model:
+            return [self._sampled(model, batch, number) for number, batch in enumerate(batches)]
+
+    def _sampled(self, model: nn.Module, batch: dict[str, Any], number: int) -> dict[str, Any]:
+        key = (self.args.seed, self.state.global_step, number, self.accelerator.process_index)
+        return generate_answers(
+            base_of(model),
+            self._prepare_inputs(batch),
+            temperature=self.parts.sampling_temperature,
+            max_new_tokens=self.parts.max_completion_length,
+            tokenizer=self.template.tokenizer,
+            key=key,
+        )
+
+    def _teacher(self, student: nn.Module) -> AbstractContextManager[Any]:
+        """Context that yields the teacher: the frozen copy, or the student with its adapters off."""
+        if self.teacher_model is not None:
+            return nullcontext(self.accelerator.unwrap_model(self.teacher_model))
+        return _AdaptersOff(student)
+
+    def _teacher_side(
+        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if not weights.llm_kd_weight:
+            return None, None
+        # Before the student's forward: switching adapters toggles `requires_grad` of their tensors.
+        with torch.no_grad(), self._teacher(model) as teacher, self.load_teacher_model_context():
+            base = base_of(teacher)
+            with without_checkpointing(base, self.args.gradient_checkpointing_kwargs):
+                hidden = base.model(**inputs, use_cache=False).last_hidden_state
+            return hidden, head_weight(base)
+
+
+class _AdaptersOff:
+    """`with` yields the PEFT model computing as its base; adapters and saved modules are restored on leaving."""
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._context = model.disable_adapter()
+
+    def __enter__(self) -> Any:
+        self._context.__enter__()
+        return self._model
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)

@@ -1,0 +1,154 @@
+"""Upstream's pipelines with our data, our adapter checks and our trainers in them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plumbline.batch.lengths import PixelLimits
+from plumbline.data.dataset import RecordDataset
+from plumbline.errors import DataError
+from plumbline.model.checkpoints import Card
+from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
+from plumbline.train.adopt import adopt_weights
+from plumbline.train.batches import BatchCollator, EncodedRecords, Encoder
+from plumbline.train.callbacks import FrozenGuard, StopOnSignal, WholeCheckpoints
+from plumbline.train.health import TrainingTargets, check_targets, trainable_by_part
+from plumbline.train.kd.losses import LossWeights
+from plumbline.train.kd.teacher import TeacherPlan
+from plumbline.train.trainer import TrainerParts
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_CHECKED = 8
+
+install_trainer("causal_lm", "plumbline.train.sft.SftTrainer")
+install_trainer("gkd", "plumbline.train.kd.trainer.GKDMonitorTrainer")
+
+
+@dataclass
+class Job:
+    """Everything that a pipeline needs beside upstream's arguments, as flat values.
+
+    train, val: datasets of samples; stop: the signal callback; result: filled while running.
+    """
+
+    train: RecordDataset
+    val: RecordDataset | None
+    card: Card
+    targets: TrainingTargets
+    weights: LossWeights
+    eval_weights: LossWeights
+    teacher: TeacherPlan | None = None
+    weights_from: str | None = None
+    strict: bool = True
+    lmbda: float = 0.0
+    seq_kd: bool = False
+    sampling_temperature: float = 0.9
+    max_completion_length: int = 256
+    save_delay_steps: int = 0
+    save_delay_epochs: float = 0.0
+    max_pixels: int | None = None
+    dump_conversation: Path | None = None
+    stop: StopOnSignal = field(default_factory=StopOnSignal)
+    collator: BatchCollator | None = None
+
+
+class PipelineMixin:
+    """Hooks of upstream's pipeline where Plumbline takes over."""
+
+    def __init__(self, arguments: Any, job: Job):
+        self.job = job
+        super().__init__(arguments)
+
+    def _prepare_dataset(self) -> list[EncodedRecords | None]:
+        job, config = self.job, self.model.config
+        limits = PixelLimits.of_processor(self.processor.image_processor, job.max_pixels)
+        encoder = Encoder(
+            template=self.template,
+            limits=limits,
+            max_length=self.args.max_length,
+            image_token_id=config.image_token_id,
+            merge=config.vision_config.spatial_merge_size,
+        )
+        job.collator = BatchCollator(self.template, strict=job.strict)
+        datasets = [None if samples is None else EncodedRecords(samples, encoder) for samples in (job.train, job.val)]
+        for dataset in datasets:
+            if dataset is not None:
+                self._check_samples(dataset)
+        return datasets
+
+    def _check_samples(self, dataset: EncodedRecords) -> None:
+        """Encode the first records before the model is prepared, so that a broken set stops at once."""
+        rows = [dataset[index] for index in range(min(SAMPLES_CHECKED, len(dataset)))]
+        problems = [row["problem"] for row in rows if "problem" in row]
+        if problems and (self.job.strict or len(problems) == len(rows)):
+            raise DataError(problems)
+        if self.job.dump_conversation is not None:
+            usable = [row for row in rows if "problem" not in row]
+            self.job.dump_conversation.write_text(self._conversation(usable[0]), encoding="utf-8")
+
+    def _conversation(self, row: dict[str, Any]) -> str:
+        """One encoded sample as text, with what is supervised marked."""
+        ids, labels = list(row["input_ids"]), list(row["labels"])
+        answer = [token for token, label in zip(ids, labels, strict=True) if label != -100]
+        return f"{self.template.safe_decode(ids)}\n\n--- supervised ---\n{self.template.tokenizer.decode(answer)}\n"
+
+    def prepare_model(self, args: Any, model: Any, **kwargs: Any) -> Any:
+        """Upstream's adapter, checked against the configuration, then another run's weights if asked for."""
+        model = super().prepare_model(args, model, **kwargs)
+        check_targets(model, self.job.targets)
+        if self.job.weights_from is not None:
+            adopted = adopt_weights(model, self.job.weights_from)
+            logger.info("%d tensors taken from %s, %d start fresh", adopted.copied, adopted.source, adopted.fresh)
+        for part, counts in trainable_by_part(model).items():
+            logger.info(
+                "%s: %s parameters train, %s are frozen", part, f"{counts['trainable']:,}", f"{counts['frozen']:,}"
+            )
+        return model
+
+    def _get_trainer_kwargs(self) -> dict[str, Any]:
+        job = self.job
+        assert job.collator is not None
+        parts = TrainerParts(
+            collator=job.collator,
+            weights=job.weights,
+            eval_weights=job.eval_weights,
+            callbacks=(FrozenGuard(), WholeCheckpoints(job.card), job.stop),
+            save_delay_steps=job.save_delay_steps,
+            save_delay_epochs=job.save_delay_epochs,
+            lmbda=job.lmbda,
+            seq_kd=job.seq_kd,
+            sampling_temperature=job.sampling_temperature,
+            max_completion_length=job.max_completion_length,
+        )
+        return {"parts": parts}
+
+
+class SftPipeline(PipelineMixin, SwiftSft):
+    """Plain fine-tuning."""
+
+
+class GKDPipeline(PipelineMixin, SwiftRLHF):
+    """Distillation: the teacher is ours to choose, upstream only prepares the frozen copy for the devices."""
+
+    def _get_trainer_kwargs(self) -> dict[str, Any]:
+        plan = self.job.teacher
+        assert plan is not None
+        logger.info("teacher: %s", plan.reason)
+        kwargs = {**super()._get_trainer_kwargs(), "teacher_use_disable_adapter": plan.adapters_off}
+        if not plan.adapters_off:
+            kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
+        return kwargs
+
+
+def run_pipeline(arguments: Any, job: Job) -> dict[str, Any]:
+    """Train; returns upstream's summary (`last_model_checkpoint`, `log_history`, ...)."""
+    pipeline = (SftPipeline if job.teacher is None else GKDPipeline)(arguments, job)
+    job.stop.install()
+    try:
+        return pipeline.main()
+    finally:
+        job.stop.uninstall()

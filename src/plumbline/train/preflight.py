@@ -1,0 +1,251 @@
+"""What must hold before anything heavy starts: rules between keys, existence of paths, teacher and student that fit.
+
+Torch-free and quick: `plumbline train --dry-run` is this and a summary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
+from plumbline.data.images import ImagePolicy
+from plumbline.data.prompts import Prompts, default_prompts
+from plumbline.errors import ConfigError, Problem, UserError
+from plumbline.model.checkpoints import Card, is_complete, locate, why_incomplete
+from plumbline.train.adopt import locate_adapter
+from plumbline.train.config import TrainRun
+from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
+
+MODEL_TYPES = ("qwen3_vl",)
+_NOT_BUILT = "this version does not do it yet: take the key out"
+
+
+def check_run(run: TrainRun) -> None:
+    """Raise ConfigError with every rule between keys that the run breaks and every path that is not there."""
+    problems = [
+        *_not_built(run),
+        *_model_problems(run),
+        *_data_problems(run),
+        *_training_problems(run),
+        *_checkpoint_problems(run),
+        *_teacher_problems(run),
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _not_built(run: TrainRun) -> Iterator[Problem]:
+    custom, rlhf, upstream = run.custom, run.rlhf, run.upstream
+    asked = {
+        "custom.augmentation.enabled": custom.augmentation.enabled,
+        "custom.fusion": custom.fusion is not None,
+        "custom.summary_ratio": custom.summary_ratio > 0,
+        "custom.images_per_user_turn": custom.images_per_user_turn > 1,
+        "custom.visual_kd.enabled": custom.visual_kd.enabled,
+        "custom.plugins": bool(custom.plugins),
+        "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
+        "rlhf.teacher_cache": rlhf is not None and rlhf.teacher_cache is not None,
+        "rlhf.teacher_model_server": bool(upstream.get("teacher_model_server")),
+        "rlhf.teacher_adapters": bool(upstream.get("teacher_adapters")),
+        "rlhf.gkd_logits_topk": upstream.get("gkd_logits_topk") is not None,
+        "rlhf.use_vllm": bool(upstream.get("use_vllm")),
+        "training.packing": bool(upstream.get("packing")),
+        "training.padding_free": bool(upstream.get("padding_free")),
+        "training.streaming": bool(upstream.get("streaming")),
+        "training.sequence_parallel_size": upstream.get("sequence_parallel_size", 1) > 1,
+        "training.predict_with_generate": bool(upstream.get("predict_with_generate")),
+        "training.use_liger_kernel": bool(upstream.get("use_liger_kernel")),
+        "training.enable_dft_loss": bool(upstream.get("enable_dft_loss")),
+        "training.label_smoothing_factor": bool(upstream.get("label_smoothing_factor")),
+        "training.loss_type": upstream.get("loss_type") is not None,
+        "template.loss_scale": upstream.get("loss_scale") is not None,
+        "tuner.adapters": bool(upstream.get("adapters")),
+        "training.use_flash_ckpt": bool(upstream.get("use_flash_ckpt")),
+    }
+    yield from (Problem(key, "is asked for", _NOT_BUILT) for key, wanted in asked.items() if wanted)
+    truncation = upstream.get("truncation_strategy", "delete")
+    if truncation not in ("delete", "raise"):
+        yield Problem(
+            "template.truncation_strategy",
+            f"{truncation} would cut answers without a word",
+            "take the key out: a record over the limit is named",
+        )
+
+
+def _model_problems(run: TrainRun) -> Iterator[Problem]:
+    upstream = run.upstream
+    model = upstream.get("model")
+    if not model:
+        yield Problem("model.model", "is not set", "name the folder of the base model")
+    elif not (Path(model) / "config.json").is_file():
+        advice = "build the tiny one with `plumbline demo --prepare-only`" if "output/demo" in str(model) else ""
+        yield Problem("model.model", f"{model} holds no config.json", advice or "name the folder of the base model")
+    else:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        if config.get("model_type") not in MODEL_TYPES:
+            yield Problem("model.model", f"{model} is a {config.get('model_type')}", f"use {' or '.join(MODEL_TYPES)}")
+    if not upstream.get("max_length"):
+        yield Problem("global_max_length", "no length limit is set", "set global_max_length, e.g. 4096")
+
+
+def _data_problems(run: TrainRun) -> Iterator[Problem]:
+    custom = run.custom
+    if not custom.train_jsonl:
+        yield Problem("custom.train_jsonl", "is not set", "name the JSONL of training records")
+    for key, path in (("train_jsonl", custom.train_jsonl), ("val_jsonl", custom.val_jsonl)):
+        if path and not Path(path).is_file():
+            advice = " (`plumbline demo --prepare-only` makes it)" if "output/demo" in path else ""
+            yield Problem(f"custom.{key}", f"{path} does not exist", f"paths start at the working directory{advice}")
+    evaluates = run.upstream.get("eval_strategy", "no") != "no"
+    if evaluates and not custom.val_jsonl:
+        yield Problem(
+            "custom.val_jsonl", "evaluation is asked for but there is no validation set", "set it, or eval_strategy: no"
+        )
+    for root in custom.image_roots:
+        if not Path(root).is_dir():
+            yield Problem("custom.image_roots", f"{root} is not a folder")
+
+
+def _training_problems(run: TrainRun) -> Iterator[Problem]:
+    upstream, rlhf = run.upstream, run.rlhf
+    output = upstream.get("output_dir")
+    if not output:
+        yield Problem("training.output_dir", "is not set", "name the folder of this run")
+    elif Path(output).exists() and not Path(output).is_dir():
+        yield Problem("training.output_dir", f"{output} is a file")
+    if rlhf is not None and not rlhf.sft_alpha and not rlhf.llm_kd_weight:
+        yield Problem("rlhf", "sft_alpha and llm_kd_weight are both 0: there is nothing to learn", "raise one of them")
+    if run.deepspeed.enabled and not _installed("deepspeed"):
+        yield Problem("deepspeed.enabled", "DeepSpeed is not installed", "pip install deepspeed")
+
+
+def _installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def _checkpoint_problems(run: TrainRun) -> Iterator[Problem]:
+    full = run.upstream.get("tuner_type", "lora") == "full"
+    if run.weights_from is not None:
+        if full:
+            yield Problem(
+                "tuner.resume_from_checkpoint",
+                "full training has no adapter to take weights into",
+                "merge the other run (`plumbline merge`) and name the result as model.model",
+            )
+        else:
+            yield from _problems_of(lambda: locate_adapter(str(run.weights_from)))
+    if run.continue_from is not None:
+        folder = Path(run.continue_from)
+        reason = "is not a folder" if not folder.is_dir() else why_incomplete(folder)
+        if reason:
+            others = [str(path) for path in sorted(folder.parent.glob("checkpoint-*")) if is_complete(path)]
+            fix = f"complete ones: {', '.join(others)}" if others else "there is no complete checkpoint beside it"
+            yield Problem("training.resume_from_checkpoint", f"{folder} {reason}", fix)
+
+
+def _problems_of(check: Any) -> Iterator[Problem]:
+    try:
+        check()
+    except UserError as error:
+        yield from error.problems
+
+
+def _teacher_problems(run: TrainRun) -> Iterator[Problem]:
+    key, rlhf = "rlhf.teacher_model", run.rlhf
+    if rlhf is None or rlhf.rlhf_type != "gkd":
+        return
+    if not rlhf.teacher_model:
+        what = "there is no teacher: the student would be anchored to itself, at a divergence of zero"
+        yield Problem(key, what, "name the base model's folder")
+        return
+    if not Path(rlhf.teacher_model).is_dir():
+        yield Problem(key, f"{rlhf.teacher_model} is not a folder", "name the base model's folder")
+        return
+    folder, adapters = resolve_teacher(rlhf.teacher_model)
+    if not (Path(folder) / "config.json").is_file():
+        what = f"{rlhf.teacher_model} is an adapter of {folder or 'no base'}, which is not there" if adapters else ""
+        yield Problem(key, what or f"{folder} holds no config.json", "name a folder that transformers can load")
+        return
+    if adapters:
+        yield from _problems_of(lambda: locate(adapters[0]))
+    student = run.upstream.get("model")
+    if student and (Path(student) / "config.json").is_file():
+        yield from teacher_problems(str(student), folder)
+
+
+def teacher_plan(run: TrainRun) -> TeacherPlan | None:
+    """Where the teacher of a checked run comes from; None for plain fine-tuning."""
+    if run.rlhf is None or run.rlhf.rlhf_type != "gkd":
+        return None
+    assert run.rlhf.teacher_model is not None
+    return plan_teacher(run.upstream, run.rlhf.teacher_model)
+
+
+def prompts_of(run: TrainRun) -> Prompts:
+    """The built-in prompts with what the configuration overrides."""
+    given = {
+        "user_dense": run.custom.user_prompt,
+        "system_summary": run.custom.system_prompt_summary,
+        **{name: text for name, text in vars(run.prompts).items() if text is not None},
+    }
+    overridden = {name: text for name, text in given.items() if text is not None}
+    return Prompts(**default_prompts(run.custom.emit_norm).as_dict() | overridden)
+
+
+def image_policy(run: TrainRun) -> ImagePolicy:
+    """Where the run may open images."""
+    return ImagePolicy(roots=tuple(run.custom.image_roots), url_allow=tuple(run.custom.image_url_allow))
+
+
+def open_datasets(run: TrainRun) -> tuple[RecordDataset, RecordDataset | None]:
+    """The training and validation samples of a run; raises DataError with file:line for records that break the contract."""
+    custom = run.custom
+    assert custom.train_jsonl is not None
+    train = _open(run, custom.train_jsonl, custom.train_sample_limit)
+    evaluates = run.upstream.get("eval_strategy", "no") != "no"
+    val = _open(run, custom.val_jsonl, custom.val_sample_limit) if custom.val_jsonl and evaluates else None
+    return train, val
+
+
+def _open(run: TrainRun, path: str, limit: int | None) -> RecordDataset:
+    custom = run.custom
+    settings = DatasetSettings(
+        mode="summary" if custom.use_summary else "dense",
+        prompts=prompts_of(run),
+        emit_norm=custom.emit_norm,
+        ordering=custom.object_ordering,
+        sample_limit=limit if limit is not None else custom.sample_limit,
+        policy=image_policy(run),
+    )
+    return RecordDataset(RecordFile(path), settings)
+
+
+def card_of(run: TrainRun) -> Card:
+    """What inference must know about a checkpoint of this run."""
+    return Card(
+        emit_norm=run.custom.emit_norm,
+        prompts=prompts_of(run),
+        mode="summary" if run.custom.use_summary else "dense",
+        object_ordering=run.custom.object_ordering,
+        template=str(run.upstream.get("template") or "qwen3_vl"),
+        max_length=run.upstream.get("max_length"),
+        max_pixels=run.upstream.get("max_pixels"),
+    )
+
+
+def steps_planned(upstream: Mapping[str, Any], samples: int, processes: int) -> int:
+    """Optimiser steps of a run, as the trainer will count them.
+
+    samples: training records; processes: data-parallel ranks.
+    """
+    if upstream.get("max_steps", -1) and upstream.get("max_steps", -1) > 0:
+        return int(upstream["max_steps"])
+    batch = upstream.get("per_device_train_batch_size", 1)
+    accumulation = upstream.get("gradient_accumulation_steps") or max(1, 16 // (batch * processes))
+    batches = -(-samples // (batch * processes))
+    return int(-(-batches // accumulation) * upstream.get("num_train_epochs", 3.0))

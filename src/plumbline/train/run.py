@@ -1,0 +1,241 @@
+"""The program behind `plumbline train`: check, prepare the folder, launch, train, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem
+from plumbline.train.config import TrainRun, load_train_run
+from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder
+from plumbline.train.health import TrainingTargets
+from plumbline.train.kd.losses import LossWeights
+from plumbline.train.preflight import (
+    card_of,
+    check_run,
+    image_policy,
+    open_datasets,
+    steps_planned,
+    teacher_plan,
+)
+
+if TYPE_CHECKING:
+    from plumbline.train.pipeline import Job
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line says beside the YAML.
+
+    gpus: device numbers such as "0,1", more than one starts one process each; resume: go on in a folder that holds a run.
+    """
+
+    base_config: str | None = None
+    debug: bool = False
+    dry_run: bool = False
+    gpus: str | None = None
+    resume: bool = True
+    as_json: bool = False
+
+
+def train(config: str, options: TrainOptions) -> int:
+    """Run a training configuration; returns the exit code."""
+    loaded = load_train_run(config, options.base_config)
+    run, rank = loaded.run, int(os.environ.get("RANK", "0"))
+    configure_logging(debug=options.debug, rank=rank)
+    if rank == 0:
+        for note in loaded.notes:
+            logger.info("note: %s", note)
+    check_run(run)
+    datasets = open_datasets(run)
+    if options.dry_run:
+        return _show_plan(run, datasets, as_json=options.as_json)
+    processes = wanted_processes(options.gpus)
+    if processes > 1 and "LOCAL_RANK" not in os.environ:
+        return launch(config, options, processes)
+    start = _prepare(run, loaded.to_yaml(), resume=options.resume, rank=rank)
+    if start.finished:
+        return EXIT_OK
+    return _train_here(run, datasets, start, options)
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+def wanted_processes(gpus: str | None) -> int:
+    """One process per named GPU; NPROC_PER_NODE says it where there is none to name."""
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+        return len([number for number in gpus.split(",") if number.strip()])
+    if "LOCAL_RANK" not in os.environ and "NPROC_PER_NODE" not in os.environ:
+        # A single process that sees several GPUs would split the model over them.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    return int(os.environ.get("NPROC_PER_NODE", "1"))
+
+
+def launch(config: str, options: TrainOptions, processes: int) -> int:
+    """Start the same command under torchrun and return its exit code."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["-m", "plumbline", "train", config]
+    command += ["--base-config", options.base_config] if options.base_config else []
+    command += ["--debug"] if options.debug else []
+    command += ["--json"] if options.as_json else []
+    command += [] if options.resume else ["--no-resume"]
+    return subprocess.run(command, check=False).returncode
+
+
+def configure_logging(*, debug: bool, rank: int) -> None:
+    """Info on rank 0, warnings from every rank, more with --debug."""
+    own = logging.getLogger("plumbline")
+    own.setLevel(logging.DEBUG if debug else logging.INFO if rank == 0 else logging.WARNING)
+    if not own.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s {'' if rank == 0 else f'[rank {rank}] '}%(message)s", "%H:%M:%S")
+        )
+        own.addHandler(handler)
+        own.propagate = False
+
+
+# --------------------------------------------------------------------------------------------------------------- plan
+def _show_plan(run: TrainRun, datasets: Any, *, as_json: bool) -> int:
+    """Print what the run would do; nothing is written and no weight is loaded."""
+    train_set, val_set = datasets
+    plan, survey = teacher_plan(run), train_set.survey()
+    upstream = run.upstream
+    facts = {
+        "model": upstream["model"],
+        "output_dir": upstream["output_dir"],
+        "tuner_type": upstream.get("tuner_type", "lora"),
+        "frozen": sorted(TrainingTargets.of(upstream).frozen),
+        "teacher": plan.reason if plan else None,
+        "train_records": len(train_set),
+        "val_records": len(val_set) if val_set else 0,
+        "objects": survey.objects,
+        "objects_clipped": survey.clipped,
+        "objects_dropped": survey.dropped,
+        "steps": steps_planned(upstream, len(train_set), wanted_processes(None)),
+        "max_length": upstream.get("max_length"),
+    }
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print("\n".join(f"{key}: {value}" for key, value in facts.items()))
+    return EXIT_OK
+
+
+def _prepare(run: TrainRun, resolved: str, *, resume: bool, rank: int) -> Continuation:
+    """Decide how to start and write the run folder (rank 0 writes; the others decide the same from the same files)."""
+    folder = Path(run.upstream["output_dir"])
+    files = [file for file in (run.custom.train_jsonl, run.custom.val_jsonl) if file]
+    data = data_manifest(files, image_policy(run))
+    if run.continue_from is not None:
+        start = Continuation(Path(run.continue_from), notes=(f"continuing from {run.continue_from}",))
+    else:
+        start = find_continuation(folder, resolved, data, resume=resume)
+    if rank == 0:
+        for note in start.notes:
+            logger.info("%s", note)
+        if not start.finished:
+            prepare_folder(folder, resolved, data, start)
+    return start
+
+
+# -------------------------------------------------------------------------------------------------------------- train
+def loss_weights(run: TrainRun) -> tuple[LossWeights, LossWeights]:
+    """The weights of the objective in training and in evaluation."""
+    if run.rlhf is None:
+        return LossWeights(), LossWeights()
+    rlhf = run.rlhf
+    weights = LossWeights(rlhf.sft_alpha, rlhf.llm_kd_weight, rlhf.beta, rlhf.kd_temperature)
+    if run.custom.eval_teacher:
+        return weights, weights
+    return weights, LossWeights(rlhf.sft_alpha or 1.0, 0.0, rlhf.beta, rlhf.kd_temperature)
+
+
+def job_of(run: TrainRun, datasets: Any) -> Job:
+    """The flat values that a pipeline takes from a checked run."""
+    from plumbline.train.pipeline import Job
+
+    weights, eval_weights = loss_weights(run)
+    custom, rlhf = run.custom, run.rlhf
+    job = Job(
+        train=datasets[0],
+        val=datasets[1],
+        card=card_of(run),
+        targets=TrainingTargets.of(run.upstream),
+        weights=weights,
+        eval_weights=eval_weights,
+        teacher=teacher_plan(run),
+        weights_from=run.weights_from,
+        strict=custom.strict,
+        save_delay_steps=custom.save_delay_steps or 0,
+        save_delay_epochs=custom.save_delay_epochs or 0.0,
+        max_pixels=run.upstream.get("max_pixels"),
+        dump_conversation=Path(run.upstream["output_dir"]) / "conversation.txt"
+        if custom.dump_conversation_text
+        else None,
+    )
+    if rlhf is not None:
+        job.lmbda, job.seq_kd = rlhf.lmbda, rlhf.seq_kd
+        job.sampling_temperature, job.max_completion_length = rlhf.temperature, rlhf.max_completion_length
+    return job
+
+
+def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
+    """Upstream's argument object; what it refuses becomes a ConfigError."""
+    from plumbline.model.upstream import build_arguments
+
+    values = dict(run.upstream)
+    values["eval_strategy"] = values.get("eval_strategy", "no")
+    values["val_dataset"] = ["plumbline"] if values["eval_strategy"] != "no" else []
+    values.setdefault("disable_tqdm", not sys.stderr.isatty())
+    if start.checkpoint is not None:
+        values["resume_from_checkpoint"] = str(start.checkpoint)
+    if run.deepspeed.enabled:
+        values["deepspeed"] = run.deepspeed.config
+    if run.rlhf is not None:
+        rlhf = run.rlhf
+        values |= {"beta": rlhf.beta, "sft_alpha": rlhf.sft_alpha, "lmbda": rlhf.lmbda}
+        values |= {"temperature": rlhf.temperature, "max_completion_length": rlhf.max_completion_length}
+    try:
+        return build_arguments(values, rlhf_type=None if run.rlhf is None else run.rlhf.rlhf_type)
+    except (ValueError, AssertionError, TypeError) as error:
+        raise ConfigError(Problem("the upstream's arguments", str(error), "correct the key that it names")) from error
+
+
+def _train_here(run: TrainRun, datasets: Any, start: Continuation, options: TrainOptions) -> int:
+    began = time.monotonic()
+    from plumbline.model.upstream import set_verbosity
+    from plumbline.train.pipeline import run_pipeline
+
+    set_verbosity(debug=options.debug, main_process=int(os.environ.get("RANK", "0")) == 0)
+    job = job_of(run, datasets)
+    result = run_pipeline(upstream_arguments(run, start), job)
+    skipped = job.collator.skipped if job.collator is not None else {}
+    summary = {
+        "output_dir": str(run.upstream["output_dir"]),
+        "steps": result["global_step"],
+        "last_checkpoint": result["last_model_checkpoint"],
+        "best_checkpoint": result["best_model_checkpoint"],
+        "records_skipped": len(skipped),
+        "wall_s": round(time.monotonic() - began, 1),
+    }
+    if int(os.environ.get("RANK", "0")) == 0:
+        _say(summary, as_json=options.as_json)
+    return job.stop.exit_code or (EXIT_FINDINGS if skipped else EXIT_OK)
+
+
+def _say(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+        return
+    for key, value in summary.items():
+        logger.info("%s: %s", key, value)

@@ -1,0 +1,290 @@
+"""The part of a training step that plain fine-tuning and distillation share.
+
+`StepMixin` sits in front of an upstream trainer. It feeds batches that dataloader workers have encoded, computes the
+objective from hidden rows of supervised tokens (never the logits of a batch), normalises it over the whole accumulated
+step of all ranks, measures it with sums, and drops a step whose gradient is not finite.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plumbline.errors import EXIT_FAILURE, Problem, UserError
+from plumbline.model.upstream import (
+    DataLoaderMixin,
+    ForwardRedirection,
+    HfTrainer,
+    ProgressCallback,
+    TensorBoardCallback,
+)
+from plumbline.train.batches import IGNORED, BatchCollator
+from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
+from plumbline.train.telemetry import Meter, window_metrics
+
+logger = logging.getLogger(__name__)
+
+MAX_NONFINITE_STEPS = 5
+
+
+class DivergedError(UserError):
+    """The loss or its gradient stayed non-finite."""
+
+    exit_code = EXIT_FAILURE
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """What our trainers need beyond upstream's own arguments.
+
+    teacher_folder: base of a frozen copy to load, None where the adapters are switched off instead (or no teacher).
+    """
+
+    collator: BatchCollator
+    weights: LossWeights
+    eval_weights: LossWeights
+    callbacks: tuple[Any, ...] = ()
+    save_delay_steps: int = 0
+    save_delay_epochs: float = 0.0
+    lmbda: float = 0.0
+    seq_kd: bool = False
+    sampling_temperature: float = 0.9
+    max_completion_length: int = 256
+
+
+class OncePrefixedTensorBoard(TensorBoardCallback):
+    """TensorBoard tags equal our own names: upstream's writer would turn `train/x` into `train/train/x`."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Write numbers only, `train/x` as `train/x` and `eval/x` as `eval/x`."""
+        named = {}
+        for key, value in (logs or {}).items():
+            if isinstance(value, int | float):
+                named[key.replace("eval/", "eval_", 1).removeprefix("train/")] = value
+        super().on_log(args, state, control, logs=named, **kwargs)
+
+
+def base_of(model: nn.Module) -> Any:
+    """The Qwen3-VL model under a PEFT wrapper (or itself)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_weight(base: Any) -> Tensor:
+    """The active output head [V, H]; a head saved in full counts with its adapter state."""
+    head = base.lm_head
+    if hasattr(head, "modules_to_save"):
+        head = head.original_module if head.disable_adapters else head.modules_to_save[head.active_adapter]
+    return head.weight
+
+
+class StepMixin(DataLoaderMixin):
+    """Put before an upstream trainer class; see the module's text."""
+
+    def __init__(self, *args: Any, parts: TrainerParts, **kwargs: Any) -> None:
+        self.parts = parts
+        self._meters = {"train": Meter(), "eval": Meter()}
+        self._nonfinite_in_a_row = 0
+        self._redirect = ForwardRedirection()
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # the loss below is already normalised over the accumulated step
+        # Every forward goes through `_objective`, which calls the inner model: upstream's hook has nothing to do there.
+        self.template.register_post_encode_hook = lambda models: None
+        self._install_callbacks()
+
+    def _install_callbacks(self) -> None:
+        for callback in self.parts.callbacks:
+            self.add_callback(callback)
+        boards = [c for c in self.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
+        for board in boards:
+            self.remove_callback(board)
+        if boards:
+            self.add_callback(OncePrefixedTensorBoard())
+        # The writer of logging.jsonl adds strings to the logs; it comes last so that everybody else sees numbers.
+        for callback in [c for c in self.callback_handler.callbacks if isinstance(c, ProgressCallback)]:
+            self.remove_callback(callback)
+            self.add_callback(callback)
+
+    def _get_data_collator(self, args: Any, template: Any) -> BatchCollator:
+        return self.parts.collator
+
+    # -- batches -----------------------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: Any) -> tuple[list, Tensor | None]:
+        """The micro-batches of one optimiser step and their supervised tokens over all ranks."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        for batch in batches:
+            self.parts.collator.raise_for_problems(batch)
+        batches = self._before_step(batches)
+        counts = [(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]
+        tokens = torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.long)
+        return batches, self.accelerator.gather(tokens.to(device)).sum().clamp(min=1)
+
+    def _before_step(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Hook for on-policy data; plain training takes the batches as they are."""
+        return batches
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return HfTrainer._prepare_inputs(self, inputs)
+
+    # -- the objective -----------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The objective of one micro-batch, normalised over `num_items_in_batch` supervised tokens of all ranks."""
+        mode = "train" if self.model.training else "eval"
+        labels = inputs.pop("labels")
+        inputs.pop("problems", None)
+        weights = self._weights(mode)
+        unwrapped = self.accelerator.unwrap_model(model)
+        terms, tokens = self._redirect(
+            model, unwrapped, lambda **tensors: self._objective(unwrapped, labels, weights, tensors), **inputs
+        )
+        self._measure(mode, terms, tokens, weights)
+        if num_items_in_batch is None:
+            return terms.objective / tokens.clamp(min=1)
+        # Gradients are averaged over processes, sums are not: undo the division.
+        loss = terms.objective / num_items_in_batch * self.accelerator.num_processes
+        return loss + self._regularisation(unwrapped) / self.current_gradient_accumulation_steps
+
+    def _weights(self, mode: str) -> LossWeights:
+        return self.parts.weights if mode == "train" else self.parts.eval_weights
+
+    def _objective(
+        self, model: nn.Module, labels: Tensor, weights: LossWeights, inputs: dict[str, Any]
+    ) -> tuple[HeadTerms, Tensor]:
+        """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
+        with self.accelerator.autocast():
+            teacher_hidden, teacher_head = self._teacher_side(model, weights, inputs)
+            base = base_of(model)
+            hidden = base.model(**inputs, use_cache=False).last_hidden_state
+            hidden = hidden + self._unused_vision(base, inputs)
+            targets = labels[:, 1:]
+            keep = targets != IGNORED
+            taught = None if teacher_hidden is None else teacher_hidden[:, :-1][keep]
+            terms = head_terms(hidden[:, :-1][keep], head_weight(base), targets[keep], weights, taught, teacher_head)
+        return terms, keep.sum()
+
+    def _teacher_side(
+        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(hidden rows [B, L, H], head [V, H]) of the teacher; plain fine-tuning has none."""
+        return None, None
+
+    def _unused_vision(self, base: Any, inputs: dict[str, Any]) -> Tensor | float:
+        """Zero that depends on the vision side: ranks without an image must still take part in its all-reduce."""
+        if "pixel_values" in inputs or self.accelerator.num_processes == 1 or not self.model.training:
+            return 0.0
+        vision = base.config.vision_config
+        side = vision.spatial_merge_size
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        pixels = torch.zeros(side * side, width, dtype=base.dtype, device=self.accelerator.device)
+        grid = torch.tensor([[1, side, side]], device=self.accelerator.device)
+        features = base.model.get_image_features(pixels, grid, return_dict=True)
+        tensors = [*features.pooler_output, *itertools.chain(*features.deepstack_features)]
+        return 0.0 * sum(tensor.float().sum() for tensor in tensors)
+
+    def _regularisation(self, model: nn.Module) -> Tensor | float:
+        """AdaLoRA's orthogonality penalty, which PEFT adds only to a loss that the full forward computed.
+
+        Zhang et al. 2023, arXiv 2303.10512, eq. 4; PEFT's AdaLoraModel.forward.
+        """
+        config = getattr(model, "peft_config", {}).get("default")
+        weight = getattr(config, "orth_reg_weight", 0.0) or 0.0
+        if not weight:
+            return 0.0
+        penalties = []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and ("lora_A" in name or "lora_B" in name):
+                gram = parameter @ parameter.t() if "lora_A" in name else parameter.t() @ parameter
+                penalties.append(torch.linalg.norm(gram - torch.eye(gram.shape[0], device=gram.device)))
+        return weight * torch.stack(penalties).mean() if penalties else 0.0
+
+    def _measure(self, mode: str, terms: HeadTerms, tokens: Tensor, weights: LossWeights) -> None:
+        amounts = {"objective": terms.objective.detach(), "kd": terms.kd, "tokens": tokens, "hits": terms.hits}
+        if weights.sft_alpha or not weights.llm_kd_weight:
+            amounts |= {"ce": terms.ce, "ce_tokens": tokens}
+        self._meters[mode].add(**amounts)
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch forward and backward; a non-finite loss is not added to the running one (it never leaves)."""
+        loss = HfTrainer.training_step(self, model, inputs, num_items_in_batch)
+        return torch.where(torch.isfinite(loss), loss, torch.zeros_like(loss))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm; a step whose norm is not finite is dropped, counted, and ends the run when it repeats."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value = float(norm) if norm is not None else 0.0
+        self._meters["train"].add(steps=1.0)
+        if value == value and value not in (float("inf"), float("-inf")):
+            self._nonfinite_in_a_row = 0
+            return norm
+        self._meters["train"].add(nonfinite=1.0)
+        self._nonfinite_in_a_row += 1
+        step = self.state.global_step + 1
+        logger.warning("step %d: the gradient is not finite (norm %s); the step is skipped", step, value)
+        if self._nonfinite_in_a_row >= MAX_NONFINITE_STEPS or self.is_deepspeed_enabled:
+            raise DivergedError(
+                Problem(
+                    f"step {step}",
+                    f"{self._nonfinite_in_a_row} step(s) in a row had a non-finite gradient",
+                    "lower training.learning_rate, check the data (`plumbline data check`), or train in bf16/fp32",
+                )
+            )
+        for parameter in model.parameters():
+            parameter.grad = None
+        return norm
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """Loss of one evaluation batch; the exact, token-weighted figures come from the meter."""
+        self.parts.collator.raise_for_problems(inputs)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    # -- logging and saving ------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the window's metrics to upstream's own log line."""
+        if "loss" in logs and self.model.training:
+            sums = self._meters["train"].reduce_and_reset(self.accelerator.device)
+            logs.update(window_metrics(sums, "train", llm_kd_weight=self.parts.weights.llm_kd_weight))
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluation whose `eval_loss` is the token-weighted objective, not a mean of batch means."""
+        self._meters["eval"] = Meter()
+        output = super().evaluation_loop(*args, **kwargs)
+        sums = self._meters["eval"].reduce_and_reset(self.accelerator.device)
+        metrics = window_metrics(sums, "eval", llm_kd_weight=self.parts.eval_weights.llm_kd_weight)
+        if "eval/loss" in metrics:
+            output.metrics["eval_loss"] = metrics["eval/loss"]
+        output.metrics.update(metrics)
+        return output
+
+    def delays_saving(self) -> bool:
+        """True while `custom.save_delay_*` holds checkpoints back."""
+        epoch = self.state.epoch or 0.0
+        return self.state.global_step < self.parts.save_delay_steps or epoch < self.parts.save_delay_epochs
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # An evaluation inside the delay must not become the best: nothing was saved, and it would block a later best.
+        return False if self.delays_saving() else super()._determine_best_metric(metrics, trial)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        last = self.state.global_step >= self.state.max_steps
+        if self.delays_saving() and not last:
+            logger.info("step %d: saving is delayed by custom.save_delay_*", self.state.global_step)
+            return None
+        return super()._save_checkpoint(*args, **kwargs)

@@ -1,0 +1,113 @@
+"""The fused head against autograd on full logits: values, gradients, masks, exact ends, literal numbers."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from plumbline.train.kd.losses import LossWeights, generalized_jsd, head_terms
+
+pytestmark = pytest.mark.slow
+
+
+def reference(rows, weight, targets, weights, teacher_rows=None, teacher_weight=None):
+    """The same objective by the definition, through autograd, with every logit held at once."""
+    logits = rows @ weight.t()
+    ce = F.cross_entropy(logits, targets, reduction="sum")
+    if teacher_rows is None:
+        return weights.sft_alpha * ce, ce, torch.zeros(())
+    log_p = (logits / weights.kd_temperature).log_softmax(-1)
+    log_q = (teacher_rows @ teacher_weight.t() / weights.kd_temperature).log_softmax(-1)
+    p, q, beta = log_p.exp(), log_q.exp(), weights.beta
+    if beta == 0:
+        kd = (q * (log_q - log_p)).sum()
+    elif beta == 1:
+        kd = (p * (log_p - log_q)).sum()
+    else:
+        log_m = ((1 - beta) * p + beta * q).log()
+        kd = beta * (q * (log_q - log_m)).sum() + (1 - beta) * (p * (log_p - log_m)).sum()
+    return weights.sft_alpha * ce + weights.llm_kd_weight * kd, ce, kd
+
+
+def problem(n=70, hidden=12, vocab=50, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    rand = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)  # noqa: E731
+    return rand(n, hidden), rand(vocab, hidden), torch.randint(0, vocab, (n,), generator=g), rand(n, 7), rand(vocab, 7)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-3, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("sft_alpha", [0.0, 0.3])
+def test_values_and_gradients_equal_the_definition(beta, temperature, sft_alpha):
+    rows, weight, targets, t_rows, t_weight = problem()
+    weights = LossWeights(sft_alpha, 0.8, beta, temperature)
+    rows_a, weight_a = rows.clone().requires_grad_(), weight.clone().requires_grad_()
+    rows_b, weight_b = rows.clone().requires_grad_(), weight.clone().requires_grad_()
+    terms = head_terms(rows_a, weight_a, targets, weights, t_rows, t_weight)
+    expected, ce, kd = reference(rows_b, weight_b, targets, weights, t_rows, t_weight)
+    terms.objective.backward()
+    expected.backward()
+    torch.testing.assert_close(terms.objective, expected)
+    torch.testing.assert_close(terms.ce, ce.detach())
+    torch.testing.assert_close(terms.kd, kd.detach())
+    torch.testing.assert_close(rows_a.grad, rows_b.grad, rtol=1e-8, atol=1e-10)
+    # the head's gradient is accumulated in fp32
+    torch.testing.assert_close(weight_a.grad, weight_b.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_gradcheck_of_the_hidden_rows():
+    rows, weight, targets, t_rows, t_weight = problem(n=40, hidden=4, vocab=9)
+    rows.requires_grad_()
+    weights = LossWeights(0.5, 1.0, 0.3, 1.3)
+    assert torch.autograd.gradcheck(lambda r: head_terms(r, weight, targets, weights, t_rows, t_weight).objective, rows)
+
+
+def test_plain_cross_entropy_without_a_teacher():
+    rows, weight, targets, *_ = problem(dtype=torch.float32)
+    terms = head_terms(rows, weight, targets, LossWeights())
+    torch.testing.assert_close(terms.objective, F.cross_entropy(rows @ weight.t(), targets, reduction="sum"))
+    assert terms.kd == 0
+    assert terms.hits == ((rows @ weight.t()).argmax(-1) == targets).sum()
+
+
+def test_no_supervised_row_is_zero_with_a_zero_gradient():
+    rows, weight, targets, t_rows, t_weight = problem()
+    empty = rows[:0].clone().requires_grad_()
+    terms = head_terms(empty, weight, targets[:0], LossWeights(1.0, 1.0), t_rows[:0], t_weight)
+    terms.objective.backward()
+    assert terms.objective == 0
+    assert empty.grad.shape == (0, rows.shape[1])
+
+
+def test_equal_teacher_means_zero_divergence_and_zero_gradient():
+    rows, weight, targets, *_ = problem(dtype=torch.float32)
+    student = rows.clone().requires_grad_()
+    for beta in (0.0, 0.5, 1.0):
+        terms = head_terms(student, weight, targets, LossWeights(0.0, 1.0, beta), rows, weight)
+        (gradient,) = torch.autograd.grad(terms.objective, student)
+        assert terms.kd.abs() / len(targets) < 1e-6
+        assert gradient.abs().max() < 1e-5
+
+
+def test_literal_numbers():
+    p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
+    kl = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert generalized_jsd(p, q, 0.0)[0].item() == pytest.approx(kl, rel=1e-6) == pytest.approx(0.3680642, rel=1e-6)
+    assert generalized_jsd(p, q, 1.0)[0].item() == pytest.approx(0.5108256, rel=1e-6)
+    assert generalized_jsd(p, q, 0.5)[0].item() == pytest.approx(0.1017492, rel=1e-5)
+
+
+def test_small_beta_behaves_as_beta_times_forward_kl():
+    p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
+    assert generalized_jsd(p, q, 1e-4)[0].item() == pytest.approx(1e-4 * 0.3680642, rel=1e-2)
+
+
+def test_bfloat16_head_accumulates_in_fp32():
+    rows, weight, targets, t_rows, t_weight = problem(dtype=torch.float32)
+    weights = LossWeights(1.0, 1.0, 0.5)
+    half = [tensor.bfloat16() for tensor in (rows, weight, t_rows, t_weight)]
+    terms = head_terms(half[0], half[1], targets, weights, half[2], half[3])
+    expected, *_ = reference(half[0].float(), half[1].float(), targets, weights, half[2].float(), half[3].float())
+    assert terms.objective.dtype == torch.float32
+    torch.testing.assert_close(terms.objective, expected, rtol=2e-2, atol=0)
