@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.util import find_spec
@@ -17,6 +15,7 @@ from plumbline.data.read import read_records, write_records
 from plumbline.data.record import Record
 from plumbline.demo.scenes import plan_scene, render_scene, scene_record
 from plumbline.errors import DataError, Problem
+from plumbline.model.checkpoints import drafted
 
 
 @dataclass(frozen=True)
@@ -54,22 +53,15 @@ def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, see
     Scenes are numbered through: the first `scenes` are for training, the `held_out` ones after them for validation,
     beside the photographs marked `val`. The same arguments give the same bytes.
     """
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        photos = list(_place_photos(building))
+    with drafted(folder, overwrite=True) as draft:
+        photos = list(_place_photos(draft))
         train = [photo for photo in photos if photo.metadata["split"] == "train"]
         val = [photo for photo in photos if photo.metadata["split"] == "val"]
-        train += _draw_scenes(building, seed, range(scenes))
-        val += _draw_scenes(building, seed, range(scenes, scenes + held_out))
-        write_records(building / "train.jsonl", train)
-        write_records(building / "val.jsonl", val)
-        building.chmod(0o755)
-        _swap(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return DemoData(target / "train.jsonl", target / "val.jsonl", len(train), len(val))
+        train += _draw_scenes(draft, seed, range(scenes))
+        val += _draw_scenes(draft, seed, range(scenes, scenes + held_out))
+        write_records(draft / "train.jsonl", train)
+        write_records(draft / "val.jsonl", val)
+    return DemoData(Path(folder) / "train.jsonl", Path(folder) / "val.jsonl", len(train), len(val))
 
 
 def _place_photos(folder: Path) -> Iterator[Record]:
@@ -86,13 +78,3 @@ def _draw_scenes(folder: Path, seed: int, indices: range) -> Iterator[Record]:
         scene = plan_scene(seed, index)
         Image.fromarray(render_scene(scene)).save(folder / image)
         yield replace(scene_record(scene, image), metadata={"seed": seed, "index": index})
-
-
-def _swap(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of an older one."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    with suppress(FileNotFoundError):
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
