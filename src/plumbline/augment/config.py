@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from plumbline.config.types import Range
+from plumbline.config.limits import Range
 
 OpName = Literal[
     "hflip",

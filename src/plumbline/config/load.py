@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbline.config.parse import parse_file
-from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, merge
+from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, merge, printable
 from plumbline.errors import Problem
 
 MAX_CHAIN = 32
@@ -48,7 +48,7 @@ class _Loader:
             self._add(file, named_at, f"cannot be read: {error}")
             return empty
         if real in chain:
-            names = " -> ".join(os.path.relpath(name) for name in (*chain[chain.index(real) :], real))
+            names = " -> ".join(_short(name) for name in (*chain[chain.index(real) :], real))
             self._add(file, named_at, f"extends itself: {names}", "break the circle")
             return empty
         if len(chain) >= MAX_CHAIN:
@@ -86,4 +86,10 @@ class _Loader:
 
     def _add(self, file: str, named_at: Origin | None, what: str, fix: str = "") -> None:
         where = str(named_at) if named_at else file
-        self.problems.append(Problem(where, f"extends {file}: {what}" if named_at else what, fix))
+        self.problems.append(Problem(where, f"extends {printable(file, 200)}: {what}" if named_at else what, fix))
+
+
+def _short(path: str) -> str:
+    """The path from here, where that is below here."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

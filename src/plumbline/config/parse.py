@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from plumbline.config.scalars import resolve_plain
-from plumbline.config.tree import Entry, ListNode, MapNode, Node, Origin, Scalar
+from plumbline.config.tree import Entry, ListNode, MapNode, Node, Origin, Scalar, printable, show_plain
 from plumbline.errors import ConfigError, Problem
 
 MAX_BYTES = 1_000_000
@@ -91,6 +91,9 @@ def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
+        start = error.context_mark
+        if start is not None and start.line != mark.line:
+            what += f" (it starts at line {start.line + 1}, column {start.column + 1})"
         lines = text.splitlines()
         has_tab = mark.line < len(lines) and "\t" in lines[mark.line]
         fix = "indent with spaces: YAML allows no tabs there" if has_tab else ""
@@ -123,7 +126,7 @@ class _Frame:
     is_map: bool
     items: list[Node] = field(default_factory=list)
     entries: dict[str, Entry] = field(default_factory=dict)
-    key: tuple[str, Origin] | None = None
+    key: tuple[str | None, Origin] | None = None  # the key whose value comes next; None for a refused key
 
 
 class _TreeBuilder:
@@ -179,7 +182,7 @@ class _TreeBuilder:
             try:
                 value = resolve_plain(event.value)
             except ValueError as error:
-                self.problem(origin, f"{error} cannot be used")
+                self._stop(origin, f"{error} cannot be used")
         if self._awaits_key():
             self._key(value, origin)
         else:
@@ -187,14 +190,17 @@ class _TreeBuilder:
 
     def _key(self, value: Any, origin: Origin) -> None:
         frame = self._stack[-1]
+        frame.key = (None, origin)
         if not isinstance(value, str):
-            self.problem(origin, f"the key {value!r} is not text", "put the key in quotes")
+            self.problem(origin, f"the key {show_plain(value)} is not text", "put the key in quotes")
         elif value == "<<":
             self.problem(origin, "merge keys (<<) are not part of YAML 1.2", "use `extends` to build on another file")
         elif value in frame.entries:
             first = frame.entries[value].origin
-            self.problem(origin, f"the key {value!r} is written twice; first at {first}", "keep one of them")
-        frame.key = (str(value), origin)
+            what = f"the key `{printable(value)}` is written twice; first at {first}"
+            self.problem(origin, what, "keep one of them")
+        else:
+            frame.key = (value, origin)
 
     def _alias(self, event: yaml.AliasEvent, origin: Origin) -> None:
         known = self._anchors.get(event.anchor or "")
@@ -235,5 +241,6 @@ class _TreeBuilder:
             return
         assert frame.key is not None
         name, origin = frame.key
-        frame.entries.setdefault(name, Entry(origin, node))
+        if name is not None:
+            frame.entries[name] = Entry(origin, node)
         frame.key = None

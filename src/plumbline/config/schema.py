@@ -12,4 +12,7 @@ def json_schema(section: Section, title: str) -> dict[str, Any]:
     defs: dict[str, Any] = {}
     section.schema(defs)
     root = defs.pop(section.name)
+    for name, item in root["properties"].items():
+        if "$ref" in item:  # a section with nothing under it says nothing
+            root["properties"][name] = {"anyOf": [{"$ref": item.pop("$ref")}, {"type": "null"}], **item}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **root, "$defs": defs}

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from plumbline.config.limits import Length, NameOrFile, Range
 from plumbline.config.types import (
     NO_DEFAULT,
     AnyOf,
@@ -25,13 +26,10 @@ from plumbline.config.types import (
     Bool,
     Choice,
     Field,
-    Length,
     ListOf,
     MapOf,
-    NameOrFile,
     Null,
     Number,
-    Range,
     Section,
     Text,
     ValueType,

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, plain
+from plumbline.config.limits import Length, NameOrFile, Range
+from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, plain, printable, show_plain
 from plumbline.errors import Problem
 
 INVALID: Any = object()
 NO_DEFAULT: Any = object()
+MAX_HINTS = 100  # a file with more mistakes is not one that a suggestion mends
 _FALSE_FRIENDS = {"yes": True, "y": True, "on": True, "no": False, "n": False, "off": False}
 
 
@@ -59,63 +61,14 @@ def show(node: Node) -> str:
     if isinstance(node, ListNode):
         return "a list"
     if isinstance(node.value, str):
-        return f"the text {node.value[:60]!r}" + ("..." if len(node.value) > 60 else "")
+        return f"the text '{printable(node.value)}'"
     return show_plain(node.value)
-
-
-def show_plain(value: Any) -> str:
-    """A plain value as YAML writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean ...?` for the nearest known word, or nothing."""
     near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else ""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
-
-    def holds(self, value: float) -> bool:
-        return (
-            (self.ge is None or value >= self.ge)
-            and (self.gt is None or value > self.gt)
-            and (self.le is None or value <= self.le)
-            and (self.lt is None or value < self.lt)
-        )
-
-    def describe(self) -> str:
-        bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
-        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
-
-    def schema(self) -> dict[str, float]:
-        names = {"minimum": self.ge, "exclusiveMinimum": self.gt, "maximum": self.le, "exclusiveMaximum": self.lt}
-        return {name: bound for name, bound in names.items() if bound is not None}
-
-
-@dataclass(frozen=True)
-class Length:
-    """Bounds of a list's length; `unique` refuses the same item twice."""
-
-    least: int = 0
-    unique: bool = False
-
-
-@dataclass(frozen=True)
-class NameOrFile:
-    """Text that is one of the names, or a path that ends in one of the suffixes."""
-
-    names: tuple[str, ...]
-    suffixes: tuple[str, ...]
 
 
 class _ScalarType:
@@ -424,13 +377,15 @@ class Section:
             if key in self.fields:
                 values[key] = self.fields[key].type.check(entry.node, where, report)
             else:
-                values[key] = report.add(entry.origin, f"unknown key `{where}`", self._hint(key, report))
+                values[key] = report.add(entry.origin, f"unknown key `{printable(where)}`", self._hint(key, report))
         for key, known in self.fields.items():
             if known.required and key not in values:
                 values[key] = report.add(node.origin, f"{path or 'the file'} has no `{key}`", f"add `{key}: ...`")
         return INVALID if INVALID in values.values() else values
 
     def _hint(self, key: str, report: Report) -> str:
+        if len(report.problems) > MAX_HINTS:
+            return ""
         names = [name for name, known in self.fields.items() if not known.old]
         return report.hints.get(key) or suggest(key, names) or suggest(key, report.hints)
 

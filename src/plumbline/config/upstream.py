@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from plumbline.config.limits import Range
 from plumbline.config.types import (
     AnyOf,
     Anything,
@@ -21,7 +22,6 @@ from plumbline.config.types import (
     MapOf,
     Null,
     Number,
-    Range,
     Text,
     ValueType,
 )

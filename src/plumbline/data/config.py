@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from plumbline.config.types import Range
+from plumbline.config.limits import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class FusionSource:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """Several sources of records in one run, drawn anew each epoch. A plain list stands for `sources`."""
+    """Several sources of records in one run, drawn anew each epoch."""
 
     targets: tuple[FusionSource, ...] = ()
     """The domain to learn; evaluation runs on these."""

@@ -56,6 +56,7 @@ WORDS = {  # what people write for it -> what to write
     "lora_r": "write `lora_rank`",
     "fusion_config": "write the sources under `custom.fusion`",
 }
+_NESTED = (("custom", "augmentation"), ("custom", "visual_kd"))  # sections: empty, they say nothing
 
 
 class Canonical:
@@ -81,7 +82,7 @@ class Canonical:
             for key, item in entry.node.entries.items():
                 if passes:
                     self._place(section, key, item, placed, problems)
-                else:
+                elif not (plain(item.node) is None and (section, key) in _NESTED):
                     _put(keys, section, key, _own(section, key, item), problems)
         for section, keys in placed.items():
             origin = origins.get(section) or next(iter(keys.values())).origin

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from plumbline.config.limits import Range
 from plumbline.config.load import load_tree
 from plumbline.config.render import render_yaml
 from plumbline.config.spec import section_of
@@ -20,7 +21,6 @@ from plumbline.config.types import (
     ListOf,
     Null,
     Number,
-    Range,
     Report,
     Section,
     Text,

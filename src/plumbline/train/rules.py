@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from plumbline.config.tree import Origin
-from plumbline.config.types import show_plain
+from plumbline.config.tree import Origin, show_plain
 from plumbline.config.upstream import home, table
 from plumbline.errors import Problem
 

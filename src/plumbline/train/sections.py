@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from plumbline.augment.config import AugmentationConfig
-from plumbline.config.types import Length, NameOrFile, Range
+from plumbline.config.limits import Length, NameOrFile, Range
 from plumbline.data.config import FusionConfig
 
 DEEPSPEED_NAMES = ("zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
