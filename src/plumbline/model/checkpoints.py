@@ -35,8 +35,8 @@ class Card:
     """What a checkpoint must be used with (`plumbline.json`): training writes it, merging copies it, inference reads.
 
     emit_norm: one of EMIT_NORMS. mode: one of CARD_MODES, `mixed` when both kinds of answer were trained.
-    max_length: tokens, or None when unlimited. min_pixels, max_pixels: bounds on an image's area after resizing, in
-    pixels, as training used them; None means the limits of the checkpoint's own image processor.
+    max_length: tokens, or None when unlimited. max_pixels: the largest area of an image after resizing, in pixels,
+    where training set one; None means the limit of the checkpoint's own image processor.
     """
 
     emit_norm: str
@@ -45,7 +45,6 @@ class Card:
     object_ordering: str
     template: str
     max_length: int | None
-    min_pixels: int | None = None
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -58,12 +57,14 @@ class Card:
         for name, allowed in (("emit_norm", EMIT_NORMS), ("mode", CARD_MODES)):
             if getattr(self, name) not in allowed:
                 wrong.append(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if not all(isinstance(text, str) for text in self.prompts.as_dict().values()):
-            wrong.append("prompts must be strings")
+        if not isinstance(self.prompts, Prompts):
+            wrong.append("prompts must be Prompts")
+        elif not all(isinstance(text, str) for text in self.prompts.as_dict().values()):
+            wrong.append("every prompt must be a string")
         for name in ("object_ordering", "template"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 wrong.append(f"{name} must be a name, not {getattr(self, name)!r}")
-        for name in ("max_length", "min_pixels", "max_pixels"):
+        for name in ("max_length", "max_pixels"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 wrong.append(f"{name} must be a positive integer or null, not {value!r}")

@@ -1,0 +1,65 @@
+"""A reply becomes a caption row: `{key, image, width, height, objects, text, status, problems}`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from plumbline.data.answer import parse_answer, to_pixels
+from plumbline.data.record import DataObject, Record, record_to_mapping
+from plumbline.infer.engine import Reply
+
+OK = "ok"
+INVALID = "invalid"
+ERROR = "error:"
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """One line of the output.
+
+    width, height: pixels of the stored picture, EXIF applied; 0 when it could not be opened. objects: as in a record,
+    in pixels. text: the reply as it came. status: `ok` (the whole reply was read), `invalid` (something in it could
+    not be read; `problems` says what, `objects` holds the rest), `error:<kind>` (no reply).
+    """
+
+    key: str
+    image: str
+    width: int
+    height: int
+    objects: tuple[DataObject, ...]
+    text: str
+    status: str
+    problems: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        objects = record_to_mapping(Record(objects=self.objects)).get("objects", [])
+        return asdict(self) | {"objects": objects, "problems": list(self.problems)}
+
+
+def error_row(key: str, image: str, kind: str, detail: str, size: tuple[int, int] = (0, 0)) -> CaptionRow:
+    """A row for a picture without a reply. kind: `image`, `engine`."""
+    return CaptionRow(key, image, *size, (), "", f"{ERROR}{kind}", (detail,))
+
+
+def caption_row(image: str, size: tuple[int, int], reply: Reply, mode: str, emit_norm: str) -> CaptionRow:
+    """The row of a reply about the picture `image` of `size` (width, height)."""
+    if reply.error:
+        return error_row(reply.key, image, reply.error, reply.detail, size)
+    objects, problems = read_dense(reply, size, emit_norm) if mode == "dense" else ((), read_summary(reply))
+    if not reply.is_finished and not problems:
+        problems = (f"the reply was stopped after {reply.tokens} tokens",)
+    return CaptionRow(reply.key, image, *size, objects, reply.text, INVALID if problems else OK, problems)
+
+
+def read_dense(reply: Reply, size: tuple[int, int], emit_norm: str) -> tuple[tuple[DataObject, ...], tuple[str, ...]]:
+    """The objects of a reply in pixels, and why anything is not among them."""
+    return to_pixels(parse_answer(reply.text), emit_norm, *size)
+
+
+def read_summary(reply: Reply) -> tuple[str, ...]:
+    """What is wrong with a summary: it is one line that says something."""
+    lines = reply.text.strip().splitlines()
+    if len(lines) != 1:
+        return ("the summary is empty" if not lines else f"the summary has {len(lines)} lines",)
+    return ()

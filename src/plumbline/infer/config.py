@@ -1,0 +1,60 @@
+"""What a caption run is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plumbline.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. Temperature 0 is greedy, then `top_p` plays no part."""
+
+    max_new_tokens: int = 2048
+    temperature: float = 0.0
+    top_p: float = 0.9
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.max_new_tokens < 1:
+            wrong.append(Problem("--max-new-tokens", f"{self.max_new_tokens} is not at least 1"))
+        if not 0 <= self.temperature <= 10:
+            wrong.append(Problem("--temperature", f"{self.temperature} is not between 0 and 10", "0 is greedy"))
+        if not 0 < self.top_p <= 1:
+            wrong.append(Problem("--top-p", f"{self.top_p} is not above 0 and at most 1"))
+        if wrong:
+            raise ConfigError(wrong)
+
+
+@dataclass(frozen=True)
+class InferSettings:
+    """One run of `plumbline infer`.
+
+    model: folder of a base or merged model, or of an adapter, a checkpoint or a run. adapter: folder of an adapter for
+    a base model. input: a JSONL, a folder of pictures, or one picture. mode, emit_norm: None means the card's own;
+    `emit_norm` may be given only where there is no card. limit: at most so many pictures of the input.
+    image_roots: folders below which the pictures of a JSONL may lie, besides the JSONL's own.
+    """
+
+    model: Path
+    input: Path
+    output: Path
+    adapter: Path | None = None
+    mode: str | None = None
+    emit_norm: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int = 1
+    limit: int | None = None
+    resume: bool = True
+    image_roots: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.batch_size < 1:
+            wrong.append(Problem("--batch-size", f"{self.batch_size} is not at least 1"))
+        if self.limit is not None and self.limit < 1:
+            wrong.append(Problem("--limit", f"{self.limit} is not at least 1", "leave it out to take every picture"))
+        if wrong:
+            raise ConfigError(wrong)

@@ -1,0 +1,150 @@
+"""What a caption run will do, found out before any weight is loaded and without touching a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.answer import EMIT_NORMS
+from plumbline.data.prompts import MODES, default_prompts
+from plumbline.errors import ConfigError, Problem, UserError
+from plumbline.infer.captions import ERROR
+from plumbline.infer.config import InferSettings
+from plumbline.infer.inputs import Item, read_items
+from plumbline.infer.rows import read_rows
+from plumbline.model.checkpoints import CARD_FILE, Card, locate, read_json_object
+from plumbline.model.loading import base_of
+
+IDENTITY_SUFFIX = ".run.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, known before any weight is loaded.
+
+    card: of the checkpoint, or made of the flags. mode: `dense` or `summary`. todo: pictures without a row yet.
+    done: statuses of the rows that are there. notes: what the user should be told.
+    """
+
+    settings: InferSettings
+    model: Path
+    adapter: Path | None
+    card: Card
+    mode: str
+    items: int
+    todo: tuple[Item, ...]
+    done: Counter[str]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": str(self.model),
+            "adapter": None if self.adapter is None else str(self.adapter),
+            "mode": self.mode,
+            "emit_norm": self.card.emit_norm,
+            "images": self.items,
+            "done": sum(self.done.values()),
+            "todo": len(self.todo),
+            "output": str(self.settings.output),
+            "notes": list(self.notes),
+        }
+
+
+def plan_captions(settings: InferSettings) -> Plan:
+    """Find model, card, pictures and earlier rows. Raises UserError; touches no file and loads no weights."""
+    model, adapter, notes = find_weights(settings)
+    card, card_notes = find_card(adapter or model, settings.emit_norm)
+    mode = choose_mode(card, settings.mode)
+    items = read_items(settings.input, settings.image_roots)[: settings.limit]
+    plan = Plan(settings, model, adapter, card, mode, len(items), tuple(items), Counter(), (*notes, *card_notes))
+    if settings.output.exists():
+        check_ours(settings.output)
+    return with_earlier_rows(plan) if settings.resume and settings.output.exists() else plan
+
+
+def find_weights(settings: InferSettings) -> tuple[Path, Path | None, tuple[str, ...]]:
+    """(model folder, adapter folder or None, notes): an adapter in the model's place brings its base along."""
+    located = locate(settings.model)
+    if settings.adapter is not None:
+        if located.kind == "adapter":
+            what = "is an adapter itself, and --adapter is given too"
+            raise UserError(Problem(str(settings.model), what, "give the base model as --model"))
+        adapter = locate(settings.adapter)
+        return located.folder, adapter.folder, (*located.notes, *adapter.notes)
+    if located.kind == "adapter":
+        base = base_of(located.folder)
+        return base, located.folder, (*located.notes, f"{located.folder} is an adapter: loaded on its base {base}")
+    return located.folder, None, located.notes
+
+
+def find_card(folder: Path, emit_norm: str | None) -> tuple[Card, tuple[str, ...]]:
+    """The checkpoint's card; where it has none, one of the shipped prompts and the norm that the user names."""
+    if (folder / CARD_FILE).exists():
+        if emit_norm is not None:
+            raise ConfigError(Problem("--emit-norm", f"{folder} has a card, which says it", "leave the flag out"))
+        return Card.read(folder), ()
+    if emit_norm is None:
+        what = f"there is no {CARD_FILE}: how it writes coordinates is not known"
+        raise UserError(Problem(str(folder), what, f"say it with --emit-norm {'|'.join(EMIT_NORMS)}"))
+    if emit_norm not in EMIT_NORMS:
+        raise ConfigError(Problem("--emit-norm", f"{emit_norm!r} is none of {', '.join(EMIT_NORMS)}"))
+    card = Card(emit_norm, default_prompts(emit_norm), "mixed", "top_left", "qwen3_vl", None)
+    return card, (f"no {CARD_FILE} in {folder}: the prompts that ship are used",)
+
+
+def choose_mode(card: Card, mode: str | None) -> str:
+    """The mode asked for, or the one that was trained; `mixed` gives dense answers unless asked otherwise."""
+    if mode is None:
+        return "dense" if card.mode == "mixed" else card.mode
+    if mode not in MODES:
+        raise ConfigError(Problem("--mode", f"{mode!r} is none of {', '.join(MODES)}"))
+    if card.mode not in (mode, "mixed"):
+        raise ConfigError(Problem("--mode", f"the checkpoint was trained for {card.mode} answers, not {mode}"))
+    return mode
+
+
+def with_earlier_rows(plan: Plan) -> Plan:
+    """The plan without the pictures that have a row; rows that are errors are tried again."""
+    check_identity(plan)
+    earlier = {row["key"]: row["status"] for row in read_rows(plan.settings.output)}
+    done = {key: status for key, status in earlier.items() if not status.startswith(ERROR)}
+    todo = tuple(item for item in plan.todo if item.key not in done)
+    statuses = Counter(done[item.key] for item in plan.todo if item.key in done)
+    notes = [f"resuming {plan.settings.output}: {statuses.total()} of {plan.items} pictures are done"]
+    if failed := len(earlier) - len(done):
+        notes.append(f"{failed} that failed are tried again")
+    return replace(plan, todo=todo, done=statuses, notes=(*plan.notes, *notes))
+
+
+def identity_of(plan: Plan) -> dict[str, Any]:
+    """What makes rows comparable: two runs that differ in it must not share an output."""
+    return {
+        "model": str(plan.model.resolve()),
+        "adapter": None if plan.adapter is None else str(plan.adapter.resolve()),
+        "mode": plan.mode,
+        "card": asdict(plan.card),
+        "sampling": asdict(plan.settings.sampling),
+    }
+
+
+def identity_path(output: Path) -> Path:
+    """The small file beside an output that tells what made it."""
+    return output.with_name(output.name + IDENTITY_SUFFIX)
+
+
+def check_ours(output: Path) -> None:
+    """Raise UserError for a file that no caption run wrote: it is neither continued nor replaced."""
+    if not identity_path(output).is_file():
+        what = f"exists, and no {identity_path(output).name} tells what made it"
+        raise UserError(Problem(str(output), what, "name another --output, or remove it"))
+
+
+def check_identity(plan: Plan) -> None:
+    """Raise UserError when the rows that are there were made in another way."""
+    output = plan.settings.output
+    before, now = read_json_object(identity_path(output)), identity_of(plan)
+    if different := sorted(name for name in now if before.get(name) != now[name]):
+        what = f"was made with another {', '.join(different)}"
+        raise UserError(Problem(str(output), what, "name another --output, or start anew with --no-resume"))

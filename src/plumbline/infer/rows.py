@@ -1,0 +1,97 @@
+"""An append-only JSONL of rows with a key each: whole rows only, repaired when a writer was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.read import write_lines
+from plumbline.errors import DamagedFileError, Problem
+
+TORN_SUFFIX = ".torn"
+
+
+class RowFile:
+    """Appends rows to `path`, one write per row, flushed by `sync`. A context manager."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sync()
+        os.close(self._descriptor)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row; an interrupt of the process falls before or after it."""
+        data = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    def sync(self) -> None:
+        """Wait until the rows are on the disk."""
+        os.fsync(self._descriptor)
+
+
+def set_torn_line_aside(path: Path) -> Path | None:
+    """Move a last line without its end into `<path>.torn` and return that path; None when the file ends well."""
+    with path.open("rb+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        if size == 0:
+            return None
+        stream.seek(size - 1)
+        if stream.read(1) == b"\n":
+            return None
+        start = last_line_start(stream, size)
+        stream.seek(start)
+        torn = path.with_name(path.name + TORN_SUFFIX)
+        with torn.open("ab") as aside:
+            aside.write(stream.read() + b"\n")
+        stream.truncate(start)
+    return torn
+
+
+def last_line_start(stream: Any, size: int, block: int = 1 << 16) -> int:
+    """Offset just behind the last line end of a binary stream of `size` bytes."""
+    end = size
+    while end > 0:
+        begin = max(0, end - block)
+        stream.seek(begin)
+        found = stream.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return int(begin + found + 1)
+        end = begin
+    return 0
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole rows of a file; a last line without its end is torn and left out.
+
+    Raises DamagedFileError with the number of a line that is not a row with a key and a status.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = json.loads(line)
+                if not isinstance(row.get("key"), str) or not isinstance(row.get("status"), str):
+                    raise ValueError("it has no key or no status")
+            except (ValueError, AttributeError, RecursionError) as error:
+                what = f"is not a row: {error}"
+                raise DamagedFileError(Problem(f"{path}:{number}", what, "mend the line, or start anew")) from error
+            yield row
+
+
+def drop_rows(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> int:
+    """Rewrite the file atomically without the rows that are unwanted, if there are any; returns their number."""
+    count = sum(unwanted(row) for row in read_rows(path))
+    if count:
+        write_lines(path, (json.dumps(row, ensure_ascii=False) for row in read_rows(path) if not unwanted(row)))
+    return count

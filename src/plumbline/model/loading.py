@@ -1,0 +1,83 @@
+"""Loading for inference and merging: safetensors only, no code from the checkpoint, no look-up in a hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from plumbline.errors import DamagedFileError, Problem, UserError
+from plumbline.model.checkpoints import locate, read_json_object
+
+ARCHITECTURES = {"Qwen3VLForConditionalGeneration"}
+
+
+def load_model(model: str | Path, adapter: str | Path | None = None, dtype: str = "auto") -> Any:
+    """The model, in evaluation mode, on the GPU where there is one; with `adapter`, PEFT's wrapper around it.
+
+    model: folder of a base or merged model. adapter: an adapter's folder. dtype: `auto` is the checkpoint's own.
+    Raises UserError for another architecture or pickled weights, DamagedFileError for a folder that is not whole.
+    """
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    located = locate(model)
+    check_architecture(located.folder)
+    network: Any = Qwen3VLForConditionalGeneration.from_pretrained(
+        located.folder,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    if adapter is not None:
+        network = attach_adapter(network, adapter)
+    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def attach_adapter(network: Any, adapter: str | Path) -> Any:
+    """PEFT's wrapper with the adapter's weights; every tensor of the file must find its place."""
+    import warnings
+
+    from peft import PeftModel
+
+    located = locate(adapter)
+    if located.kind != "adapter":
+        raise UserError(Problem(str(adapter), "is a whole model, not an adapter", "give it as the model"))
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            wrapped = PeftModel.from_pretrained(network, str(located.folder), local_files_only=True)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise DamagedFileError(
+            Problem(str(located.folder), f"does not fit the model: {error}", "was it trained on another base?")
+        ) from error
+    missing = [str(item.message) for item in warned if "missing" in str(item.message).lower()]
+    if missing:
+        raise DamagedFileError(Problem(str(located.folder), missing[0], "the adapter is not whole"))
+    return wrapped
+
+
+def load_processor(model: str | Path) -> Any:
+    """Tokenizer, chat template and image processor of a model folder."""
+    from transformers import Qwen3VLProcessor
+
+    return Qwen3VLProcessor.from_pretrained(str(model), trust_remote_code=False, local_files_only=True)
+
+
+def check_architecture(folder: Path) -> None:
+    """Raise UserError for a model that is no Qwen3-VL."""
+    config = read_json_object(folder / "config.json")
+    named = config.get("architectures") or []
+    if not ARCHITECTURES & set(named):
+        what = f"its architecture is {', '.join(map(str, named)) or 'not named'}"
+        raise UserError(Problem(str(folder), what, f"plumbline works with {', '.join(sorted(ARCHITECTURES))}"))
+
+
+def base_of(adapter: Path) -> Path:
+    """The base model's folder that an adapter names. Raises UserError when it is not on this machine."""
+    named = read_json_object(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(named, str) or not Path(named).is_dir():
+        raise UserError(
+            Problem(str(adapter), f"its base model {named!r} is not a folder here", "name the base model yourself")
+        )
+    return Path(named)
