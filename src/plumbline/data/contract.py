@@ -24,7 +24,8 @@ MAX_COORDINATE = 1e9
 MAX_DEPTH = 32
 
 _NUMBERS = frozenset((int, float))
-_KIND_OF_KEYS = {keys: kind for kind in KINDS for keys in ((kind, "desc"), ("desc", kind))}
+KIND_OF_KEYS: dict[tuple[str, ...], str] = {keys: kind for kind in KINDS for keys in ((kind, "desc"), ("desc", kind))}
+"""The kind of an object by its keys, where these are one geometry and the desc and nothing else."""
 _COUNTS = {
     "bbox_2d": "4 numbers [x1, y1, x2, y2]",
     "quad": "8 numbers [x1, y1, ..., x4, y4]",
@@ -168,25 +169,31 @@ def _check_objects(raw: dict[str, Any], found: Findings) -> None:
         found.add(
             "objects", "objects", f"{len(images)} images", "objects belong to exactly one image: split the record"
         )
+    if are_plain_objects(objects):
+        return
     for index, item in enumerate(objects):
-        if not isinstance(item, dict):
-            found.add("objects", f"objects[{index}]", f"must be a JSON object, not {type(item).__name__}")
-        elif not is_plain_object(item):
+        if isinstance(item, dict):
             _check_object(item, f"objects[{index}]", found)
+        else:
+            found.add("objects", f"objects[{index}]", f"must be a JSON object, not {type(item).__name__}")
 
 
-def is_plain_object(item: dict[str, Any]) -> bool:
-    """The short road for what nearly every object is: one geometry and a printable desc, nothing else, all right.
+def are_plain_objects(objects: list[Any]) -> bool:
+    """The short road for what nearly every list of objects is: one geometry and a printable desc each, all right.
 
-    False only means that `_check_object` has to look.
+    False only means that `_check_object` has to look at each.
     """
-    kind = _KIND_OF_KEYS.get(tuple(item))
-    if kind is None:
+    numbers: list[Any] = []
+    descs: list[Any] = []
+    for item in objects:
+        kind = KIND_OF_KEYS.get(tuple(item)) if type(item) is dict else None
+        if kind is None or type(item[kind]) is not list or not is_right_count(kind, len(item[kind])):
+            return False
+        numbers += item[kind]
+        descs.append(item["desc"])
+    if not are_coordinates(numbers) or set(map(type, descs)) != {str}:
         return False
-    numbers, desc = item[kind], item["desc"]
-    if type(numbers) is not list or type(desc) is not str or not desc.isprintable() or not desc.strip():
-        return False
-    return is_right_count(kind, len(numbers)) and are_coordinates(numbers)
+    return "".join(descs).isprintable() and all(map(str.strip, descs))
 
 
 def _check_object(item: dict[str, Any], where: str, found: Findings) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ROOT_VARIABLE = "ROOT_IMAGE_DIR"
+NO_SUCH_FILE = "no such file"
 MAX_PIXELS = 100_000_000
 MAX_DATA_URL_BYTES = 32 * 1024 * 1024
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -65,7 +66,7 @@ class ImagePolicy:
             if not any(real.is_relative_to(root) for root in allowed):
                 raise _refusal(image, f"lies outside {', '.join(map(str, allowed))}", "custom.image_roots")
             if not real.is_file():
-                raise DataError(Problem(shown_path(image), "no such file", f"looked at {shown_path(real)}"))
+                raise DataError(Problem(shown_path(image), NO_SUCH_FILE, f"looked at {shown_path(real)}"))
         except (OSError, ValueError) as error:  # too long, a loop of links, no permission
             raise DataError(Problem(shown(image), f"cannot be opened: {error}")) from error
         return real
@@ -78,9 +79,24 @@ class ImagePolicy:
             raise DataError(Problem(shown(image, 30), f"data URL longer than {MAX_DATA_URL_BYTES} bytes"))
         return image
 
+    def check_name(self, image: str, jsonl_folder: str | Path) -> None:
+        """DataError when the name alone shows that `resolve` would refuse it; no file is touched."""
+        self._refuse_by_name(image)
+        if not self.roots and ".." not in image and not image.startswith("/"):
+            return
+        folders = self._folders(jsonl_folder)
+        starts = [str(jsonl_folder), *([self.extra_root] if self.extra_root else [])]
+        for start in starts:
+            name = Path(os.path.normpath(Path(start).absolute() / image))
+            if any(name.is_relative_to(os.path.normpath(Path(folder).absolute())) for folder in folders):
+                return
+        raise _refusal(image, f"lies outside {', '.join(folders)}", "custom.image_roots")
+
+    def _folders(self, jsonl_folder: str | Path) -> tuple[str, ...]:
+        return self.roots or (str(jsonl_folder), *([self.extra_root] if self.extra_root else []))
+
     def _allowed(self, jsonl_folder: str | Path) -> list[Path]:
-        folders = self.roots or (str(jsonl_folder), *([self.extra_root] if self.extra_root else []))
-        return [Path(os.path.realpath(folder)) for folder in folders]
+        return [Path(os.path.realpath(folder)) for folder in self._folders(jsonl_folder)]
 
     def _candidate(self, image: str, jsonl_folder: Path) -> Path:
         beside = Path(os.path.realpath(jsonl_folder / image))

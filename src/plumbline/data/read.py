@@ -148,16 +148,15 @@ def _loads(data: bytes, found: Findings) -> Any:
 
 
 def _key_count(value: Any) -> int:
-    """The number of keys in a value and everything below it; never recurses."""
-    count = 0
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, dict):
-            count += len(item)
-            left += [child for child in item.values() if isinstance(child, dict | list)]
-        elif isinstance(item, list) and item and isinstance(item[0], dict | list):
-            left += item
+    """The number of keys in a record and in the objects one level below; deeper ones are left to the second reading."""
+    if not isinstance(value, dict):
+        return -1
+    count = len(value)
+    for child in value.values():
+        if isinstance(child, list):
+            count += sum([len(item) for item in child if isinstance(item, dict)])
+        elif isinstance(child, dict):
+            count += len(child)
     return count
 
 
