@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.model.checkpoints import CARD_FILE, drafted, locate, read_json_object
+from plumbline.model.inspect import module_of
 from plumbline.model.loading import attach_adapter, base_of, load_model, load_processor
 
 if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4
+EMBEDDINGS = {"lm_head", "model.language_model.embed_tokens"}
 PROBE_ROWS = 32  # positions at the end of the probe whose logits are compared
 DTYPES = ("float32", "bfloat16", "float16")
 # Copied from the base byte for byte: tokenizer, chat template, image and video processor, generation defaults.
@@ -88,7 +90,6 @@ def merge(
         raise UserError(Problem("--dtype", f"{stored!r} is none of {', '.join(DTYPES)}"))
     with drafted(output, overwrite) as draft:
         network, difference = merged_network(base_folder, located.folder, verify)
-        tied = settle_embeddings(network)
         write_model(network, draft, stored, max_shard_size)
         copy_companions(base_folder, located.folder, draft)
         check_files(network, draft)
@@ -102,7 +103,7 @@ def merge(
         dtype=stored,
         files=len(files),
         size=size,
-        tied_embeddings=tied,
+        tied_embeddings=bool(network.config.tie_word_embeddings),
         max_abs_logit_diff=difference,
         seconds=time.perf_counter() - begun,
         notes=located.notes,
@@ -117,12 +118,14 @@ def stored_dtype(folder: Path) -> str:
 
 def merged_network(base: Path, adapter: Path, verify: bool) -> tuple[Any, float | None]:
     """The merged network in float32, and how far its logits are from base plus adapter."""
-    network = load_model(base, dtype="float32")
-    untie(network)
-    wrapped = attach_adapter(network, adapter).eval()
+    wrapped = attach_adapter(load_model(base, dtype="float32"), adapter).eval()
+    is_tied = bool(wrapped.config.tie_word_embeddings)
     probe = probe_inputs(base, wrapped) if verify else None
     wanted = probe_logits(wrapped, probe) if probe is not None else None
+    if is_tied and changes_embeddings(adapter):
+        wrapped = attach_adapter(untied(load_model(base, dtype="float32")), adapter).eval()
     merged = wrapped.merge_and_unload(safe_merge=True).eval()
+    settle_embeddings(merged, is_tied)
     if wanted is None:
         return merged, None
     difference = float((probe_logits(merged, probe) - wanted).abs().max())
@@ -132,24 +135,32 @@ def merged_network(base: Path, adapter: Path, verify: bool) -> tuple[Any, float 
     return merged, difference
 
 
-def untie(network: Any) -> None:
-    """Give `lm_head` weights of its own: merging into one of two tied modules would change the other as well."""
+def changes_embeddings(adapter: Path) -> bool:
+    """Whether the adapter holds anything for one of the two modules that a base may tie."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        return any(module_of(name) in EMBEDDINGS for name in file.keys())  # noqa: SIM118  # a file is no dict
+
+
+def untied(network: Any) -> Any:
+    """The network with weights of its own for `lm_head`: merging into one tied module would change the other."""
     import torch
 
     network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach().clone(), requires_grad=False)
+    network.config.tie_word_embeddings = network.config.text_config.tie_word_embeddings = False
+    return network
 
 
-def settle_embeddings(network: Any) -> bool:
-    """Tie `lm_head` and the embeddings again if the base ties them and they are still equal; returns whether tied."""
+def settle_embeddings(network: Any, base_ties: bool) -> None:
+    """Keep `lm_head` and the embeddings tied where the base ties them and they are still equal; else say so."""
     import torch
 
     embeddings = network.get_input_embeddings()
-    tied = bool(network.config.tie_word_embeddings) and torch.equal(network.lm_head.weight, embeddings.weight)
+    tied = base_ties and torch.equal(network.lm_head.weight, embeddings.weight)
     if tied:
         network.lm_head.weight = embeddings.weight
-    network.config.tie_word_embeddings = tied
-    network.config.text_config.tie_word_embeddings = tied
-    return tied
+    network.config.tie_word_embeddings = network.config.text_config.tie_word_embeddings = tied
 
 
 def probe_inputs(base: Path, network: Any) -> Any:
@@ -205,7 +216,7 @@ def check_files(network: Any, folder: Path) -> None:
         wanted.pop("lm_head.weight")
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118  # a file is no dict
                 if name not in wanted or not torch.equal(file.get_tensor(name), wanted.pop(name)):
                     raise DamagedFileError(Problem(str(path), f"{name} is not what was merged"))
     if wanted:
