@@ -77,6 +77,8 @@ def test_one_file_saying_two_things_in_two_sections_is_told(load: Load) -> None:
 def test_one_length_knob(load: Load) -> None:
     upstream(load(MINIMAL + "global_max_length: 2048\n").run, max_length=2048, max_model_len=2048)
     upstream(load(MINIMAL + "global_max_length: 9\ntemplate: {max_length: 9}\n").run, max_length=9, max_model_len=9)
+    freed = load("extends: b.yaml\nglobal_max_length: null\n", b=MINIMAL + "global_max_length: 9\n")
+    assert "max_length" not in freed.run.upstream
     problems = refusal(load, MINIMAL + "global_max_length: 9\ntemplate:\n  max_length: 8\n  max_model_len: 7\n")
     assert [problem.split(": ", 1)[0].rsplit("run.yaml", 1)[1] for problem in problems] == [":5:15", ":6:18"]
 
@@ -283,3 +285,20 @@ def test_the_base_below_everything(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(MINIMAL + "training: {seed: 1, max_steps: 2}\n", encoding="utf-8")
     (tmp_path / "run.yaml").write_text("training: {seed: 3}\n", encoding="utf-8")
     upstream(load_train_run(tmp_path / "run.yaml", tmp_path / "base.yaml").run, seed=3, max_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training: {deepspeed: 3}", "deepspeed must be one of zero0"),
+        ("training: {deepspeed: {zero_optimization: {stage: 2}}}", "unknown key `deepspeed.zero_optimization`"),
+        ("custom: [a]\ndata: {strict: false}", "custom must be a mapping"),
+        ("training: {deepspeed: {}}\ncustom: 3", "custom must be a mapping"),
+        ("custom: {}\ndeepspeed: zero2\ntraining: {deepspeed: zero3}", "`deepspeed.config` is the text 'zero3' here"),
+    ],
+)
+def test_odd_placements_are_told(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text, encoding="utf-8")
+    (problem,) = check_file(file).problems
+    assert words in problem.what

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from plumbline.config.tree import Entry, ListNode, MapNode, Node, Scalar, plain
+from plumbline.config.tree import Entry, ListNode, MapNode, Node, Scalar, plain, printable
 from plumbline.config.types import show
 from plumbline.config.upstream import SECTIONS, home, table
 from plumbline.errors import Problem
@@ -66,63 +66,75 @@ class Canonical:
         self.notes: list[str] = []
 
     def __call__(self, tree: MapNode, problems: list[Problem]) -> MapNode:
-        placed: dict[str, dict[str, Entry]] = {}
-        origins = {name: entry.origin for name, entry in tree.entries.items()}
-        out: dict[str, Entry] = {}
+        placing = _Placing(self.notes, problems)
+        unfit = {}  # what should be a mapping and is not stays as it is, to be reported
         for section, entry in tree.entries.items():
-            if isinstance(entry.node, Scalar) and entry.node.value is None and section != "global_max_length":
-                continue  # an empty section says nothing
-            if section == "deepspeed":
-                entry = _deepspeed(entry)
-            if not isinstance(entry.node, MapNode):
-                out[section] = entry
-                continue
-            keys = placed.setdefault(section, {})
-            passes = section in (*SECTIONS, "rlhf")
-            for key, item in entry.node.entries.items():
-                if passes:
-                    self._place(section, key, item, placed, problems)
-                elif not (plain(item.node) is None and (section, key) in _NESTED):
-                    _put(keys, section, key, _own(section, key, item), problems)
-        for section, keys in placed.items():
-            origin = origins.get(section) or next(iter(keys.values())).origin
-            out[section] = Entry(origin, MapNode(keys, origin))
-        return MapNode(out, tree.origin)
+            entry = _deepspeed(entry) if section == "deepspeed" else entry
+            if isinstance(entry.node, MapNode):
+                placing.section(section, entry.node)
+            elif plain(entry.node) is not None or section == "global_max_length":  # an empty section says nothing
+                unfit[section] = entry
+        origins = {name: entry.origin for name, entry in tree.entries.items()}
+        placed = {
+            name: Entry(origin, MapNode(keys, origin))
+            for name, keys in placing.keys.items()
+            for origin in [origins.get(name, tree.origin)]
+        }
+        return MapNode(placed | unfit, tree.origin)
 
-    def _place(
-        self, section: str, key: str, entry: Entry, placed: dict[str, dict[str, Entry]], problems: list[Problem]
-    ) -> None:
+
+class _Placing:
+    """The sections of one file while its keys are being put into them."""
+
+    def __init__(self, notes: list[str], problems: list[Problem]):
+        self.keys: dict[str, dict[str, Entry]] = {}
+        self._notes = notes
+        self._problems = problems
+
+    def section(self, name: str, node: MapNode) -> None:
+        """Place every key of a section as it was written."""
+        self.keys.setdefault(name, {})
+        for key, entry in node.entries.items():
+            if name in (*SECTIONS, "rlhf"):
+                self._pass_through(name, key, entry)
+            elif not (plain(entry.node) is None and (name, key) in _NESTED):
+                self._put(name, key, _own(name, key, entry))
+
+    def _pass_through(self, section: str, key: str, entry: Entry) -> None:
         """Put a pass-through key where it belongs; unknown keys stay, to be reported where they are."""
         if key in GONE:
             self._note(entry, f"`{key}` has no effect any more")
             return
-        key = self._today(section, key, entry)
-        if key == "deepspeed" and isinstance(entry.node, Scalar):
-            target, keys = "deepspeed", _deepspeed(entry).node
-            if isinstance(keys, MapNode):
-                for name, item in keys.entries.items():
-                    _put(placed.setdefault(target, {}), target, name, item, problems)
-                return
-        target = self._target(section, key)
-        _put(placed.setdefault(target, {}), target, key, entry, problems)
-
-    def _today(self, section: str, key: str, entry: Entry) -> str:
-        if key in RENAMED and not (key in table() and section != "rlhf"):
+        if key in RENAMED and (section == "rlhf" or key not in table()):
             self._note(entry, f"`{key}` is called `{RENAMED[key]}` today and is read as such")
             key = RENAMED[key]
         if key == "dataset":
             self._note(entry, "`dataset` is not used: records come from `custom.train_jsonl`")
-        return key
+        node = _deepspeed(entry).node
+        if key == "deepspeed" and isinstance(node, MapNode):
+            self.section("deepspeed", node)
+        else:
+            self._put(_target(section, key), key, entry)
 
-    def _target(self, section: str, key: str) -> str:
-        if key == "strict":
-            return "custom"
-        if key not in table() or key in OWN_RLHF or key == "resume_from_checkpoint":
-            return section
-        return home(key)
+    def _put(self, section: str, key: str, entry: Entry) -> None:
+        """Add a key to its section; a second, different value for it is a problem."""
+        first = self.keys.setdefault(section, {}).setdefault(key, entry)
+        if first is entry or plain(first.node) == plain(entry.node):
+            return
+        what = f"`{section}.{printable(key)}` is {show(entry.node)} here and {show(first.node)} at {first.origin}"
+        self._problems.append(Problem(str(entry.origin), what, "keep one of them"))
 
     def _note(self, entry: Entry, text: str) -> None:
-        self.notes.append(f"{entry.origin}: {text}")
+        self._notes.append(f"{entry.origin}: {text}")
+
+
+def _target(section: str, key: str) -> str:
+    """The section in which a key is kept."""
+    if key == "strict":
+        return "custom"
+    if key not in table() or key in OWN_RLHF or key == "resume_from_checkpoint":
+        return section
+    return home(key)
 
 
 def _own(section: str, key: str, entry: Entry) -> Entry:
@@ -143,12 +155,3 @@ def _deepspeed(entry: Entry) -> Entry:
         entry.origin,
         MapNode({"enabled": Entry(entry.origin, on), "config": Entry(entry.origin, node)}, node.origin),
     )
-
-
-def _put(keys: dict[str, Entry], section: str, key: str, entry: Entry, problems: list[Problem]) -> None:
-    """Add a key to its section; a second, different value for it is a problem."""
-    first = keys.setdefault(key, entry)
-    if first is entry or plain(first.node) == plain(entry.node):
-        return
-    what = f"`{section}.{key}` is {show(entry.node)} here and {show(first.node)} at {first.origin}"
-    problems.append(Problem(str(entry.origin), what, "keep one of them"))

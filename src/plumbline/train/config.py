@@ -54,6 +54,7 @@ __all__ = [
     "root_section",
 ]
 _RESUME = "resume_from_checkpoint"
+_DEEPSPEED = section_of(DeepSpeedConfig)
 _OWN = {"custom": CustomConfig, "prompts": PromptsConfig, "deepspeed": DeepSpeedConfig}
 
 
@@ -137,6 +138,9 @@ def check_file(path: Path | str, base_config: Path | str | None = None) -> Check
 def root_section() -> Section:
     """The whole file's schema."""
     through = {name: item for name, item in upstream_fields().items() if name not in (*OWN_RLHF, _RESUME)}
+    through["deepspeed"] = Field(
+        "deepspeed", _DEEPSPEED.fields["config"].type, None, "Short for the section's own keys."
+    )
     old = {name: _old(name, f"Old name of `{now}`.", upstream_fields()[now].type) for name, now in RENAMED.items()}
     old |= {name: _old(name, "Has no effect any more.", Anything()) for name in GONE}
     plain = Section(
@@ -213,7 +217,7 @@ def _with_defaults(section: Section, values: Mapping[str, Any]) -> dict[str, Any
 
 def _typed(resolved: Mapping[str, Any]) -> TrainRun:
     """The run's objects from checked values."""
-    ours = (_RESUME, "dataset")
+    ours = (_RESUME, "dataset", "deepspeed")
     upstream = {key: value for name in SECTIONS for key, value in resolved.get(name, {}).items() if key not in ours}
     rlhf = resolved.get("rlhf")
     if rlhf:
