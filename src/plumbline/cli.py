@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from plumbline import __version__
 
-app = App(name="plumbline", help="Fine-tune Qwen3-VL from YAML, keep it true to its base, and use what was trained.",
-          version=__version__)
+app = App(
+    name="plumbline",
+    help="Fine-tune Qwen3-VL from YAML, keep it true to its base, and use what was trained.",
+    version=__version__,
+)
 config_app = App(name="config", help="Show, compare, check and document configurations.")
 data_app = App(name="data", help="Check, measure and convert JSONL data.")
 app.command(config_app)
@@ -77,6 +80,162 @@ def config_reference() -> int:
     from plumbline.train import config_verbs
 
     return config_verbs.reference()
+
+
+ImageRoots = Annotated[
+    list[Path] | None, Parameter(name="--image-root", negative=(), help="As `custom.image_roots`; may be repeated.")
+]
+Limit = Annotated[int | None, Parameter(help="Only the first N records of each file.")]
+
+
+@data_app.command(name="check")
+def data_check(
+    files: list[Path],
+    /,
+    *,
+    images: Annotated[bool, Parameter(negative=(), help="Also decode every picture and compare its size.")] = False,
+    image_root: ImageRoots = None,
+    limit: Limit = None,
+    max_report: Annotated[int | None, Parameter(help="Findings listed; by default 100, with --json all.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List everything that is wrong with the records of FILES. Exit 0, or 3 with findings.
+
+    Example: `plumbline data check train.jsonl val.jsonl --images`
+    """
+    from plumbline.data import verbs
+
+    roots = image_root or []
+    return verbs.check(files, images=images, image_roots=roots, limit=limit, max_report=max_report, as_json=as_json)
+
+
+@data_app.command(name="stats")
+def data_stats(
+    file: Path, *, top: Annotated[int, Parameter(help="Classes and sizes shown.")] = 20, as_json: AsJson = False
+) -> int:
+    """Count what FILE holds: objects per kind and class, sizes, summaries.
+
+    Example: `plumbline data stats train.jsonl`
+    """
+    from plumbline.data import verbs
+
+    return verbs.stats(file, top=top, as_json=as_json)
+
+
+@data_app.command(name="lengths")
+def data_lengths(
+    file: Path,
+    *,
+    model: Annotated[Path, Parameter(help="Checkpoint folder: its tokenizer and image processor are used.")],
+    mode: Literal["dense", "summary"] = "dense",
+    emit_norm: Annotated[
+        Literal["none", "norm100", "norm1000"], Parameter(name=("--emit-norm", "--emit_norm"))
+    ] = "norm1000",
+    max_length: Annotated[int, Parameter(help="Longer samples are counted.")] = 4096,
+    max_pixels: Annotated[int | None, Parameter(help="As `template.max_pixels`.")] = None,
+    image_root: ImageRoots = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> int:
+    """Measure the exact token length of every sample of FILE without decoding a picture. Exit 0, or 3 when too long.
+
+    Example: `plumbline data lengths train.jsonl --model Qwen3-VL-4B-Instruct --max-length 4096`
+    """
+    from plumbline.batch import measure
+
+    settings = measure.settings_of(mode, emit_norm, image_root or [], limit)
+    return measure.lengths(file, model, settings, max_length=max_length, max_pixels=max_pixels, as_json=as_json)
+
+
+@app.command
+def train(
+    config: Annotated[Path, Parameter(help="The run's YAML; --config FILE does as well.")],
+    *,
+    base_config: BaseConfig = None,
+    gpus: Annotated[str | None, Parameter(help="Devices such as 0,1: one process each.")] = None,
+    resume: Annotated[bool, Parameter(help="Go on where an interrupted run in output_dir stopped.")] = True,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Check everything, load no weights, write nothing.")] = False,
+    debug: Annotated[bool, Parameter(negative=(), help="More log lines, upstream's included.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Fine-tune from YAML: SFT, or distillation where the YAML has an rlhf block.
+
+    Example: `plumbline train configs/tiny/smoke.yaml`
+    """
+    from plumbline.report.run import write_run_report
+    from plumbline.train.run import TrainOptions, run_training
+
+    outcome = run_training(config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json))
+    if outcome.folder is not None:
+        write_run_report(outcome.folder)
+    return outcome.exit_code
+
+
+@app.command(name="merge")
+def merge(
+    *,
+    adapter: Path,
+    output: Path,
+    base: Path | None = None,
+    max_shard_size: str = "5GB",
+    dtype: str | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Merge an adapter into its base model: one folder, proven equal to base plus adapter.
+
+    Example: `plumbline merge --adapter output/run/checkpoint-100 --output output/merged`
+    """
+    from plumbline.model.verbs import merge_verb
+
+    return merge_verb(adapter, output, base, max_shard_size, dtype, verify, overwrite, as_json)
+
+
+@app.command(name="inspect-lora")
+def inspect_lora(checkpoint: Path, *, as_json: AsJson = False) -> int:
+    """Show what is in an adapter: counts and norms per language model, vision encoder and aligner.
+
+    Example: `plumbline inspect-lora output/run/checkpoint-100`
+    """
+    from plumbline.model.verbs import inspect_verb
+
+    return inspect_verb(checkpoint, as_json)
+
+
+@app.command(name="infer")
+def infer(
+    *,
+    model: Path,
+    source: Annotated[Path, Parameter(name="--input", help="A JSONL of records, a folder of pictures, or a picture.")],
+    output: Path,
+    adapter: Path | None = None,
+    draw: Annotated[Path | None, Parameter(help="Save each picture with its objects into this folder.")] = None,
+    mode: Annotated[str | None, Parameter(help="dense or summary; as trained when left out.")] = None,
+    emit_norm: Annotated[str | None, Parameter(help="Only where the model has no plumbline.json.")] = None,
+    batch_size: int = 1,
+    max_new_tokens: int = 2048,
+    temperature: float = 0.0,
+    top_p: float = 0.9,
+    limit: int | None = None,
+    resume: bool = True,
+    image_root: tuple[str, ...] = (),
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Describe pictures: one row of JSON per picture, appended as it is made.
+
+    Example: `plumbline infer --model output/merged --input photos/ --output captions.jsonl --draw overlays/`
+    """
+    from plumbline.infer import verbs
+    from plumbline.infer.config import InferSettings, Sampling
+    from plumbline.report.overlay import draw_objects
+
+    sampling = Sampling(max_new_tokens, temperature, top_p)
+    settings = InferSettings(
+        model, source, output, adapter, mode, emit_norm, sampling, batch_size, limit, resume, image_root
+    )
+    return verbs.infer(settings, draw, draw_objects, as_json, dry_run)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from plumbline.data.contract import KIND_OF_KEYS, OBJECT_KEYS, RECORD_KEYS, geom
 from plumbline.data.findings import Findings, shown
 from plumbline.data.messages import control_text
 from plumbline.geometry import Polygon, shape_from_flat
-from plumbline.geometry.clip import is_self_crossing
+from plumbline.geometry.clip import is_flat, is_self_crossing
 
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Control characters, line ends, and marks that turn the direction of writing."""
@@ -33,10 +33,10 @@ def check_content(raw: Mapping[str, Any], found: Findings) -> None:
     summary = raw.get("summary")
     if summary is not None and "summary" not in broken:
         _check_words(summary, "summary", found)
-    if raw.get("width") is None and not raw.get("objects"):
+    if raw.get("images") and raw.get("width") is None and not raw.get("objects"):
         found.add("no-size", "width", "no width and height", "give the picture's size in pixels, EXIF applied")
     objects = raw.get("objects")
-    if not objects and summary is None:
+    if raw.get("images") and not objects and summary is None:
         found.add("no-target", "", "neither objects nor summary", "there is nothing to learn from this record")
     if objects and "objects" not in broken:
         sound = [(index, item) for index, item in enumerate(objects) if f"objects[{index}]" not in broken]
@@ -133,9 +133,12 @@ def _is_ordinary(kind: str, numbers: list[float]) -> bool:
 def _check_form(kind: str, numbers: list[float], where: str, found: Findings) -> None:
     shape = shape_from_flat(kind, numbers)
     x1, y1, x2, y2 = shape.bounds()
-    if kind == "line" and x1 == x2 and y1 == y2:
-        found.add("zero-length", where, f"all points are ({x1:g}, {y1:g})", "draw it, or remove it")
-    elif kind != "line" and shape.area() == 0 and not (kind != "bbox_2d" and is_self_crossing(shape.points.tolist())):
+    if kind == "line":
+        if x1 == x2 and y1 == y2:
+            found.add("zero-length", where, f"all points are ({x1:g}, {y1:g})", "draw it, or remove it")
+        else:
+            _check_outline(kind, shape.points.tolist(), where, found)
+    elif x1 == x2 or y1 == y2 or (kind in ("quad", "poly") and is_flat(shape.points.tolist())):
         found.add("zero-area", where, f"encloses no area: {shown(numbers)}", "draw it, or remove it")
     elif kind == "bbox_2d":
         fix = "write [x1, y1, x2, y2], not [x, y, width, height]"

@@ -45,7 +45,16 @@ def data_error(findings: Iterable[Finding]) -> DataError:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value from a file, quoted, cut and escaped: control characters never reach the terminal."""
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """A value from a file, quoted, cut and escaped."""
+    text = printable(repr(value))
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text with everything escaped that a terminal might obey; characters of `keep` stay as they are."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from plumbline.data.contract import build_record, find_breaches
-from plumbline.data.findings import Findings, data_error, shown
+from plumbline.data.findings import Findings, data_error, printable, shown
 from plumbline.data.record import Record, record_to_mapping
 from plumbline.errors import DataError, Problem
 
@@ -84,8 +84,7 @@ def open_data(path: str | Path) -> BufferedReader:
 
 def shown_path(path: str | Path) -> str:
     """A path as text that is safe to print."""
-    text = str(path)
-    return text if text.isprintable() else shown(text, 400)
+    return printable(str(path))
 
 
 def _skip_line(stream: BufferedReader) -> int:

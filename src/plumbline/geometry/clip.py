@@ -62,6 +62,13 @@ def is_self_crossing(points: Sequence[Sequence[float]]) -> bool:
     return not shapely.is_simple(shapely.linearrings(np.asarray(points, dtype=np.float64)))
 
 
+def is_flat(points: Sequence[Sequence[float]]) -> bool:
+    """Whether all `points` [N, 2] lie on one straight line, so that no outline through them encloses anything."""
+    x1, y1 = points[0]
+    x2, y2 = next(((x, y) for x, y in points if (x, y) != (x1, y1)), (x1, y1))
+    return all(_turn((x1, y1), (x2, y2), point) == 0 for point in points)
+
+
 def _turn(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
     return (b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0])
 

@@ -1,0 +1,112 @@
+"""What `plumbline data check` and `plumbline data stats` print. Text from files is printed escaped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from plumbline.data.check import Check, CheckOptions
+from plumbline.data.findings import Finding, printable
+from plumbline.data.images import ImagePolicy
+from plumbline.data.stats import collect_stats
+from plumbline.errors import EXIT_FINDINGS, EXIT_OK
+
+_SHOWN = 100
+"""Findings printed as text unless asked otherwise; the table below them counts all."""
+
+
+def check(
+    files: Sequence[Path],
+    *,
+    images: bool = False,
+    image_roots: Sequence[Path] = (),
+    limit: int | None = None,
+    max_report: int | None = None,
+    as_json: bool = False,
+) -> int:
+    """Print the findings of `files`; 0 when there are none, 3 otherwise.
+
+    max_report: findings listed (0: only counts); None lists 100 as text and all as JSON.
+    """
+    policy = ImagePolicy(roots=tuple(map(str, image_roots)))
+    run = Check(files, CheckOptions(images=images, limit=limit, policy=policy))
+    most = max_report if max_report is not None else None if as_json else _SHOWN
+    listed: list[Finding] = []
+    counts: Counter[str] = Counter()
+    for finding in _with_progress(run):
+        counts[finding.code] += 1
+        if most is None or len(listed) < most:
+            listed.append(finding)
+    if as_json:
+        _print_check_json(run, listed, counts)
+    else:
+        _print_check_text(run, listed, counts)
+    return EXIT_FINDINGS if counts else EXIT_OK
+
+
+def stats(file: Path, *, top: int = 20, as_json: bool = False) -> int:
+    """Print what `file` holds; `top` classes and sizes."""
+    counted = collect_stats(file)
+    if as_json:
+        print(json.dumps({"file": str(file), **counted.as_dict(top)}, ensure_ascii=False))
+        return EXIT_OK
+    row = counted.as_dict(top)
+    print(
+        f"{counted.records:,} records, {counted.images:,} images, {counted.objects:,} objects, "
+        f"{counted.chats:,} chats, summary on {row['summary_share']:.0%}"
+    )
+    _print_counts("Geometry", row["kinds"])
+    _print_counts("Objects per record", row["objects_per_record"])
+    _print_counts("Levels of desc", row["levels"])
+    _print_counts(f"Classes (of {row['distinct']['classes']:,})", row["classes"])
+    _print_counts(f"Picture sizes (of {row['distinct']['sizes']:,})", row["sizes"])
+    return EXIT_OK
+
+
+def _with_progress(run: Check) -> Iterator[Finding]:
+    """The findings of `run`; on a terminal a line on stderr tells how far it has come."""
+    if not sys.stderr.isatty():
+        yield from run.findings()
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("checking") as status:
+        for found, finding in enumerate(run.findings(), start=1):
+            status.update(f"checking: {run.records:,} records, {found:,} findings")
+            yield finding
+
+
+def _print_counts(title: str, counts: Mapping[str, int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("value", title=title, title_justify="left")
+    table.add_column("count", justify="right")
+    for value, count in counts.items():
+        table.add_row(printable(value), f"{count:,}")
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _print_check_json(run: Check, listed: Sequence[Finding], counts: Counter[str]) -> None:
+    row = {
+        "files": run.files,
+        "records": run.records,
+        "findings": counts.total(),
+        "by_code": dict(counts.most_common()),
+        "items": [finding.as_dict() for finding in listed],
+    }
+    print(json.dumps(row, ensure_ascii=True))
+
+
+def _print_check_text(run: Check, listed: Sequence[Finding], counts: Counter[str]) -> None:
+    for finding in listed:
+        print(printable(str(finding.problem()), keep="\n") + f"  [{finding.code}]")
+    hidden = counts.total() - len(listed)
+    if hidden:
+        print(f"... and {hidden:,} more (--max-report)")
+    if counts:
+        _print_counts("Findings", dict(counts.most_common()))
+    print(f"{run.records:,} records, {counts.total():,} findings")
