@@ -75,6 +75,7 @@ def build_arguments(upstream: Mapping[str, Any], *, rlhf_type: str | None) -> Sf
         truncation_strategy="raise",  # an over-long record is named, never cut or swapped
         load_args=False,
     )
+    os.environ.pop("TENSORBOARD_LOGGING_DIR", None)  # upstream keeps an earlier run's folder
     if rlhf_type is None:
         return SftArguments(**values)
     arguments = RLHFArguments(rlhf_type=rlhf_type, **values)

@@ -45,8 +45,8 @@ class Encoder:
     def __call__(self, sample: Sample) -> Row:
         """Encode one sample; raises DataError naming the record."""
         where = f"{sample.record.file}:{sample.record.line}"
-        messages = [self._with_pixels(message) for message in sample.messages]
         try:
+            messages = [self._with_pixels(message) for message in sample.messages]
             row = self.template.encode({"messages": messages})
         except UserError:
             raise

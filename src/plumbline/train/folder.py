@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from plumbline.data.dataset import manifest
 from plumbline.data.images import ImagePolicy
 from plumbline.errors import ConfigError, Problem
 from plumbline.model.checkpoints import latest_complete, write_atomically
+from plumbline.train.config import load_train_run
 
 PACKAGES = ("plumbline", "torch", "transformers", "ms-swift", "peft", "trl", "accelerate", "deepspeed", "numpy")
 RESOLVED, VERSIONS, MANIFEST, LOG = "resolved.yaml", "versions.json", "data_manifest.json", "logging.jsonl"
@@ -44,10 +46,10 @@ def data_manifest(files: list[str], policy: ImagePolicy) -> dict[str, Any]:
     return {"files": [manifest(file, policy) for file in files]}
 
 
-def find_continuation(folder: Path, resolved: str, data: dict[str, Any], *, resume: bool) -> Continuation:
+def find_continuation(folder: Path, resolved: Mapping[str, Any], data: dict[str, Any], *, resume: bool) -> Continuation:
     """Decide how a run starts in `folder`.
 
-    resolved: this run's resolved YAML; data: its manifest; resume: False refuses a folder that holds checkpoints.
+    resolved: this run's resolved configuration; data: its manifest; resume: False refuses a folder with checkpoints.
     Raises ConfigError when the folder holds another configuration's or other data's run.
     """
     latest = latest_complete(folder)
@@ -64,12 +66,12 @@ def find_continuation(folder: Path, resolved: str, data: dict[str, Any], *, resu
     return Continuation(latest.folder, notes=(*notes, f"continuing from {latest.folder}"))
 
 
-def _refuse_differences(folder: Path, resolved: str, data: dict[str, Any]) -> None:
+def _refuse_differences(folder: Path, resolved: Mapping[str, Any], data: dict[str, Any]) -> None:
     fix = "name another training.output_dir, or restore what was changed"
     problems = []
     before = folder / RESOLVED
     if before.is_file():
-        for key, old, new in _changed(before.read_text(encoding="utf-8"), resolved):
+        for key, old, new in _changed(load_train_run(before).resolved, resolved):
             problems.append(Problem(str(before), f"{key} was {old} and is now {new}", fix))
     manifest_file = folder / MANIFEST
     if manifest_file.is_file():
@@ -79,17 +81,15 @@ def _refuse_differences(folder: Path, resolved: str, data: dict[str, Any]) -> No
         raise ConfigError(problems)
 
 
-def _changed(before: str, after: str) -> list[tuple[str, Any, Any]]:
-    import yaml
-
-    old, new = (_flat(yaml.safe_load(text) or {}) for text in (before, after))
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    old, new = _flat(before), _flat(after)
     return [
         (key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     ]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
+    if not isinstance(tree, Mapping):
         return {prefix: tree}
     flat: dict[str, Any] = {}
     for key, value in tree.items():

@@ -188,12 +188,7 @@ def teacher_plan(run: TrainRun) -> TeacherPlan | None:
 
 def prompts_of(run: TrainRun) -> Prompts:
     """The built-in prompts with what the configuration overrides."""
-    given = {
-        "user_dense": run.custom.user_prompt,
-        "system_summary": run.custom.system_prompt_summary,
-        **{name: text for name, text in vars(run.prompts).items() if text is not None},
-    }
-    overridden = {name: text for name, text in given.items() if text is not None}
+    overridden = {name: text for name, text in vars(run.prompts).items() if text is not None}
     return Prompts(**default_prompts(run.custom.emit_norm).as_dict() | overridden)
 
 
@@ -203,7 +198,7 @@ def image_policy(run: TrainRun) -> ImagePolicy:
 
 
 def open_datasets(run: TrainRun) -> tuple[RecordDataset, RecordDataset | None]:
-    """The training and validation samples of a run; raises DataError with file:line for records that break the contract."""
+    """The training and validation samples of a run; DataError with file:line for records that break the contract."""
     custom = run.custom
     assert custom.train_jsonl is not None
     train = _open(run, custom.train_jsonl, custom.train_sample_limit)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem
-from plumbline.train.config import TrainRun, load_train_run
+from plumbline.train.config import LoadedRun, TrainRun, load_train_run
 from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder
 from plumbline.train.health import TrainingTargets
 from plumbline.train.kd.losses import LossWeights
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 class TrainOptions:
     """What the command line says beside the YAML.
 
-    gpus: device numbers such as "0,1", more than one starts one process each; resume: go on in a folder that holds a run.
+    gpus: device numbers such as "0,1", one process each; resume: go on in a folder that holds a run.
     """
 
-    base_config: str | None = None
+    base_config: Path | None = None
     debug: bool = False
     dry_run: bool = False
     gpus: str | None = None
@@ -47,8 +47,16 @@ class TrainOptions:
     as_json: bool = False
 
 
-def train(config: str, options: TrainOptions) -> int:
-    """Run a training configuration; returns the exit code."""
+@dataclass(frozen=True)
+class TrainOutcome:
+    """exit_code: for the shell; folder: the run folder when this process trained in it and writes its report."""
+
+    exit_code: int
+    folder: Path | None = None
+
+
+def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
+    """Run a training configuration, from its YAML to its last checkpoint."""
     loaded = load_train_run(config, options.base_config)
     run, rank = loaded.run, int(os.environ.get("RANK", "0"))
     configure_logging(debug=options.debug, rank=rank)
@@ -58,14 +66,14 @@ def train(config: str, options: TrainOptions) -> int:
     check_run(run)
     datasets = open_datasets(run)
     if options.dry_run:
-        return _show_plan(run, datasets, as_json=options.as_json)
+        _show_plan(run, datasets, as_json=options.as_json)
+        return TrainOutcome(EXIT_OK)
     processes = wanted_processes(options.gpus)
     if processes > 1 and "LOCAL_RANK" not in os.environ:
-        return launch(config, options, processes)
-    start = _prepare(run, loaded.to_yaml(), resume=options.resume, rank=rank)
-    if start.finished:
-        return EXIT_OK
-    return _train_here(run, datasets, start, options)
+        return TrainOutcome(launch(config, options, processes))
+    start = _prepare(loaded, resume=options.resume, rank=rank)
+    code = EXIT_OK if start.finished else _train_here(run, datasets, start, options)
+    return TrainOutcome(code, Path(run.upstream["output_dir"]) if rank == 0 else None)
 
 
 # ---------------------------------------------------------------------------------------------------------- processes
@@ -80,11 +88,11 @@ def wanted_processes(gpus: str | None) -> int:
     return int(os.environ.get("NPROC_PER_NODE", "1"))
 
 
-def launch(config: str, options: TrainOptions, processes: int) -> int:
+def launch(config: Path, options: TrainOptions, processes: int) -> int:
     """Start the same command under torchrun and return its exit code."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "plumbline", "train", config]
-    command += ["--base-config", options.base_config] if options.base_config else []
+    command += ["-m", "plumbline", "train", str(config)]
+    command += ["--base-config", str(options.base_config)] if options.base_config else []
     command += ["--debug"] if options.debug else []
     command += ["--json"] if options.as_json else []
     command += [] if options.resume else ["--no-resume"]
@@ -105,7 +113,7 @@ def configure_logging(*, debug: bool, rank: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- plan
-def _show_plan(run: TrainRun, datasets: Any, *, as_json: bool) -> int:
+def _show_plan(run: TrainRun, datasets: Any, *, as_json: bool) -> None:
     """Print what the run would do; nothing is written and no weight is loaded."""
     train_set, val_set = datasets
     plan, survey = teacher_plan(run), train_set.survey()
@@ -128,23 +136,23 @@ def _show_plan(run: TrainRun, datasets: Any, *, as_json: bool) -> int:
         print(json.dumps(facts, ensure_ascii=False))
     else:
         print("\n".join(f"{key}: {value}" for key, value in facts.items()))
-    return EXIT_OK
 
 
-def _prepare(run: TrainRun, resolved: str, *, resume: bool, rank: int) -> Continuation:
+def _prepare(loaded: LoadedRun, *, resume: bool, rank: int) -> Continuation:
     """Decide how to start and write the run folder (rank 0 writes; the others decide the same from the same files)."""
+    run = loaded.run
     folder = Path(run.upstream["output_dir"])
     files = [file for file in (run.custom.train_jsonl, run.custom.val_jsonl) if file]
     data = data_manifest(files, image_policy(run))
     if run.continue_from is not None:
         start = Continuation(Path(run.continue_from), notes=(f"continuing from {run.continue_from}",))
     else:
-        start = find_continuation(folder, resolved, data, resume=resume)
+        start = find_continuation(folder, loaded.resolved, data, resume=resume)
     if rank == 0:
         for note in start.notes:
             logger.info("%s", note)
         if not start.finished:
-            prepare_folder(folder, resolved, data, start)
+            prepare_folder(folder, loaded.to_yaml(), data, start)
     return start
 
 

@@ -73,7 +73,7 @@ def generate_answers(
 ) -> dict[str, Any]:
     """The batch with sampled answers in the place of its own, labels included.
 
-    base: the generating model (its adapters as the caller set them); key: seeds the sampling, nothing else is disturbed.
+    base: the generating model, its adapters as the caller set them; key: seeds the sampling and nothing else.
     temperature 0 is greedy. Rows without a stop token keep all `max_new_tokens`.
     """
     prompts = _prompts(batch, tokenizer.pad_token_id)
