@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import shapely
 
-from plumbline.geometry.shapes import Box, Points, Polygon, Polyline, Quad, Shape
+from plumbline.geometry.shapes import Box, Polygon, Polyline, Quad, Shape
 
 SLIVER_PX = 1.0
 """What the edge has cut down to less than this, in x or in y, shows nothing: it is dropped."""
@@ -89,7 +89,7 @@ def _as_shapely(shape: Shape) -> shapely.Geometry:
 
 def _clip_ring(shape: Shape, width: float, height: float) -> Quad | Polygon | None:
     visible = shapely.intersection(_as_shapely(shape), shapely.box(0, 0, width, height))
-    pieces = [part for part in shapely.get_parts(shapely.get_parts(visible)) if isinstance(part, shapely.Polygon)]
+    pieces = [part for part in shapely.get_parts(visible) if isinstance(part, shapely.Polygon) and part.area > 0]
     if not pieces:
         return None
     ring = shapely.get_coordinates(max(pieces, key=shapely.area).exterior)[:-1]
@@ -99,36 +99,38 @@ def _clip_ring(shape: Shape, width: float, height: float) -> Quad | Polygon | No
 
 
 def _clip_line(line: Polyline, width: float, height: float) -> Polyline | None:
-    pieces = [Polyline(piece) for piece in _visible_pieces(line.points, width, height)]
+    pieces = [Polyline(np.array(piece)) for piece in _visible_pieces(line.points.tolist(), width, height)]
     longest = max(pieces, key=Polyline.length, default=None)
     return longest if longest is not None and longest.length() > 0 else None
 
 
-def _visible_pieces(points: Points, width: float, height: float) -> Iterator[Points]:
+def _visible_pieces(points: list[list[float]], width: float, height: float) -> Iterator[list[list[float]]]:
     """Maximal chains of `points` inside the canvas; a chain ends where the line leaves it."""
-    chain: list[Points] = []
+    chain: list[list[float]] = []
     for start, end in pairwise(points):
         span = _segment_inside(start, end, width, height)
-        if span is None:
-            if len(chain) > 1:
-                yield np.array(chain)
+        if chain and (span is None or span[0] > 0):
+            yield chain
             chain = []
+        if span is None:
             continue
         enter, leave = span
-        limit = (width, height)
-        if enter > 0 or not chain:
-            if len(chain) > 1:
-                yield np.array(chain)
-            chain = [np.clip(start + enter * (end - start), 0.0, limit) if enter > 0 else start]
-        chain.append(np.clip(start + leave * (end - start), 0.0, limit) if leave < 1 else end)
+        chain = chain or [_point_at(enter, start, end, width, height)]
+        chain.append(_point_at(leave, start, end, width, height))
         if leave < 1:
-            yield np.array(chain)
+            yield chain
             chain = []
-    if len(chain) > 1:
-        yield np.array(chain)
+    if chain:
+        yield chain
 
 
-def _segment_inside(start: Points, end: Points, width: float, height: float) -> tuple[float, float] | None:
+def _point_at(share: float, start: list[float], end: list[float], width: float, height: float) -> list[float]:
+    """The point at `share` of the segment; rounding may not carry it over the edge."""
+    x, y = end if share == 1 else [a + share * (b - a) for a, b in zip(start, end, strict=True)]
+    return [min(max(x, 0.0), width), min(max(y, 0.0), height)]
+
+
+def _segment_inside(start: list[float], end: list[float], width: float, height: float) -> tuple[float, float] | None:
     """(enter, leave) in 0..1 along the segment inside the canvas, or None (Liang and Barsky, 1984)."""
     enter, leave = 0.0, 1.0
     for axis, limit in enumerate((width, height)):
