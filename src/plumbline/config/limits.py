@@ -40,6 +40,11 @@ class Length:
 
 
 @dataclass(frozen=True)
+class MayBeEmpty:
+    """Text for which the empty text has a meaning."""
+
+
+@dataclass(frozen=True)
 class NameOrFile:
     """Text that is one of the names, or a path that ends in one of the suffixes."""
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from plumbline.config.limits import Length, NameOrFile, Range
+from plumbline.config.limits import Length, MayBeEmpty, NameOrFile, Range
 from plumbline.config.types import (
     NO_DEFAULT,
     AnyOf,
@@ -103,6 +103,8 @@ def _limited(kind: ValueType, limits: list[Any]) -> ValueType:
             kind = dataclasses.replace(kind, bounds=limit)
         elif isinstance(limit, Length) and isinstance(kind, ListOf):
             kind = dataclasses.replace(kind, length=limit)
+        elif isinstance(limit, MayBeEmpty) and isinstance(kind, Text):
+            kind = dataclasses.replace(kind, may_be_empty=True)
         elif isinstance(limit, NameOrFile) and isinstance(kind, Text):
             kind = dataclasses.replace(kind, limit=limit)
         else:

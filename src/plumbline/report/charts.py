@@ -94,7 +94,7 @@ def curve_picture(lines: Sequence[Line], width: int, height: int) -> Image.Image
 
 def lay_out(lines: Sequence[Line], width: int, height: int) -> Chart:
     """Place axes, ticks and strokes of the curves in a chart of the given size in pixels."""
-    left, right, top, bottom = 54.0, width - 12.0, 30.0, height - 42.0
+    left, right, top, bottom = 54.0, width - 18.0, 30.0, height - 42.0
     steps = [step for line in lines for step in line.curve.steps]
     shown = [value for line in lines for value in line.curve.values if _is_shown(value)]
     x_low, x_high = (min(steps), max(steps)) if steps else (0, 1)
@@ -120,7 +120,7 @@ def lay_out(lines: Sequence[Line], width: int, height: int) -> Chart:
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round values, in steps of 1, 2 or 5 times a power of ten, from `low` or below to `high` or above."""
+    """About `count` round values, in steps of 1, 2 or 5 times a power of ten, from `low` or below to `high` or over."""
     if high - low <= max(abs(low), abs(high), 1e-12) * 1e-9:
         low, high = low - max(abs(low) * 0.1, 1e-6), high + max(abs(high) * 0.1, 1e-6)
     power = 10.0 ** math.floor(math.log10((high - low) / count))

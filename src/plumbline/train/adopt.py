@@ -71,7 +71,7 @@ def _misfits(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> list
         misfits.append(
             Problem(
                 KEY,
-                f"{folder} holds {len(leftovers)} tensor(s) that have no place in this run, first of all {leftovers[0]}",
+                f"{folder} holds {len(leftovers)} tensor(s) that have no place in this run, first {leftovers[0]}",
                 "target those modules here too, or merge the first stage into the base (`plumbline merge`) and start "
                 "from the merged model",
             )

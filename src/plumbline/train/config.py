@@ -232,8 +232,8 @@ def _typed(resolved: Mapping[str, Any]) -> TrainRun:
         custom=replace(custom, trainer_variant="gkd_monitor") if own and own.rlhf_type == "gkd" else custom,
         prompts=replace(
             prompts,
-            user_dense=prompts.user_dense or custom.user_prompt,
-            system_summary=prompts.system_summary or custom.system_prompt_summary,
+            user_dense=custom.user_prompt if prompts.user_dense is None else prompts.user_dense,
+            system_summary=custom.system_prompt_summary if prompts.system_summary is None else prompts.system_summary,
         ),
         deepspeed=section_of(DeepSpeedConfig).make(resolved["deepspeed"]),
         upstream=upstream,

@@ -57,11 +57,16 @@ class Job:
 
 
 class PipelineMixin:
-    """Hooks of upstream's pipeline where Plumbline takes over."""
+    """Hooks of upstream's pipeline where Plumbline takes over. Stands before an upstream pipeline class."""
+
+    args: Any
+    model: Any
+    processor: Any
+    template: Any
 
     def __init__(self, arguments: Any, job: Job):
         self.job = job
-        super().__init__(arguments)
+        super().__init__(arguments)  # type: ignore[call-arg]
 
     def _prepare_dataset(self) -> list[EncodedRecords | None]:
         job, config = self.job, self.model.config
@@ -98,7 +103,7 @@ class PipelineMixin:
 
     def prepare_model(self, args: Any, model: Any, **kwargs: Any) -> Any:
         """Upstream's adapter, checked against the configuration, then another run's weights if asked for."""
-        model = super().prepare_model(args, model, **kwargs)
+        model = super().prepare_model(args, model, **kwargs)  # type: ignore[misc]
         check_targets(model, self.job.targets)
         if self.job.weights_from is not None:
             adopted = adopt_weights(model, self.job.weights_from)

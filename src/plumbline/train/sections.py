@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from plumbline.augment.config import AugmentationConfig
-from plumbline.config.limits import Length, NameOrFile, Range
+from plumbline.config.limits import Length, MayBeEmpty, NameOrFile, Range
 from plumbline.data.config import FusionConfig
 
 DEEPSPEED_NAMES = ("zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
@@ -120,12 +120,12 @@ class CustomConfig:
 class PromptsConfig:
     """Prompt texts; the built-in ones where nothing is written."""
 
-    system_dense: str | None = None
-    """System prompt of dense mode."""
+    system_dense: Annotated[str, MayBeEmpty()] | None = None
+    """System prompt of dense mode; the empty text sends none."""
     user_dense: str | None = None
     """User prompt of dense mode."""
-    system_summary: str | None = None
-    """System prompt of summary mode."""
+    system_summary: Annotated[str, MayBeEmpty()] | None = None
+    """System prompt of summary mode; the empty text sends none."""
     user_summary: str | None = None
     """User prompt of summary mode."""
 

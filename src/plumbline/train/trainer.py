@@ -70,7 +70,7 @@ class OncePrefixedTensorBoard(TensorBoardCallback):
         super().on_log(args, state, control, logs=named, **kwargs)
 
 
-def base_of(model: nn.Module) -> Any:
+def base_of(model: Any) -> Any:
     """The Qwen3-VL model under a PEFT wrapper (or itself)."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

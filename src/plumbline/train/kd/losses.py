@@ -12,14 +12,13 @@ With p = softmax(student / T), q = softmax(teacher / T) and the mixture m = (1 -
 
 Its gradient in closed form, with r = log p - log m:
 
-    d JSD_beta / d student = (1 - beta) / T * p * (r - sum(p r))
+    d JSD_beta / d student = (1 - beta) / T * p * (r - sum(p r))     for 0 < beta < 1
     d KL(q || p) / d student = (p - q) / T
     d KL(p || q) / d student = p * (log p - log q - KL(p || q)) / T
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,26 +54,31 @@ class HeadTerms:
     hits: Tensor
 
 
-def generalized_jsd(student: Tensor, teacher: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def generalized_jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Value and gradient of JSD_beta per row.
 
-    student, teacher: float log-probabilities [N, V].
+    log_p (student), log_q (teacher): float log-probabilities [N, V]; both are consumed as scratch space.
     Returns (value [N], gradient with respect to the student's logits [N, V]); the temperature is the caller's.
     """
-    p = student.exp()
+    p, q = log_p.exp(), log_q.exp()
     if beta == 0.0:
-        q = teacher.exp()
-        return (q * (teacher - student)).sum(-1), p - q
+        return _dot(q, log_q.sub_(log_p)), p.sub_(q)
     if beta == 1.0:
-        ratio = student - teacher
-        value = (p * ratio).sum(-1)
-        return value, p * (ratio - value[:, None])
-    mixture = torch.logaddexp(student + math.log1p(-beta), teacher + math.log(beta))
-    ratio = student - mixture
-    student_part = (p * ratio).sum(-1)
-    teacher_part = (teacher.exp() * (teacher - mixture)).sum(-1)
-    gradient = (1.0 - beta) * p * (ratio - student_part[:, None])
+        ratio = log_p.sub_(log_q)
+        value = _dot(p, ratio)
+        return value, ratio.sub_(value[:, None]).mul_(p)
+    # Where both probabilities vanish the floor keeps 0 * log 0 at 0.
+    log_m = torch.lerp(p, q, beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+    teacher_part = _dot(q, log_q.sub_(log_m))
+    ratio = log_p.sub_(log_m)
+    student_part = _dot(p, ratio)
+    gradient = ratio.sub_(student_part[:, None]).mul_(p).mul_(1.0 - beta)
     return beta * teacher_part + (1.0 - beta) * student_part, gradient
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Row-wise inner product [N] of two [N, V] tensors, without the [N, V] product in memory."""
+    return torch.linalg.vecdot(a, b)
 
 
 class _FusedHead(torch.autograd.Function):
@@ -89,13 +93,15 @@ class _FusedHead(torch.autograd.Function):
         teacher_rows: Tensor | None,
         teacher_weight: Tensor | None,
         weights: LossWeights,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         sums = torch.zeros(3, dtype=_accumulator(rows.dtype), device=rows.device)
         for start in range(0, rows.shape[0], CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
-            taught = None if teacher_rows is None else (teacher_rows[part], teacher_weight)
+            taught = None
+            if teacher_rows is not None and teacher_weight is not None:
+                taught = (teacher_rows[part], teacher_weight)
             terms, grad_logits = _chunk(rows[part], weight, targets[part], taught, weights)
             sums += terms
             if grad_rows is not None:
@@ -133,18 +139,19 @@ def _chunk(
     log_p = logits.log_softmax(-1)
     index = torch.arange(targets.numel(), device=targets.device)
     ce = -log_p[index, targets].sum()
-    hits = (logits.argmax(-1) == targets).sum()
+    hits = (logits.argmax(-1) == targets).sum().to(ce.dtype)
     grad = log_p.exp().mul_(weights.sft_alpha)
     grad[index, targets] -= weights.sft_alpha
     kd = ce.new_zeros(())
     if taught is not None:
         temperature = weights.kd_temperature
         teacher_logits = (taught[0] @ taught[1].t()).to(logits.dtype)
-        soft = log_p if temperature == 1.0 else (logits / temperature).log_softmax(-1)
-        value, kd_grad = generalized_jsd(soft, (teacher_logits / temperature).log_softmax(-1), weights.beta)
+        if temperature != 1.0:
+            log_p, teacher_logits = (logits / temperature).log_softmax(-1), teacher_logits / temperature
+        value, kd_grad = generalized_jsd(log_p, teacher_logits.log_softmax(-1), weights.beta)
         kd = value.sum()
-        grad += kd_grad * (weights.llm_kd_weight / temperature)
-    return torch.stack([ce, kd, hits.to(ce.dtype)]), grad
+        grad.add_(kd_grad, alpha=weights.llm_kd_weight / temperature)
+    return torch.stack([ce, kd, hits]), grad
 
 
 def head_terms(
@@ -161,8 +168,6 @@ def head_terms(
     weight: [V, H] output head; targets: [N] token ids.
     teacher_rows [N, H'], teacher_weight [V, H']: the teacher's side, without gradients; both or neither.
     """
-    if teacher_rows is not None:
-        teacher_rows, teacher_weight = teacher_rows.detach(), teacher_weight.detach()
     with torch.autocast(rows.device.type, enabled=False):
         rows = rows.to(weight.dtype)
         objective, sums = _FusedHead.apply(rows, weight, targets, teacher_rows, teacher_weight, weights)
