@@ -56,7 +56,7 @@ def checkpoint(tmp_path):
 def test_grid(size, grid) -> None:
     assert grid_size(*size, LIMITS) == grid
     assert image_tokens(*size, LIMITS) == grid[0] * grid[1] // 1024
-    picture = resize_to_grid(Image.new("RGB", size), LIMITS)
+    picture = resize_to_grid(Image.new("L", size), LIMITS)
     assert picture.size == grid
     assert resize_to_grid(picture, LIMITS) is picture
 
