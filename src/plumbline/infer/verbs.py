@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
         print(json.dumps(plan.as_dict(), ensure_ascii=False) if as_json else _plan_line(plan))
         return EXIT_OK
     on_caption = None if draw_folder is None else overlays(draw_folder, draw)
-    with progress_bar(plan) as advance:
+    with redirect_stdout(sys.stderr), progress_bar(plan) as advance:  # libraries talk there, the result is ours alone
         report = run_captions(plan, make_engine(plan), on_caption, advance) if plan.todo else finished(plan)
     tell(report, as_json)
     return report.exit_code

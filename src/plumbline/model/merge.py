@@ -124,7 +124,7 @@ def merged_network(base: Path, adapter: Path, verify: bool) -> tuple[Any, float 
     wanted = probe_logits(wrapped, probe) if probe is not None else None
     if is_tied and changes_embeddings(adapter):
         wrapped = attach_adapter(untied(load_model(base, dtype="float32")), adapter).eval()
-    merged = wrapped.merge_and_unload(safe_merge=True).eval()
+    merged = unloaded(wrapped, adapter)
     settle_embeddings(merged, is_tied)
     if wanted is None:
         return merged, None
@@ -133,6 +133,14 @@ def merged_network(base: Path, adapter: Path, verify: bool) -> tuple[Any, float 
         what = f"the merged logits differ from base plus adapter by {difference:.2e}, more than {TOLERANCE:.0e}"
         raise DamagedFileError(Problem(str(adapter), what, "nothing was written; is the base the one of the training?"))
     return merged, difference
+
+
+def unloaded(wrapped: Any, adapter: Path) -> Any:
+    """PEFT's merge, which refuses NaN and Inf."""
+    try:
+        return wrapped.merge_and_unload(safe_merge=True).eval()
+    except ValueError as error:
+        raise DamagedFileError(Problem(str(adapter), f"cannot be merged: {error}", "use another checkpoint")) from error
 
 
 def changes_embeddings(adapter: Path) -> bool:

@@ -156,7 +156,7 @@ def initial_value(name: str, parameter: torch.Tensor, size: TinySize, generator:
     return torch.randn(shape, generator=generator) * (scale / math.sqrt(shape[1]))
 
 
-EMBEDDING_STD = 1.0
+EMBEDDING_STD = 0.5  # below what the layers add, so that the input token does not drown them
 ATTENTION_GAIN = 1.5  # lets attention be sharp: scores reach gain^2 * sqrt(head_dim)
 LOGIT_STD = 4.0
 KIND_SHARE = 0.5  # of a row's variance

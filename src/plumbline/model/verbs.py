@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +29,16 @@ def merge_verb(
     as_json: bool,
 ) -> int:
     """Merge and say what came of it."""
-    report = merge(
-        adapter,
-        output,
-        base=base,
-        max_shard_size=max_shard_size,
-        dtype=dtype,
-        verify=verify,
-        overwrite=overwrite,
-    )
+    with redirect_stdout(sys.stderr):  # libraries talk there, the result is ours alone
+        report = merge(
+            adapter,
+            output,
+            base=base,
+            max_shard_size=max_shard_size,
+            dtype=dtype,
+            verify=verify,
+            overwrite=overwrite,
+        )
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
     if as_json:
