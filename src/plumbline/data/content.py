@@ -39,7 +39,9 @@ def check_content(raw: Mapping[str, Any], found: Findings) -> None:
     if raw.get("images") and not objects and summary is None:
         found.add("no-target", "", "neither objects nor summary", "there is nothing to learn from this record")
     if objects and "objects" not in broken:
-        sound = [(index, item) for index, item in enumerate(objects) if f"objects[{index}]" not in broken]
+        sound = list(enumerate(objects))
+        if broken:
+            sound = [(index, item) for index, item in sound if f"objects[{index}]" not in broken]
         has_size = not broken & {"width", "height"}
         _check_objects(sound, raw["width"] if has_size else None, raw["height"] if has_size else None, found)
 
@@ -82,7 +84,7 @@ def _check_chat(messages: Sequence[Mapping[str, Any]], broken: set[str], found: 
 def _check_objects(
     objects: Sequence[tuple[int, Mapping[str, Any]]], width: int | None, height: int | None, found: Findings
 ) -> None:
-    seen: dict[tuple[Any, ...], int] = {}
+    marks: set[tuple[Any, ...]] = set()
     coordinates: list[float] = []
     for index, item in objects:
         kind = KIND_OF_KEYS.get(tuple(item)) or _kind_among(item, index, found)
@@ -93,13 +95,22 @@ def _check_objects(
             _check_words(desc, f"objects[{index}].desc", found)
         if not _is_ordinary(kind, numbers):
             _check_form(kind, numbers, f"objects[{index}].{kind}", found)
-        first = seen.setdefault((kind, desc, *numbers), index)
-        if first != index:
-            found.add("duplicate-object", f"objects[{index}]", f"the same as objects[{first}]", "remove one")
+        marks.add((desc, numbers[0], numbers[-1]))
+    if len(marks) < len(objects):
+        _check_twins(objects, found)
     if coordinates and width is not None and height is not None and not _all_inside(coordinates, width, height):
         for index, item in objects:
             kind, numbers = geometry_of(item)
             _check_inside(numbers, width, height, f"objects[{index}].{kind}", found)
+
+
+def _check_twins(objects: Sequence[tuple[int, Mapping[str, Any]]], found: Findings) -> None:
+    seen: dict[tuple[Any, ...], int] = {}
+    for index, item in objects:
+        kind, numbers = geometry_of(item)
+        first = seen.setdefault((kind, item["desc"], *numbers), index)
+        if first != index:
+            found.add("duplicate-object", f"objects[{index}]", f"the same as objects[{first}]", "remove one")
 
 
 def _kind_among(item: Mapping[str, Any], index: int, found: Findings) -> str:
@@ -120,14 +131,18 @@ def _is_ordinary(kind: str, numbers: list[float]) -> bool:
         points = list(zip(numbers[::2], numbers[1::2], strict=True))
         chain = points if kind == "line" else [points[-1], *points]
         return not any(map(eq, chain, chain[1:])) and (kind == "line" or not is_self_crossing(points))
-    ax, ay, bx, by, cx, cy, dx, dy = numbers
+    return _is_convex_quad(*numbers)
+
+
+def _is_convex_quad(ax: float, ay: float, bx: float, by: float, cx: float, cy: float, dx: float, dy: float) -> bool:
+    """Whether all four corners turn the same way, either way."""
     first = (bx - ax) * (cy - by) - (by - ay) * (cx - bx)
-    turns = (
-        (cx - bx) * (dy - cy) - (cy - by) * (dx - cx),
-        (dx - cx) * (ay - dy) - (dy - cy) * (ax - dx),
-        (ax - dx) * (by - ay) - (ay - dy) * (bx - ax),
-    )
-    return min(turns) > 0 if first > 0 else first < 0 and max(turns) < 0
+    second = (cx - bx) * (dy - cy) - (cy - by) * (dx - cx)
+    third = (dx - cx) * (ay - dy) - (dy - cy) * (ax - dx)
+    fourth = (ax - dx) * (by - ay) - (ay - dy) * (bx - ax)
+    if first > 0:
+        return second > 0 and third > 0 and fourth > 0
+    return first < 0 and second < 0 and third < 0 and fourth < 0
 
 
 def _check_form(kind: str, numbers: list[float], where: str, found: Findings) -> None:

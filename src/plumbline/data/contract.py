@@ -187,9 +187,12 @@ def are_plain_objects(objects: list[Any]) -> bool:
     descs: list[Any] = []
     for item in objects:
         kind = KIND_OF_KEYS.get(tuple(item)) if type(item) is dict else None
-        if kind is None or type(item[kind]) is not list or not is_right_count(kind, len(item[kind])):
+        if kind is None:
             return False
-        numbers += item[kind]
+        own = item[kind]
+        if type(own) is not list or not is_right_count(kind, len(own)):
+            return False
+        numbers += own
         descs.append(item["desc"])
     if not are_coordinates(numbers) or set(map(type, descs)) != {str}:
         return False
