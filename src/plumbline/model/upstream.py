@@ -18,6 +18,7 @@ os.environ.setdefault("LOG_LEVEL", "WARNING")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from swift.arguments import RLHFArguments, SftArguments
+from swift.model.register import ModelLoader
 from swift.pipelines.train.rlhf import SwiftRLHF
 from swift.pipelines.train.sft import SwiftSft
 from swift.rlhf_trainers import GKDTrainer
@@ -50,6 +51,20 @@ __all__ = [
 
 # PEFT's own word for "no target"; the documented `target_regex: '^$'` raises there.
 _NO_TARGETS = "dummy-target-modules"
+
+# Code that a checkpoint names (`auto_map`) is never run; such a checkpoint is refused before it gets here.
+ModelLoader.default_trust_remote_code = False
+
+
+class _KnownNoise(logging.Filter):
+    """Drops two of upstream's warnings: about remote code (see above) and about a video reader that is not needed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return "trust_remote_code" not in message and "decord" not in message
+
+
+_upstream_logger().addFilter(_KnownNoise())
 
 
 def build_arguments(upstream: Mapping[str, Any], *, rlhf_type: str | None) -> SftArguments | RLHFArguments:

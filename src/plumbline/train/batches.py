@@ -44,12 +44,12 @@ class Encoder:
 
     def __call__(self, sample: Sample) -> Row:
         """Encode one sample; raises DataError naming the record."""
-        where = f"{sample.record.file}:{sample.record.line}"
+        where = sample.record.place
         try:
             messages = [self._with_pixels(message) for message in sample.messages]
             row = self.template.encode({"messages": messages})
-        except UserError:
-            raise
+        except UserError as error:
+            raise DataError(Problem(f"{where}: {p.where}", p.what, p.fix) for p in error.problems) from error
         except Exception as error:
             raise DataError(Problem(where, f"cannot be encoded: {error}", self._advice(error))) from error
         problems = row_problems(row, len(sample.images), self.image_token_id, self.merge)

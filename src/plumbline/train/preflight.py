@@ -85,6 +85,8 @@ def _model_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem("model.model", f"{model} holds no config.json", advice or "name the folder of the base model")
     else:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        if "auto_map" in config:
+            yield Problem("model.model", f"{model} asks to run its own code (auto_map)", "use a checkpoint without it")
         if config.get("model_type") not in MODEL_TYPES:
             yield Problem("model.model", f"{model} is a {config.get('model_type')}", f"use {' or '.join(MODEL_TYPES)}")
     if not upstream.get("max_length"):

@@ -205,6 +205,8 @@ def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
     values["eval_strategy"] = values.get("eval_strategy", "no")
     values["val_dataset"] = ["plumbline"] if values["eval_strategy"] != "no" else []
     values.setdefault("disable_tqdm", not sys.stderr.isatty())
+    if "LOCAL_RANK" not in os.environ:
+        values.pop("ddp_backend", None)  # upstream would ask for a process group that one process does not have
     if start.checkpoint is not None:
         values["resume_from_checkpoint"] = str(start.checkpoint)
     if run.deepspeed.enabled:

@@ -249,9 +249,18 @@ class StepMixin(DataLoaderMixin):
         """Loss of one evaluation batch; the exact, token-weighted figures come from the meter."""
         self.parts.collator.raise_for_problems(inputs)
         inputs = self._prepare_inputs(inputs)
+        self._ignore_repeated_rows(inputs["labels"])
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
+
+    def _ignore_repeated_rows(self, labels: Tensor) -> None:
+        """Ranks get equal numbers of batches by repeating samples at the end of the set: those must not count twice."""
+        gradient_state = self.accelerator.gradient_state
+        rest = gradient_state.remainder if gradient_state.end_of_dataloader else 0
+        if self.accelerator.num_processes > 1 and rest > 0:
+            before = self.accelerator.process_index * self.args.per_device_eval_batch_size
+            labels[max(rest - before, 0) :] = IGNORED
 
     # -- logging and saving ------------------------------------------------------------------------------------------
 
@@ -280,7 +289,11 @@ class StepMixin(DataLoaderMixin):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An evaluation inside the delay must not become the best: nothing was saved, and it would block a later best.
-        return False if self.delays_saving() else super()._determine_best_metric(metrics, trial)
+        if self.delays_saving():
+            return False
+        # `metric_for_best_model: token_acc` means our `eval/token_acc`; upstream looks for `eval_token_acc`.
+        ours = {key.replace("eval/", "eval_", 1): value for key, value in metrics.items() if key.startswith("eval/")}
+        return super()._determine_best_metric({**ours, **metrics}, trial)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         last = self.state.global_step >= self.state.max_steps

@@ -1,0 +1,94 @@
+"""Distillation runs through the real trainer: names, weights, teacher, sampling."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+GKD = {"rlhf_type": "gkd"}
+
+
+@pytest.fixture
+def gkd(tiny_model):
+    return lambda **keys: {"rlhf_type": "gkd", "teacher_model": str(tiny_model), **keys}
+
+
+def test_terms_are_logged_apart_and_add_up(train, gkd):
+    run = train(
+        rlhf=gkd(beta=0.3, sft_alpha=0.5, llm_kd_weight=2.0),
+        training={"eval_strategy": "steps", "eval_steps": 2, "max_steps": 2},
+    )
+    names = {"loss", "sft_loss", "llm_kd_loss", "token_acc", "token_count"}
+    assert {f"train/{name}" for name in names} <= run.names()
+    assert {f"eval/{name}" for name in names} <= run.names()
+    assert not [name for name in run.names() if name.startswith(("train/train", "eval/eval", "eval_eval"))]
+    for line in run.log:
+        if "train/loss" in line:
+            assert line["train/loss"] == pytest.approx(
+                0.5 * line["train/sft_loss"] + line["train/llm_kd_loss"], rel=1e-5
+            )
+            assert line["loss"] == pytest.approx(line["train/loss"], rel=1e-5)
+        if "eval/loss" in line:
+            assert line["eval_loss"] == pytest.approx(line["eval/loss"], rel=1e-6)
+
+
+def test_teacher_equals_student_at_step_one_and_the_divergence_grows(train, gkd):
+    run = train(rlhf=gkd(), training={"max_steps": 3})
+    kd = run.series("train/llm_kd_loss")
+    assert abs(kd[0]) < 1e-6
+    assert kd[-1] > 1e-7
+
+
+def test_zero_weight_omits_the_term_and_equals_plain_fine_tuning(train, gkd):
+    anchored = train("zero", rlhf=gkd(llm_kd_weight=0.0))
+    plain = train("plain")
+    assert "train/llm_kd_loss" not in anchored.names()
+    assert anchored.series("train/sft_loss") == pytest.approx(plain.series("train/sft_loss"), rel=1e-6)
+
+
+def test_forward_only_ignores_the_sampling_knobs(train, gkd):
+    one = train("one", rlhf=gkd(beta=0.1, temperature=0.9, max_completion_length=7))
+    two = train("two", rlhf=gkd(beta=0.1, temperature=2.0, max_completion_length=400))
+    assert one.series("train/loss") == two.series("train/loss")
+
+
+def test_student_samples_are_anchored_but_not_learned(train, gkd):
+    run = train(rlhf=gkd(lmbda=1.0, max_completion_length=4), training={"max_steps": 2})
+    assert "train/sft_loss" not in run.names()
+    assert all(0 < count <= 2 * 4 for count in run.series("train/token_count"))
+
+
+def test_teacher_samples_replace_the_answers_under_seq_kd(train, gkd):
+    run = train(rlhf=gkd(seq_kd=True, lmbda=0.0, temperature=1.0, max_completion_length=4), training={"max_steps": 2})
+    assert all(0 < count <= 2 * 4 for count in run.series("train/token_count"))
+    assert "train/sft_loss" in run.names()
+
+
+def test_gradient_checkpointing_changes_no_number(train, gkd):
+    plain = train("plain", rlhf=gkd(lmbda=0.5, max_completion_length=4), training={"max_steps": 3})
+    saved = train(
+        "saved",
+        rlhf=gkd(lmbda=0.5, max_completion_length=4),
+        training={"max_steps": 3, "gradient_checkpointing": True},
+    )
+    assert saved.series("train/loss") == pytest.approx(plain.series("train/loss"), rel=1e-5)
+
+
+def test_initialisation_that_changes_the_base_gets_a_frozen_copy(train, gkd):
+    run = train(rlhf=gkd(), tuner={"init_weights": "pissa"}, training={"max_steps": 2})
+    assert abs(run.series("train/llm_kd_loss")[0]) < 1e-5
+
+
+def test_evaluation_without_the_teacher_is_cross_entropy_alone(train, gkd):
+    run = train(rlhf=gkd(), custom={"eval_teacher": False}, training={"eval_strategy": "steps", "eval_steps": 2})
+    assert "train/llm_kd_loss" in run.names()
+    assert "eval/llm_kd_loss" not in run.names()
+    assert run.series("eval/loss") == pytest.approx(run.series("eval/sft_loss"))
+
+
+def test_adapter_as_teacher_is_loaded_on_its_base(train, gkd):
+    first = train("first", training={"max_steps": 2, "learning_rate": 5.0e-3})
+    run = train("second", rlhf=gkd(teacher_model=str(first.last)), training={"max_steps": 1})
+    assert run.series("train/llm_kd_loss")[0] > 1e-6
+    assert json.loads((first.last / "adapter_config.json").read_text())["base_model_name_or_path"]
