@@ -5,9 +5,11 @@ The merge itself runs in float32, whatever the base is stored in; the result is 
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +40,7 @@ COMPANIONS = (
     "video_preprocessor_config.json",
     "generation_config.json",
 )
-# Taken from the adapter: our card, and the upstream's record of its arguments, which tells it the model's type.
-FROM_ADAPTER = (CARD_FILE, "args.json")
+UPSTREAM_FILE = "args.json"  # where ms-swift looks for what a folder's configuration does not tell it
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,18 @@ def write_model(network: Any, folder: Path, dtype: str, max_shard_size: str) -> 
 
 def copy_companions(base: Path, adapter: Path, folder: Path) -> None:
     """What a model folder needs beside its weights."""
-    for source, names in ((base, COMPANIONS), (adapter, FROM_ADAPTER)):
+    for source, names in ((base, COMPANIONS), (adapter, (CARD_FILE,))):
         for name in names:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
+    # Several of ms-swift's model types share this architecture: without a word it refuses to choose.
+    words = {
+        "swift_version": version("ms-swift"),
+        "model_type": "qwen3_vl",
+        "template": "qwen3_vl",
+        "tuner_type": "full",
+    }
+    (folder / UPSTREAM_FILE).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
 
 
 def check_files(network: Any, folder: Path) -> None:
