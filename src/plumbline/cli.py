@@ -238,6 +238,22 @@ def infer(
     return verbs.infer(settings, draw, draw_objects, as_json, dry_run)
 
 
+@app.command
+def demo(
+    *,
+    output: Path = Path("output/demo"),
+    prepare_only: Annotated[bool, Parameter(negative=(), help="Make the tiny model and the data, then stop.")] = False,
+    steps: Annotated[int | None, Parameter(help="Steps of fine-tuning; the distillation takes a fifth of it.")] = None,
+) -> int:
+    """Run the whole road on a tiny model in minutes: check, train, distil, merge, describe, report.
+
+    Example: `plumbline demo --output output/demo`
+    """
+    from plumbline.demo.run import DemoOptions, run_demo
+
+    return run_demo(DemoOptions(output, prepare_only, steps))
+
+
 def main() -> None:
     """Run the command line; user errors print one clean message, bugs keep their traceback."""
     from plumbline.errors import UserError

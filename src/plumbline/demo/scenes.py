@@ -1,7 +1,8 @@
 """Rendered rack scenes with exact geometry: a stand-in for site photographs that a tiny model can learn.
 
 A scene is planned first (sizes, parts, points) and painted afterwards; the annotation is the plan itself, so a label
-can never disagree with the picture. Everything is drawn from a generator keyed by (seed, index).
+can never disagree with the picture. Everything is drawn from a generator keyed by (seed, index). Racks are built on a
+coarse grid (three places, two tilts, three formats): numbers that recur are what a tiny model can learn in minutes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from plumbline.demo.paint import PAINTERS, Canvas, Frame, Points, rectangle, sha
 from plumbline.geometry import Box, Polygon, Polyline, Quad, Shape
 
 _PURPOSE = 0x5CE7E  # keeps these draws apart from any other use of the same (seed, index)
-_SIDES = (256, 288, 320, 352, 384, 416, 448, 512)
-_SLOTS = (0.06, 0.30, 0.54)  # tops of the three places in the rack, as parts of its height
+_SIZES = (
+    ((320, 256), (400, 320), (480, 384)),
+    ((256, 320), (320, 400), (384, 480)),
+    ((256, 256), (320, 320), (448, 448)),
+)  # pixels, by format
+_TILT = 8.0  # degrees
+_SLOTS = (0.06, 0.32, 0.58)  # tops of the three places in the rack, as parts of its height
+_SLOT_HEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,9 @@ class Scene:
 def plan_scene(seed: int, index: int) -> Scene:
     """Plan scene number `index`; the same (seed, index) gives the same scene everywhere."""
     draw = np.random.default_rng([seed, index, _PURPOSE])
-    width, height = (int(side) for side in draw.choice(_SIDES[:-1], 2))
-    if draw.random() < 0.15:
-        width = _SIDES[-1]
-    tilt = float(np.round(draw.uniform(4, 12) * draw.choice((-1, 1)), 1)) if draw.random() < 0.4 else 0.0
+    sizes = _SIZES[draw.integers(len(_SIZES))]
+    width, height = sizes[draw.integers(len(sizes))]
+    tilt = float(draw.choice((-_TILT, _TILT))) if draw.random() < 0.3 else 0.0
     bench = _Bench(draw, width, height, tilt)
     bench.furnish()
     red, green, blue = (int(value) for value in draw.integers(150, 226) + draw.integers(-12, 13, 3))
@@ -97,33 +103,33 @@ class _Bench:
         self.tilted = tilt != 0.0
 
     def placed(self, points: Points) -> Points:
-        """Upright points [N, 2] turned about the picture's centre, to a tenth of a pixel."""
+        """Upright points [N, 2] turned about the picture's centre, to a hundredth of a pixel."""
         centre = np.array([self.width / 2, self.height / 2])
-        return np.round((points - centre) @ self._turn.T + centre, 1)
+        return np.round((points - centre) @ self._turn.T + centre, 2)
 
     def furnish(self) -> None:
         """Put the parts in: one or two devices, and around the first one whatever the draw brings."""
         draw = self.draw
         slots = [int(slot) for slot in draw.permutation(len(_SLOTS))]
         first = self._device(slots[0])
-        if draw.random() < 0.25:
+        if draw.random() < 0.15:
             self._device(slots[2])
-        if draw.random() < 0.45:
-            self._shield(slots[1])
-        if draw.random() < 0.4:
-            self._screw(first)
-        if draw.random() < 0.5:
-            self._label(first)
-        if draw.random() < 0.45:
-            self._fibre(first)
         if draw.random() < 0.35:
+            self._shield(slots[1])
+        if draw.random() < 0.3:
+            self._screw(first)
+        if draw.random() < 0.3:
+            self._label(first)
+        if draw.random() < 0.35:
+            self._fibre(first)
+        if draw.random() < 0.25:
             self._wire(first)
 
     def _slot(self, slot: int) -> tuple[float, float, float, float]:
         left, top, right, bottom = self.rack
         wide, high = right - left, bottom - top
-        upper = top + high * (_SLOTS[slot] + self.draw.uniform(0, 0.02))
-        return left + 0.08 * wide, upper, right - 0.08 * wide, upper + high * self.draw.uniform(0.17, 0.21)
+        upper = top + high * _SLOTS[slot]
+        return left + 0.08 * wide, upper, right - 0.08 * wide, upper + high * _SLOT_HEIGHT
 
     def _plate(self, desc: str, corners: Points) -> None:
         if self.tilted:
@@ -145,24 +151,24 @@ class _Bench:
 
     def _screw(self, sides: tuple[float, float, float, float]) -> None:
         left, top, right, bottom = sides
-        radius = 0.025 * min(self.width, self.height) + 2
+        radius = 0.035 * min(self.width, self.height)
         beside = left - radius * 1.1 if self.draw.random() < 0.5 else right + radius * 1.1
         middle = self.placed(np.array([[beside, (top + bottom) / 2]]))[0]
         desc = str(self.draw.choice(("螺丝/符合要求", "螺丝/不符合要求,生锈")))
-        self.parts.append(DataObject(desc, Box(np.round([middle - radius, middle + radius], 1))))
+        self.parts.append(DataObject(desc, Box(np.round([middle - radius, middle + radius], 2))))
 
     def _label(self, sides: tuple[float, float, float, float]) -> None:
         left, top, right, bottom = sides
         wide, high = right - left, bottom - top
-        start = left + wide * self.draw.uniform(0.70, 0.74)
+        start = left + wide * 0.72
         corners = rectangle(start, top + 0.24 * high, start + 0.22 * wide, top + 0.7 * high)
         self._plate(str(self.draw.choice(("标签/文字:BBU-1", "标签/无法识别"))), corners)
 
     def _fibre(self, sides: tuple[float, float, float, float]) -> None:
         left, top, right, bottom = sides
-        start = left + (right - left) * self.draw.uniform(0.26, 0.46)
+        start = left + (right - left) * 0.36
         drop = self.rack[3] - bottom
-        sway = (right - left) * self.draw.uniform(-0.12, 0.12)
+        sway = (right - left) * float(self.draw.choice((-0.1, 0.1)))
         points = np.array(
             [
                 [start, bottom - 0.2 * (bottom - top)],
@@ -176,7 +182,7 @@ class _Bench:
     def _wire(self, sides: tuple[float, float, float, float]) -> None:
         left, _, right, bottom = sides
         tied = self.draw.random() < 0.5
-        start = left + (right - left) * self.draw.uniform(0.6, 0.66)
+        start = left + (right - left) * 0.63
         edge, low = self.rack[2], self.rack[3]
         bend = bottom + 0.5 * (low - bottom)
         points = [[start, bottom], [start, bend], [edge - 0.1 * self.width, bend]]

@@ -1,0 +1,112 @@
+"""The demonstration's report: one page that shows what was done, how long it took, and what came of it."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.read import read_records
+from plumbline.data.record import DataObject, Record
+from plumbline.demo.pictures import Held, contact_sheet, held_out
+from plumbline.demo.recipes import Places, Recipe
+from plumbline.report.charts import curve_svg
+from plumbline.report.html import data_url, render_page, write_page
+from plumbline.report.log import read_log
+from plumbline.report.overlay import class_colour, class_name, draw_objects
+from plumbline.report.run import loss_charts, paired_lines
+
+SHEET_FILE = "contact_sheet.png"
+_TITLES = {
+    "model": "Build a tiny Qwen3-VL checkpoint",
+    "data": "Write photographs and rack scenes",
+    "check": "Check every record and picture",
+    "sft": "Fine-tune with LoRA",
+    "gkd": "Distil towards the base model",
+    "merge": "Merge the adapter",
+    "captions": "Describe the held-out pictures",
+}
+_KINDS = {"bbox_2d": "boxes", "quad": "quads", "poly": "polygons", "line": "lines"}
+_EXAMPLES = ("photos/china.jpg", "photos/motorcycle.png", "photos/camera.png", "photos/coffee.png")
+
+
+def write_demo_page(places: Places, recipe: Recipe, summary: Mapping[str, Any]) -> Path:
+    """Write `report.html` and `contact_sheet.png` from the finished stages; returns the page's path."""
+    sft, gkd = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.gkd))
+    held = held_out(places.data / "val.jsonl", places.captions)
+    train = list(read_records(places.data / "train.jsonl"))
+    context = {
+        "summary": summary,
+        "recipe": recipe,
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "stages": _stages(summary["stages"]),
+        "sft_charts": [
+            {"title": "loss", "svg": curve_svg(paired_lines(sft, "loss"))},
+            {"title": "token accuracy", "svg": curve_svg(paired_lines(sft, "token_acc"))},
+        ],
+        "gkd_charts": [{"title": chart.title, "svg": chart.svg} for chart in loss_charts(gkd)],
+        "kinds": _shares({_KINDS[kind]: count for kind, count in summary["data"]["geometries"].items()}),
+        "classes": _classes(train),
+        "examples": [_example(record, places.data) for record in train if record.images[0] in _EXAMPLES],
+        "held": [_shown(item) for item in held],
+        "configs": {name: (places.configs / f"{name}.yaml").read_text(encoding="utf-8") for name in ("sft", "gkd")},
+    }
+    curves = [("fine-tuning: loss", paired_lines(sft, "loss")), ("distillation: loss", paired_lines(gkd, "loss"))]
+    sheet = contact_sheet(_best_first(held), curves, "plumbline demo: annotate, fine-tune, anchor, merge, describe")
+    sheet.save(places.output / SHEET_FILE, optimize=True)
+    html = render_page("demo.html", context, package="plumbline.demo")
+    return write_page(places.output / "report.html", html)
+
+
+def _best_first(held: Sequence[Held]) -> list[Held]:
+    """Pictures whose reply was read first, then those with most kinds of geometry to see; otherwise in their order."""
+    return sorted(held, key=lambda item: (item.status != "ok", -len({found.shape.kind for found in item.truth})))
+
+
+def _stages(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
+    longest = max(stage["seconds"] for stage in stages.values()) or 1.0
+    return [
+        {"title": _TITLES[name], "share": max(0.4, 100 * stage["seconds"] / longest), **stage}
+        for name, stage in stages.items()
+    ]
+
+
+def _shares(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    most = max(counts.values())
+    return [{"name": name, "count": count, "share": 100 * count / most} for name, count in counts.items()]
+
+
+def _classes(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The most frequent classes of the training file with their colour in the overlays."""
+    counts = Counter(class_name(item.desc) for record in records for item in record.objects)
+    rows = _shares(dict(counts.most_common(10)))
+    return [row | {"colour": "#{:02x}{:02x}{:02x}".format(*class_colour(row["name"]))} for row in rows]
+
+
+def _example(record: Record, folder: Path) -> dict[str, str]:
+    from plumbline.data.images import load_image
+
+    picture = load_image(str(folder / record.images[0]))
+    drawn = draw_objects(picture, record.objects, scale=640 / max(picture.size))
+    return {"url": data_url(drawn), "name": record.images[0], "credit": str(record.metadata["credit"])}
+
+
+def _shown(item: Held) -> dict[str, Any]:
+    return {
+        "name": item.image,
+        "truth_url": data_url(item.drawn(item.truth)),
+        "model_url": data_url(item.drawn(item.found)),
+        "truth": _lines(item.truth),
+        "found": _lines(item.found),
+        "before": item.before,
+        "after": item.text,
+        "is_ok": item.status == "ok",
+        "status": item.status,
+        "problems": item.problems,
+    }
+
+
+def _lines(objects: Sequence[DataObject]) -> list[str]:
+    return [item.desc for item in objects]

@@ -1,0 +1,320 @@
+"""`plumbline demo`: the whole road once, on data that ships, in minutes on two cores and without a network.
+
+check -> fine-tune -> distil towards the base -> merge -> describe held-out pictures -> report. Training runs as the
+real command in its own process; every number of the report is read back from what the stages left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from plumbline.data.check import Check, CheckOptions
+from plumbline.data.read import read_records
+from plumbline.demo.data import write_demo_data
+from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
+from plumbline.demo.show import Advance, Show
+from plumbline.demo.stages import Ledger, Stage
+from plumbline.errors import EXIT_FAILURE, EXIT_OK, Problem, UserError
+from plumbline.model.checkpoints import write_atomically
+from plumbline.report.log import RunLog, read_log
+
+SCENES, HELD_OUT, DATA_SEED = 160, 8, 0
+BEFORE_TOKENS, AFTER_TOKENS = 48, 512
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+_LOG_TAIL = 15  # lines of a failed command that are shown
+
+
+class StageFailedError(UserError):
+    """A stage of the demonstration did not end well."""
+
+    exit_code = EXIT_FAILURE
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `plumbline demo` is asked. steps: of the supervised run; the distillation takes a fifth of it."""
+
+    output: Path = Path("output/demo")
+    prepare_only: bool = False
+    steps: int | None = None
+
+    def recipe(self) -> Recipe:
+        """The training settings. Raises UserError for less than one step."""
+        if self.steps is None:
+            return Recipe()
+        if self.steps < 1:
+            raise UserError(Problem("--steps", f"{self.steps} is not at least 1"))
+        return replace(Recipe(), sft_steps=self.steps, gkd_steps=max(1, self.steps // 5))
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the demonstration, or what is left of it, and return the exit code.
+
+    Raises UserError for options that make no sense, StageFailedError with the end of its log for a stage that failed.
+    """
+    # deepspeed, imported by the training stack, asks for an accelerator as it loads; nothing here trains with it
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    demo = Demo(Places(options.output), options.recipe())
+    try:
+        with _terminate_like_interrupt():
+            demo.prepare()
+            if not options.prepare_only:
+                demo.perform()
+    except KeyboardInterrupt:
+        demo.show.say("interrupted: the same command goes on with the stages that are not done")
+        return EXIT_INTERRUPTED
+    except _Terminated:
+        return EXIT_TERMINATED
+    return EXIT_OK
+
+
+@dataclass
+class Demo:
+    """One run of the demonstration: its places, its recipe, and what its stages found."""
+
+    places: Places
+    recipe: Recipe
+    show: Show = field(default_factory=Show)
+    begun: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        try:
+            self.ledger = Ledger(self.places.output)
+        except OSError as error:
+            raise UserError(Problem(str(self.places.output), f"cannot be written: {error.strerror}")) from error
+
+    def prepare(self) -> None:
+        """Make the model and the data."""
+        self._stage("model", "tiny Qwen3-VL checkpoint", {}, self._build_model)
+        inputs = {"scenes": SCENES, "held_out": HELD_OUT, "seed": DATA_SEED}
+        self._stage("data", "photographs and rack scenes", inputs, self._write_data)
+
+    def perform(self) -> None:
+        """Everything that follows, to the report."""
+        recipe = self.recipe.as_dict()
+        self._stage("check", "check every record and picture", {}, self._check)
+        self._stage("sft", "fine-tune (LoRA)", recipe, lambda advance: self._train("sft", write_sft, advance))
+        self._stage("gkd", "distil towards the base (GKD)", {}, lambda advance: self._train("gkd", write_gkd, advance))
+        self._stage("merge", "merge the adapter", {}, self._merge)
+        tokens = {"before": BEFORE_TOKENS, "after": AFTER_TOKENS}
+        self._stage("captions", "describe the held-out pictures", tokens, self._describe)
+        self._report()
+
+    def _stage(
+        self, name: str, title: str, inputs: Mapping[str, Any], work: Callable[[Advance], Mapping[str, Any]]
+    ) -> Stage:
+        if self.ledger.would_reuse(name, inputs):
+            self.show.reused(title)
+            return self.ledger.run(name, inputs, dict)
+        with self.show.stage(title) as advance:
+            return self.ledger.run(name, inputs, lambda: work(advance))
+
+    # -- stages ------------------------------------------------------------------------------------------------------
+
+    def _build_model(self, advance: Advance) -> dict[str, Any]:
+        from plumbline.model.tiny import build_tiny
+
+        _quiet()
+        shutil.rmtree(self.places.model, ignore_errors=True)
+        build_tiny(self.places.model)
+        weights = sum(path.stat().st_size for path in self.places.model.glob("*.safetensors"))
+        return {"megabytes": round(weights / 1e6, 1)}
+
+    def _write_data(self, advance: Advance) -> dict[str, Any]:
+        written = write_demo_data(self.places.data, SCENES, HELD_OUT, DATA_SEED)
+        records = [*read_records(written.train), *read_records(written.val)]
+        objects = [item for record in records for item in record.objects]
+        return {
+            "train_records": written.train_records,
+            "val_records": written.val_records,
+            "photographs": sum(record.images[0].startswith("photos/") for record in records),
+            "objects": len(objects),
+            "geometries": dict(Counter(item.shape.kind for item in objects)),
+            "descriptions": len({item.desc for item in objects}),
+        }
+
+    def _check(self, advance: Advance) -> dict[str, Any]:
+        check = Check([self.places.data / "train.jsonl", self.places.data / "val.jsonl"], CheckOptions(images=True))
+        findings = [str(finding) for finding in check.findings()]
+        if findings:
+            raise StageFailedError([Problem(str(self.places.data), text) for text in findings])
+        return {"records": check.records, "findings": 0}
+
+    def _train(self, name: str, write: Callable[[Places, Recipe], Path], advance: Advance) -> dict[str, Any]:
+        config, run = write(self.places, self.recipe), self.places.output / name
+        shutil.rmtree(run, ignore_errors=True)
+        command = [sys.executable, "-m", "plumbline", "train", str(config)]
+        for log in _follow(command, self.places.log(name), run / "logging.jsonl"):
+            loss = log.values("train/loss")
+            advance(log.steps, log.planned_steps, f"loss {loss[-1]:.3f}" if loss else "")
+        return training_facts(read_log(run / "logging.jsonl"))
+
+    def _merge(self, advance: Advance) -> dict[str, Any]:
+        from plumbline.model.merge import TOLERANCE, merge
+
+        _quiet()
+        report = merge(self.places.gkd, self.places.merged, overwrite=True)
+        return {
+            "max_abs_logit_diff": report.max_abs_logit_diff,
+            "tolerance": TOLERANCE,
+            "adapter": str(report.adapter),
+            "megabytes": round(report.size / 1e6, 1),
+        }
+
+    def _describe(self, advance: Advance) -> dict[str, Any]:
+        _quiet()
+        self._caption(self.places.model, "before", BEFORE_TOKENS, "norm1000", advance)
+        statuses = self._caption(self.places.merged, "after", AFTER_TOKENS, None, advance)
+        return caption_facts(self.places.captions / "after.jsonl", statuses)
+
+    def _caption(
+        self, model: Path, name: str, tokens: int, emit_norm: str | None, advance: Advance
+    ) -> Mapping[str, int]:
+        from plumbline.infer.config import InferSettings, Sampling
+        from plumbline.infer.engine import TransformersEngine
+        from plumbline.infer.plan import plan_captions
+        from plumbline.infer.runner import run_captions
+
+        settings = InferSettings(
+            model=model,
+            input=self.places.data / "val.jsonl",
+            output=self.places.captions / f"{name}.jsonl",
+            emit_norm=emit_norm,
+            sampling=Sampling(max_new_tokens=tokens),
+            batch_size=self.recipe.batch_size,
+            resume=False,
+        )
+        plan = plan_captions(settings)
+        engine = TransformersEngine(plan.model, sampling=settings.sampling, batch_size=settings.batch_size)
+        count = 0
+
+        def progress(rows: int) -> None:
+            nonlocal count
+            count += rows
+            advance(count, plan.items, f"{name} training")
+
+        report = run_captions(plan, engine, progress=progress)
+        if report.interrupted:
+            raise KeyboardInterrupt
+        return report.statuses
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        from plumbline.demo.page import write_demo_page
+
+        facts = {stage.name: dict(stage.facts) for stage in self.ledger.done}
+        summary = {
+            **{name: facts[name] for name in ("data", "check", "sft", "gkd", "merge", "captions")},
+            "stages": {stage.name: {"seconds": stage.seconds, "reused": stage.reused} for stage in self.ledger.done},
+            "wall_s": round(time.perf_counter() - self.begun, 1),
+        }
+        page = write_demo_page(self.places, self.recipe, summary)
+        summary["wall_s"] = round(time.perf_counter() - self.begun, 1)
+        path = self.places.output / "summary.json"
+        write_atomically(path, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+        self.show.say(f"report   {page}\nsummary  {path}")
+
+
+def training_facts(log: RunLog) -> dict[str, Any]:
+    """The numbers of a training run, all read from its log.
+
+    loss_first, loss_last: of the first and last logged window of training; metrics: every logged name with a prefix.
+    """
+    loss = log.values("train/loss")
+    if not loss:
+        raise StageFailedError(Problem("logging.jsonl", "no train/loss was logged"))
+    evaluated = {name: log.values(name)[-1] for name in log.metric_names() if name.startswith("eval/")}
+    return {
+        "steps": log.steps,
+        "loss_first": loss[0],
+        "loss_last": loss[-1],
+        "metrics": log.metric_names(),
+        "eval_last": evaluated,
+    }
+
+
+def caption_facts(rows_file: Path, statuses: Mapping[str, int]) -> dict[str, Any]:
+    """parse_rate: share of the pictures whose whole reply was read without a problem and named at least one object."""
+    from plumbline.infer.rows import read_rows
+
+    rows = list(read_rows(rows_file))
+    parsed = [row for row in rows if row["status"] == "ok" and row["objects"]]
+    return {
+        "images": len(rows),
+        "parse_rate": len(parsed) / len(rows),
+        "objects": sum(len(row["objects"]) for row in rows),
+        "statuses": dict(statuses),
+    }
+
+
+def _follow(command: list[str], log_file: Path, metrics: Path) -> Iterator[RunLog]:
+    """Run a command with its output in a file; yield what it logged so far, until it has ended well.
+
+    Raises StageFailedError with the end of its output. When the caller stops, so does the command.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                if metrics.is_file():
+                    yield read_log(metrics)
+        finally:
+            _stop(process)
+    if process.returncode:
+        tail = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL:]
+        what = f"{' '.join(command[1:])} ended with exit code {process.returncode}:\n" + "\n".join(tail)
+        raise StageFailedError(Problem(str(log_file), what))
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a command that still runs: it may finish its step, then it must go."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt it is no error that anything should handle on the way."""
+
+
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """SIGTERM unwinds the stack like Ctrl-C, so that the training process ends with this one."""
+
+    def on_signal(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _quiet() -> None:
+    """Keep the libraries' own bars and notices out of the demonstration's lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
