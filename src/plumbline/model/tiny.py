@@ -5,10 +5,11 @@ special ids, chat template, processor classes, patch 16 / merge 2, three deepsta
 embeddings.
 
 Initial values are chosen so that small adapters can learn on frozen tied embeddings. With hidden size d and embedding
-standard deviation s, the final norm gives a row of length g*sqrt(d), so no logit exceeds about g*s*d, while the other
-151,935 tokens together weigh ln(151936) + (g*s)^2*d/2: the default 0.02 of the library leaves a maximum far below that
-and no adapter could ever be sure of a token. The linear layers keep the variance of their input (1/fan-in); what a
-layer adds to the residual stream is divided by the depth.
+standard deviation s, the final norm of weight g gives a row of length g*sqrt(d), so no logit exceeds about g*s*d, while
+the other 151,935 tokens together weigh ln(151936) + (g*s)^2*d/2: the library's default of s = 0.02, g = 1 leaves a
+maximum far below that, and no adapter could ever be sure of a token. So g follows from the wanted spread of the logits,
+s from the residual stream. Linear layers keep the variance of their input (1/fan-in); what a layer adds to a residual
+stream is divided by the square root of twice the depth.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ CELL = (PATCH * MERGE) ** 2  # pixels behind one visual token
 MIN_TOKENS = 4
 MAX_TOKENS = 64
 POSITION_GRID = 48
+EMBEDDING_STD = 0.25  # well below what the layers add: otherwise a tied head can only repeat the input token
+ATTENTION_GAIN = 2.0  # lets attention be sharp: scores reach gain^2 * sqrt(head_dim)
+LOGIT_STD = 4.0
+KIND_SHARE = 0.5  # of a row's variance
+# Digits, marks, Latin words, Chinese.
+KINDS = tuple(map(re.compile, (r"[0-9]", r" ?[!-/:-@\[-`{-~]+", r"[a-z]+", r"[\u4e00-\u9fff]+")))
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
@@ -154,14 +161,6 @@ def initial_value(name: str, parameter: torch.Tensor, size: TinySize, generator:
         return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
     scale = residual_scale(name, size)
     return torch.randn(shape, generator=generator) * (scale / math.sqrt(shape[1]))
-
-
-EMBEDDING_STD = 0.5  # below what the layers add, so that the input token does not drown them
-ATTENTION_GAIN = 1.5  # lets attention be sharp: scores reach gain^2 * sqrt(head_dim)
-LOGIT_STD = 4.0
-KIND_SHARE = 0.5  # of a row's variance
-# Digits, marks, Latin words, Chinese.
-KINDS = tuple(map(re.compile, (r"[0-9]", r" ?[!-/:-@\[-`{-~]+", r"[a-z]+", r"[\u4e00-\u9fff]+")))
 
 
 def kindred_rows(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
