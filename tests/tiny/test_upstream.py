@@ -1,0 +1,91 @@
+"""ms-swift really receives what we pass, and really opens what we write."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path.name for path in (ROOT / "configs" / "tiny").glob("[a-z]*.yaml"))
+TRANSFORMED = {  # what upstream turns into something else than what was written, with the reason
+    "torch_dtype",  # the name becomes a torch dtype
+    "output_dir",  # becomes absolute
+    "model",  # becomes absolute
+    "target_regex",  # `^$` is spelled as PEFT's own "no target"
+    "target_modules",  # a regex takes its place
+    "report_to",
+    "lr_scheduler_kwargs",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_value_of_a_recipe_arrives(recipe, tiny_model, tmp_path):
+    from plumbline.train.config import load_train_run
+    from plumbline.train.folder import Continuation
+    from plumbline.train.run import upstream_arguments
+
+    run = load_train_run(ROOT / "configs" / "tiny" / recipe).run
+    run.upstream["model"], run.upstream["output_dir"] = str(tiny_model), str(tmp_path / "out")
+    arguments = upstream_arguments(run, Continuation())
+    for key, value in run.upstream.items():
+        if key not in TRANSFORMED:
+            assert getattr(arguments, key) == value, key
+    shared = {field.name for field in fields(arguments.training_args)} & run.upstream.keys() - TRANSFORMED
+    for key in shared - {"gradient_checkpointing", "warmup_ratio"}:
+        assert getattr(arguments.training_args, key) == run.upstream[key], key
+    warmup = run.upstream["warmup_ratio"]
+    assert arguments.training_args.warmup_steps == warmup  # transformers 5 reads a warm-up below 1 as a share
+    assert arguments.training_args.logging_nan_inf_filter is False
+    assert arguments.training_args.lr_scheduler_kwargs["min_lr"] == run.upstream["lr_scheduler_kwargs"]["min_lr"]
+
+
+def test_lora_dropout_survives_distillation(train, tiny_model):
+    """Upstream's GKD arguments switch every dropout off by default."""
+    from plumbline.train.config import load_train_run
+    from plumbline.train.folder import Continuation
+    from plumbline.train.run import upstream_arguments
+
+    run = load_train_run(ROOT / "configs" / "tiny" / "stage_3_gkd.yaml").run
+    run.upstream["model"] = str(tiny_model)
+    assert upstream_arguments(run, Continuation()).training_args.disable_dropout is False
+
+
+def swift(*arguments):
+    """Run upstream's own command line."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [str(Path(sys.executable).with_name("swift")), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_checkpoints_open_with_the_upstreams_infer_and_export(train, tiny_model, records, tmp_path):
+    run = train(training={"max_steps": 2})
+    question = tmp_path / "question.jsonl"
+    picture = records[0].parent / "train_0.png"
+    turn = {"role": "user", "content": "<image>描述"}
+    question.write_text(json.dumps({"messages": [turn], "images": [str(picture)]}) + "\n", encoding="utf-8")
+    answers = tmp_path / "answers.jsonl"
+    shared = ["--model", tiny_model, "--model_type", "qwen3_vl", "--adapters", run.last]
+    swift(
+        "infer",
+        *shared,
+        "--val_dataset",
+        question,
+        "--max_new_tokens",
+        3,
+        "--result_path",
+        answers,
+        "--stream",
+        "false",
+    )
+    assert "response" in json.loads(answers.read_text(encoding="utf-8").splitlines()[0])
+    merged = tmp_path / "merged"
+    swift("export", *shared, "--merge_lora", "true", "--output_dir", merged, "--safe_serialization", "true")
+    assert list(merged.glob("*.safetensors"))

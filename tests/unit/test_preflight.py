@@ -1,0 +1,179 @@
+"""Rules between keys and paths, judged from files alone: no torch, no weights."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from plumbline.errors import ConfigError
+from plumbline.model.checkpoints import mark_complete
+from plumbline.train.config import load_train_run
+from plumbline.train.folder import trim_log
+from plumbline.train.kd.teacher import plan_teacher, teacher_problems
+from plumbline.train.preflight import check_run, steps_planned
+
+PROCESSOR = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 65536}}
+
+
+def model_folder(folder, *, vocab=("a", "b"), template="{{ x }}", processor=PROCESSOR, **config):
+    """The small files of a model folder; weights are never opened by these checks."""
+    folder.mkdir(parents=True)
+    base = {"model_type": "qwen3_vl", "image_token_id": 1, "text_config": {"vocab_size": 9}}
+    files = {
+        "config.json": base | config,
+        "tokenizer.json": {"model": {"vocab": {word: index for index, word in enumerate(vocab)}}, "added_tokens": []},
+        "preprocessor_config.json": processor,
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """Judge a run whose sections are merged over one that is in order; returns {where: what} (empty when it passes)."""
+    model = model_folder(tmp_path / "base")
+    (tmp_path / "train.jsonl").write_text("{}\n")
+
+    def judge(**sections):
+        base = {
+            "global_max_length": 64,
+            "model": {"model": str(model)},
+            "training": {"output_dir": str(tmp_path / "out")},
+            "custom": {"train_jsonl": str(tmp_path / "train.jsonl")},
+        }
+        merged = {
+            name: {**base.get(name, {}), **over} if isinstance(over, dict) else over for name, over in sections.items()
+        }
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump({**base, **merged}))
+        try:
+            check_run(load_train_run(file).run)
+        except ConfigError as error:
+            return {problem.where.rsplit("/", 1)[-1]: problem.what for problem in error.problems}
+        return {}
+
+    judge.model = model
+    return judge
+
+
+def test_a_run_in_order_passes(problems):
+    assert problems() == {}
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"custom": {"augmentation": {"enabled": True}}}, "custom.augmentation.enabled"),
+        ({"custom": {"summary_ratio": 0.5}}, "custom.summary_ratio"),
+        ({"custom": {"images_per_user_turn": 2}}, "custom.images_per_user_turn"),
+        ({"custom": {"visual_kd": {"enabled": True}}}, "custom.visual_kd.enabled"),
+        ({"training": {"packing": True}}, "training.packing"),
+        ({"training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
+        ({"template": {"truncation_strategy": "right"}}, "template.truncation_strategy"),
+    ],
+)
+def test_what_is_not_built_is_refused_not_ignored(problems, sections, key):
+    assert key in problems(**sections)
+
+
+def test_missing_things_are_all_named_at_once(problems, tmp_path):
+    found = problems(
+        model={"model": str(tmp_path / "nowhere")},
+        custom={"train_jsonl": str(tmp_path / "none.jsonl"), "image_roots": [str(tmp_path / "no")]},
+        training={"eval_strategy": "steps"},
+        global_max_length=None,
+    )
+    assert {"model.model", "custom.train_jsonl", "custom.val_jsonl", "custom.image_roots", "global_max_length"} <= set(
+        found
+    )
+
+
+def test_a_model_that_brings_code_is_refused(problems, tmp_path):
+    hostile = model_folder(tmp_path / "hostile", auto_map={"AutoModel": "evil.Model"})
+    assert "auto_map" in problems(model={"model": str(hostile)})["model.model"]
+
+
+def test_distillation_without_a_teacher_is_refused(problems, tmp_path):
+    assert (
+        "not a folder"
+        in problems(rlhf={"rlhf_type": "gkd", "teacher_model": str(tmp_path / "no")})["rlhf.teacher_model"]
+    )
+    assert problems(rlhf={"rlhf_type": "gkd", "teacher_model": str(problems.model)}) == {}
+
+
+def test_a_loss_of_nothing_is_refused(problems):
+    rlhf = {"rlhf_type": "gkd", "teacher_model": str(problems.model), "sft_alpha": 0, "llm_kd_weight": 0}
+    assert "nothing to learn" in problems(rlhf=rlhf)["rlhf"]
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"vocab": ("a", "c")}, "tokenizer vocabulary"),
+        ({"template": "{{ y }}"}, "chat template"),
+        ({"processor": PROCESSOR | {"patch_size": 14}}, "image processor patch size differs: student 16, teacher 14"),
+        ({"processor": PROCESSOR | {"merge_size": 1}}, "image processor merge size"),
+        ({"processor": PROCESSOR | {"size": {"shortest_edge": 1, "longest_edge": 65536}}}, "student 4096, teacher 1"),
+        ({"text_config": {"vocab_size": 10}}, "vocabulary size differs: student 9, teacher 10"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_named_with_the_numbers(tmp_path, other, named):
+    student, teacher = model_folder(tmp_path / "s"), model_folder(tmp_path / "t", **other)
+    assert any(named in problem.what for problem in teacher_problems(str(student), str(teacher)))
+    assert teacher_problems(str(student), str(student)) == []
+
+
+def test_processor_settings_in_either_file_compare_equal(tmp_path):
+    student, teacher = model_folder(tmp_path / "s"), model_folder(tmp_path / "t")
+    (teacher / "preprocessor_config.json").unlink()
+    (teacher / "processor_config.json").write_text(json.dumps({"image_processor": PROCESSOR}))
+    assert teacher_problems(str(student), str(teacher)) == []
+
+
+def test_who_the_teacher_is(tmp_path):
+    base, other = model_folder(tmp_path / "base"), model_folder(tmp_path / "other")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    shared = {"model": str(base), "tuner_type": "lora"}
+    assert plan_teacher(shared, str(base) + "/").adapters_off
+    assert plan_teacher({**shared, "tuner_type": "adalora"}, str(base)).adapters_off
+    for upstream in ({"tuner_type": "fourierft"}, {"init_weights": "pissa"}, {"tuner_type": "full"}):
+        assert not plan_teacher({**shared, **upstream}, str(base)).adapters_off
+    assert not plan_teacher(shared, str(other)).adapters_off
+    assert plan_teacher(shared, str(adapter)).adapters == (str(adapter),)
+
+
+def test_continuing_needs_a_complete_checkpoint(problems, tmp_path):
+    torn, whole = tmp_path / "out" / "checkpoint-4", tmp_path / "out" / "checkpoint-2"
+    for folder in (torn, whole):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"12345678")
+        mark_complete(folder)
+    (torn / "adapter_model.safetensors").write_bytes(b"1234")
+    assert "4 bytes long" in problems(training={"resume_from_checkpoint": str(torn)})["training.resume_from_checkpoint"]
+    assert problems(training={"resume_from_checkpoint": str(whole)}) == {}
+
+
+def test_planned_steps_count_what_the_trainer_counts():
+    upstream = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "num_train_epochs": 3}
+    assert steps_planned(upstream, 103, 1) == 13 * 3
+    assert steps_planned(upstream, 103, 2) == 7 * 3
+    assert steps_planned({**upstream, "max_steps": 5}, 103, 1) == 5
+
+
+def test_trimming_the_log_keeps_what_the_checkpoint_holds(tmp_path):
+    log = tmp_path / "logging.jsonl"
+    lines = [json.dumps({"loss": n, "global_step/max_steps": f"{n}/9"}) for n in range(1, 6)]
+    log.write_text("\n".join([*lines, '{"last_model_checkpoint": null}', '{"loss": 6, "glob']))
+    trim_log(log, 3)
+    assert [json.loads(line)["loss"] for line in log.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_the_checks_import_no_torch():
+    code = "import sys, plumbline.train.preflight, plumbline.train.folder; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
