@@ -210,7 +210,10 @@ class StepMixin(DataLoaderMixin):
         amounts = {"objective": terms.objective.detach(), "kd": terms.kd, "tokens": tokens, "hits": terms.hits}
         if weights.sft_alpha or not weights.llm_kd_weight:
             amounts |= {"ce": terms.ce, "ce_tokens": tokens}
-        self._meters[mode].add(**amounts)
+        # A non-finite micro-batch is counted as a dropped step; its NaN must not blot out the window's figures.
+        finite = torch.isfinite(terms.objective.detach())
+        kept = {name: torch.where(finite, amount, torch.zeros_like(amount)) for name, amount in amounts.items()}
+        self._meters[mode].add(**kept)
 
     # -- steps -------------------------------------------------------------------------------------------------------
 

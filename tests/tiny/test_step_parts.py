@@ -1,0 +1,190 @@
+"""The small pieces of a step: telemetry sums, row checks, sampled answers, frozen tensors, dropped steps."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from plumbline.errors import ConfigError, DataError, Problem
+from plumbline.train.batches import IGNORED, BatchCollator, row_problems
+from plumbline.train.health import FrozenChangedError, FrozenTensors, TrainingTargets, check_targets, fingerprint
+from plumbline.train.kd.rollout import DATASET, STUDENT, TEACHER, _joined, _prompts, choose_source, prompt_lengths
+from plumbline.train.telemetry import Meter, window_metrics
+
+pytestmark = pytest.mark.slow
+IMAGE = 7
+
+
+# ------------------------------------------------------------------------------------------------------------ telemetry
+def test_metrics_weigh_tokens_not_micro_batches():
+    meter = Meter()
+    meter.add(objective=torch.tensor(10.0), ce=torch.tensor(10.0), ce_tokens=10, tokens=10, hits=5, kd=0.0)
+    meter.add(objective=90.0, ce=90.0, ce_tokens=torch.tensor(30), tokens=30, hits=15, kd=4.0, steps=1)
+    metrics = window_metrics(meter.reduce_and_reset(torch.device("cpu")), "train", llm_kd_weight=0.5)
+    assert metrics == {
+        "train/loss": 2.5,
+        "train/token_acc": 0.5,
+        "train/llm_kd_loss": 0.05,
+        "train/sft_loss": 2.5,
+        "train/token_count": 40.0,
+    }
+    assert window_metrics(meter.reduce_and_reset(torch.device("cpu")), "train", llm_kd_weight=0.5) == {
+        "train/token_count": 0.0
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+def row(**changes):
+    """An encoded row in order: one picture of 2 x 2 visual tokens and two supervised tokens."""
+    ids = [1, IMAGE, IMAGE, IMAGE, IMAGE, 2, 3, 4]
+    base = {
+        "input_ids": ids,
+        "labels": [IGNORED] * 6 + [3, 4],
+        "image_grid_thw": torch.tensor([[1, 4, 4]]),
+        "pixel_values": torch.zeros(16, 3),
+    }
+    return base | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "what"),
+    [
+        ({}, 1, None),
+        ({}, 2, "2 image(s) but 1 image grid(s)"),
+        ({"input_ids": [1] * 8, "image_grid_thw": None}, 1, "1 image(s) but no image token"),
+        ({"image_grid_thw": torch.tensor([[1, 4, 6]])}, 1, "4 image tokens but the grids give 6"),
+        ({"pixel_values": torch.zeros(12, 3)}, 1, "gives 16 patches but pixel_values has 12"),
+        ({"labels": [IGNORED] * 8}, 1, "no supervised token"),
+        ({"labels": [IGNORED, IMAGE, *[IGNORED] * 4, 3, 4]}, 1, "image tokens carry labels"),
+        ({"labels": [1, *[IGNORED] * 5, 3, 4]}, 1, "first token of the prompt is supervised"),
+    ],
+)
+def test_health_of_an_encoded_row(changes, images, what):
+    found = [problem for problem, _ in row_problems(row(**changes), images, IMAGE, merge=2)]
+    assert found == [] if what is None else any(what in problem for problem in found)
+
+
+class Template:
+    """What the collator needs of a template."""
+
+    def data_collator(self, rows):
+        return {
+            "input_ids": torch.tensor([r["input_ids"] for r in rows]),
+            "labels": torch.tensor([r["labels"] for r in rows]),
+        }
+
+    def encode(self, inputs):
+        return {"input_ids": [1, 2], "labels": [IGNORED, 2]}
+
+
+def test_a_batch_of_failures_adds_nothing_and_names_each_once():
+    collator = BatchCollator(Template(), strict=False)
+    batch = collator([{"problem": Problem("a.jsonl:1", "broken")}])
+    assert (batch["labels"] == IGNORED).all()
+    collator.raise_for_problems(batch)
+    assert list(collator.skipped) == ["a.jsonl:1"]
+    with pytest.raises(DataError, match="broken"):
+        strict = BatchCollator(Template(), strict=True)
+        strict.raise_for_problems(strict([{"problem": Problem("a.jsonl:1", "broken")}]))
+
+
+# ------------------------------------------------------------------------------------------------------------- sampling
+def test_the_source_of_answers_is_keyed_and_keeps_its_shares():
+    drawn = [choose_source(3, step, 0.25, seq_kd=True) for step in range(2000)]
+    assert drawn == [choose_source(3, step, 0.25, seq_kd=True) for step in range(2000)]
+    assert drawn.count(STUDENT) / 2000 == pytest.approx(0.25, abs=0.04)
+    assert set(drawn) == {STUDENT, TEACHER}
+    assert {choose_source(3, step, 0.0, seq_kd=False) for step in range(50)} == {DATASET}
+
+
+def test_prompts_are_cut_before_the_answer_and_answers_after_the_stop():
+    batch = {
+        "input_ids": torch.tensor([[5, 6, 8, 9], [0, 5, 7, 9]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]),
+        "labels": torch.tensor([[IGNORED, IGNORED, 8, 9], [IGNORED, IGNORED, IGNORED, 9]]),
+        "mm_token_type_ids": torch.tensor([[0, 1, 0, 0], [0, 1, 1, 0]]),
+        "pixel_values": torch.zeros(4, 3),
+    }
+    assert prompt_lengths(batch["labels"], batch["attention_mask"]).tolist() == [2, 3]
+    prompts = _prompts(batch, pad_id=0)
+    assert prompts["input_ids"].tolist() == [[5, 6], [5, 7]]
+    assert prompts["mm_token_type_ids"].tolist() == [[0, 1], [1, 1]]
+    joined = _joined(prompts, torch.tensor([[3, 2, 0], [3, 3, 3]]), stop_ids=[2])
+    assert joined["labels"].tolist() == [[IGNORED, IGNORED, 3, 2, IGNORED], [IGNORED, IGNORED, 3, 3, 3]]
+    assert joined["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert joined["pixel_values"] is batch["pixel_values"]
+
+
+# --------------------------------------------------------------------------------------------------------------- frozen
+class Model(nn.Module):
+    """The three parts of Qwen3-VL by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Module()
+        self.model.language_model = nn.Linear(4, 4)
+        self.model.visual = nn.Module()
+        self.model.visual.merger = nn.Linear(4, 4)
+        self.model.visual.pos_embed = nn.Embedding(3, 5)
+        self.requires_grad_(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_fingerprint_sees_one_changed_value(dtype):
+    tensor = torch.randn(3, 5, dtype=dtype)
+    changed = tensor.clone()
+    changed[2, 4] = torch.nextafter(changed[2, 4].float(), torch.tensor(9.0)) if dtype == torch.float32 else 1.0
+    assert fingerprint(tensor) == fingerprint(tensor.clone())
+    assert fingerprint(tensor) != fingerprint(changed)
+
+
+def test_a_frozen_tensor_that_moves_is_named():
+    model = Model()
+    frozen = FrozenTensors(model)
+    frozen.check(model)
+    with torch.no_grad():
+        model.model.visual.pos_embed.weight[1, 2] += 1e-3
+    with pytest.raises(FrozenChangedError, match=r"model.visual.pos_embed.weight"):
+        frozen.check(model)
+
+
+def test_targets_that_disagree_with_the_model_are_named():
+    model = Model()
+    llm = TrainingTargets("full", frozenset({"vit", "aligner"}))
+    with pytest.raises(ConfigError, match="nothing would train"):
+        check_targets(model, llm)
+    model.model.language_model.requires_grad_(True)
+    check_targets(model, llm)
+    with pytest.raises(ConfigError, match="no adapter"):
+        check_targets(model, TrainingTargets("lora", frozenset({"vit", "aligner"})))
+    model.model.visual.merger.requires_grad_(True)
+    with pytest.raises(ConfigError, match="aligner is frozen but 2 of its tensors would train"):
+        check_targets(model, llm)
+    check_targets(model, TrainingTargets("full", frozenset({"vit", "aligner"}), saved=("model.visual.merger",)))
+
+
+# -------------------------------------------------------------------------------------------------------- dropped steps
+def test_a_step_without_a_finite_gradient_is_dropped_and_counted(train, monkeypatch):
+    from plumbline.train import trainer
+
+    original, calls = trainer.head_terms, []
+
+    def poisoned(rows, *args, **kwargs):
+        calls.append(1)
+        return original(rows * float("nan") if len(calls) == 2 else rows, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "head_terms", poisoned)
+    run = train(training={"max_steps": 3})
+    assert run.series("train/nonfinite_steps") == [1.0]
+    assert len(run.series("loss")) == 3
+    assert all(math.isfinite(value) for name in ("loss", "train/loss", "train/sft_loss") for value in run.series(name))
+
+
+def test_a_run_that_stays_non_finite_ends(train, monkeypatch):
+    from plumbline.train import trainer
+
+    original = trainer.head_terms
+    monkeypatch.setattr(trainer, "head_terms", lambda rows, *a, **k: original(rows * float("inf"), *a, **k))
+    with pytest.raises(trainer.DivergedError, match="non-finite gradient"):
+        train(training={"max_steps": 20})
