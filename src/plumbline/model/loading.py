@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def load_model(model: str | Path, adapter: str | Path | None = None, dtype: str 
 
     located = locate(model)
     check_architecture(located.folder)
+    bars_on_terminals_only()
     network: Any = Qwen3VLForConditionalGeneration.from_pretrained(
         located.folder,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -55,6 +57,14 @@ def attach_adapter(network: Any, adapter: str | Path) -> Any:
     if missing:
         raise DamagedFileError(Problem(str(located.folder), missing[0], "the adapter is not whole"))
     return wrapped
+
+
+def bars_on_terminals_only() -> None:
+    """Keep transformers' progress bars out of log files."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def load_processor(model: str | Path) -> Any:
