@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 # Hub look-ups and update checks cost seconds of retries on a machine without network.
@@ -42,10 +43,12 @@ __all__ = [
     "SwiftSft",
     "TensorBoardCallback",
     "build_arguments",
+    "gathered",
     "inexact_initialisation",
     "install_trainer",
     "load_frozen_model",
     "set_verbosity",
+    "start_process_group_on_cpu",
     "without_checkpointing",
 ]
 
@@ -124,6 +127,26 @@ def inexact_initialisation(model: Any) -> str | None:
         if isinstance(init, str) and init.lower() not in {"gaussian", "true"}:
             return f"init_weights: {init}"
     return None
+
+
+def gathered(weights: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Context in which parameters that ZeRO-3 has sharded are whole; nothing to do for others."""
+    absent = {
+        id(weight): weight for weight in weights if hasattr(weight, "ds_id") and weight.ds_status.name != "AVAILABLE"
+    }
+    sharded = list(absent.values())
+    if not sharded:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(sharded)
+
+
+def start_process_group_on_cpu() -> None:
+    """ZeRO-3 shards the model while it is made, so the group must exist before; on a CPU nobody else starts it."""
+    import deepspeed
+
+    deepspeed.init_distributed("gloo")
 
 
 def set_verbosity(*, debug: bool, main_process: bool) -> None:

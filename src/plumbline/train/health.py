@@ -125,7 +125,8 @@ class FrozenTensors:
     @staticmethod
     def _prints(model: nn.Module) -> dict[str, Tensor]:
         frozen = [(name, tensor) for name, tensor in model.named_parameters() if not tensor.requires_grad]
-        return {name: fingerprint(tensor) for name, tensor in frozen}
+        # Under ZeRO-3 a rank compares its own shard.
+        return {name: fingerprint(getattr(tensor, "ds_tensor", tensor)) for name, tensor in frozen}
 
     def __len__(self) -> int:
         return len(self._before)

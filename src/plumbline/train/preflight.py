@@ -120,6 +120,10 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem("training.output_dir", f"{output} is a file")
     if rlhf is not None and not rlhf.sft_alpha and not rlhf.llm_kd_weight:
         yield Problem("rlhf", "sft_alpha and llm_kd_weight are both 0: there is nothing to learn", "raise one of them")
+    head_trains = upstream.get("tuner_type") == "full" and not upstream.get("freeze_llm")
+    if run.deepspeed.enabled and "zero3" in run.deepspeed.config and head_trains:
+        what = "ZeRO-3 shards the output head, whose gradient is written in the forward pass"
+        yield Problem("deepspeed.config", what, "use zero2, an adapter, or freeze_llm: true")
     if run.deepspeed.enabled and not _installed("deepspeed"):
         yield Problem("deepspeed.enabled", "DeepSpeed is not installed", "pip install deepspeed")
 

@@ -199,7 +199,7 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
 
 def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
     """Upstream's argument object; what it refuses becomes a ConfigError."""
-    from plumbline.model.upstream import build_arguments
+    from plumbline.model.upstream import build_arguments, start_process_group_on_cpu
 
     values = dict(run.upstream)
     values["eval_strategy"] = values.get("eval_strategy", "no")
@@ -215,6 +215,8 @@ def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
         rlhf = run.rlhf
         values |= {"beta": rlhf.beta, "sft_alpha": rlhf.sft_alpha, "lmbda": rlhf.lmbda}
         values |= {"temperature": rlhf.temperature, "max_completion_length": rlhf.max_completion_length}
+    if run.deepspeed.enabled and values.get("use_cpu"):
+        start_process_group_on_cpu()
     try:
         return build_arguments(values, rlhf_type=None if run.rlhf is None else run.rlhf.rlhf_type)
     except (ValueError, AssertionError, TypeError) as error:

@@ -23,6 +23,7 @@ from plumbline.model.upstream import (
     HfTrainer,
     ProgressCallback,
     TensorBoardCallback,
+    gathered,
 )
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
@@ -168,7 +169,9 @@ class StepMixin(DataLoaderMixin):
             targets = labels[:, 1:]
             keep = targets != IGNORED
             taught = None if teacher_hidden is None else teacher_hidden[:, :-1][keep]
-            terms = head_terms(hidden[:, :-1][keep], head_weight(base), targets[keep], weights, taught, teacher_head)
+            head = head_weight(base)
+            with gathered([head] if teacher_head is None else [head, teacher_head]):
+                terms = head_terms(hidden[:, :-1][keep], head, targets[keep], weights, taught, teacher_head)
         return terms, keep.sum()
 
     def _teacher_side(
