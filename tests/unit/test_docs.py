@@ -175,6 +175,12 @@ def test_every_recipe_is_in_the_readme_with_its_twin() -> None:
     assert rows == {name: name for name in recipes}
 
 
+def test_every_decision_is_in_their_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"^\| \[(\d{4})\]\((\1-[\w-]+\.md)\) \|", text_of(folder / "README.md"), re.MULTILINE)
+    assert [name for _, name in listed] == sorted(path.name for path in folder.glob("0*.md"))
+
+
 def test_the_layout_page_names_every_module() -> None:
     package = ROOT / "src" / "plumbline"
     listed = set(re.findall(r"^\| `([\w/]+\.py)` \|", text_of(package / "README.md"), re.MULTILINE))
