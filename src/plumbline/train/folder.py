@@ -46,10 +46,13 @@ def data_manifest(files: list[str], policy: ImagePolicy) -> dict[str, Any]:
     return {"files": [manifest(file, policy) for file in files]}
 
 
-def find_continuation(folder: Path, resolved: Mapping[str, Any], data: dict[str, Any], *, resume: bool) -> Continuation:
+def find_continuation(
+    folder: Path, resolved: Mapping[str, Any], data: dict[str, Any] | None, *, resume: bool
+) -> Continuation:
     """Decide how a run starts in `folder`.
 
-    resolved: this run's resolved configuration; data: its manifest; resume: False refuses a folder with checkpoints.
+    resolved: this run's resolved configuration; data: its manifest, None where another rank compares; resume: False
+    refuses a folder with checkpoints.
     Raises ConfigError when the folder holds another configuration's or other data's run.
     """
     latest = latest_complete(folder)
@@ -59,7 +62,8 @@ def find_continuation(folder: Path, resolved: Mapping[str, Any], data: dict[str,
     if not resume:
         what = f"holds a run already, its last checkpoint is {latest.folder.name}"
         raise ConfigError(Problem(str(folder), what, "name another training.output_dir, or remove the folder"))
-    _refuse_differences(folder, resolved, data)
+    if data is not None:
+        _refuse_differences(folder, resolved, data)
     state = json.loads((latest.folder / "trainer_state.json").read_text(encoding="utf-8"))
     if state["global_step"] >= state["max_steps"]:
         return Continuation(latest.folder, finished=True, notes=(*notes, f"{folder} is finished: nothing to do"))

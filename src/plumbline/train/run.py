@@ -66,7 +66,7 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
     check_run(run)
     datasets = open_datasets(run)
     if options.dry_run:
-        _show_plan(run, datasets, as_json=options.as_json)
+        _show_plan(run, datasets, wanted_processes(options.gpus), as_json=options.as_json)
         return TrainOutcome(EXIT_OK)
     processes = wanted_processes(options.gpus)
     if processes > 1 and "LOCAL_RANK" not in os.environ:
@@ -113,7 +113,7 @@ def configure_logging(*, debug: bool, rank: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- plan
-def _show_plan(run: TrainRun, datasets: Any, *, as_json: bool) -> None:
+def _show_plan(run: TrainRun, datasets: Any, processes: int, *, as_json: bool) -> None:
     """Print what the run would do; nothing is written and no weight is loaded."""
     train_set, val_set = datasets
     plan, survey = teacher_plan(run), train_set.survey()
@@ -129,7 +129,7 @@ def _show_plan(run: TrainRun, datasets: Any, *, as_json: bool) -> None:
         "objects": survey.objects,
         "objects_clipped": survey.clipped,
         "objects_dropped": survey.dropped,
-        "steps": steps_planned(upstream, len(train_set), wanted_processes(None)),
+        "steps": steps_planned(upstream, len(train_set), processes),
         "max_length": upstream.get("max_length"),
     }
     if as_json:
@@ -139,16 +139,19 @@ def _show_plan(run: TrainRun, datasets: Any, *, as_json: bool) -> None:
 
 
 def _prepare(loaded: LoadedRun, *, resume: bool, rank: int) -> Continuation:
-    """Decide how to start and write the run folder (rank 0 writes; the others decide the same from the same files)."""
+    """Decide how to start and write the run folder.
+
+    Rank 0 hashes the data, judges and writes; the others take the same checkpoint, and end with it when it refuses.
+    """
     run = loaded.run
     folder = Path(run.upstream["output_dir"])
     files = [file for file in (run.custom.train_jsonl, run.custom.val_jsonl) if file]
-    data = data_manifest(files, image_policy(run))
+    data = data_manifest(files, image_policy(run)) if rank == 0 else None
     if run.continue_from is not None:
         start = Continuation(Path(run.continue_from), notes=(f"continuing from {run.continue_from}",))
     else:
         start = find_continuation(folder, loaded.resolved, data, resume=resume)
-    if rank == 0:
+    if data is not None:
         for note in start.notes:
             logger.info("%s", note)
         if not start.finished:
