@@ -2,7 +2,6 @@
 SHELL := /bin/bash
 PY    := .venv/bin/python
 UV    := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-export UV_LINK_MODE ?= copy
 export HF_HUB_OFFLINE := 1
 
 .PHONY: setup demo test test-fast lint docs clean
@@ -21,10 +20,10 @@ demo: setup
 	.venv/bin/plumbline demo --output output/demo
 
 test: setup lint
-	$(PY) -m pytest tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n auto
 
 test-fast: setup
-	$(PY) -m pytest tests/unit tests/property -m "not slow and not gpu"
+	$(PY) -m pytest tests/unit tests/property -n auto -m "not slow and not gpu"
 
 lint: setup
 	.venv/bin/ruff check .

@@ -185,10 +185,8 @@ class _Bench:
         start = left + (right - left) * 0.63
         edge, low = self.rack[2], self.rack[3]
         bend = bottom + 0.5 * (low - bottom)
-        points = [[start, bottom], [start, bend], [edge - 0.1 * self.width, bend]]
-        if not tied:
-            step = 0.06 * self.height
-            points[1:] = [[start + step, bend - step], [start - step, bend], [edge - 0.1 * self.width, bend + step]]
+        slack = 0.0 if tied else 0.09 * self.height
+        points = [[start, bottom], [start - slack, bend], [edge - 0.1 * self.width, bend + slack]]
         desc = "电线/捆扎整齐" if tied else "电线/分布散乱"
         self.parts.append(DataObject(desc, Polyline(self.placed(np.array(points)))))
 
