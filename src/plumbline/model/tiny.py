@@ -34,7 +34,7 @@ MIN_TOKENS = 4
 MAX_TOKENS = 64
 POSITION_GRID = 48
 EMBEDDING_STD = 0.25  # well below what the layers add: otherwise a tied head can only repeat the input token
-ATTENTION_GAIN = 2.0  # lets attention be sharp: scores reach gain^2 * sqrt(head_dim)
+ATTENTION_GAIN = 1.5  # lets scores reach gain^2 * sqrt(head_dim); more would amplify rounding errors
 LOGIT_STD = 4.0
 KIND_SHARE = 0.5  # of a row's variance
 # Digits, marks, Latin words, Chinese.
