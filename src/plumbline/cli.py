@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -243,7 +244,7 @@ def demo(
     *,
     output: Path = Path("output/demo"),
     prepare_only: Annotated[bool, Parameter(negative=(), help="Make the tiny model and the data, then stop.")] = False,
-    steps: Annotated[int | None, Parameter(help="Steps of fine-tuning; the distillation takes a fifth of it.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps of fine-tuning; the distillation takes a tenth of it.")] = None,
 ) -> int:
     """Run the whole road on a tiny model in minutes: check, train, distil, merge, describe, report.
 
@@ -263,4 +264,9 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of a pipe had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,8 +8,9 @@ from torch import nn
 
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.train.batches import IGNORED, BatchCollator, row_problems
-from plumbline.train.health import FrozenChangedError, FrozenTensors, TrainingTargets, check_targets, fingerprint
+from plumbline.train.health import FrozenChangedError, FrozenTensors, check_targets, fingerprint
 from plumbline.train.kd.rollout import DATASET, STUDENT, TEACHER, _joined, _prompts, choose_source, prompt_lengths
+from plumbline.train.targets import TrainingTargets
 from plumbline.train.telemetry import Meter, window_metrics
 
 pytestmark = pytest.mark.slow

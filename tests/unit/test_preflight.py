@@ -175,5 +175,5 @@ def test_trimming_the_log_keeps_what_the_checkpoint_holds(tmp_path):
 
 
 def test_the_checks_import_no_torch():
-    code = "import sys, plumbline.train.preflight, plumbline.train.folder; assert 'torch' not in sys.modules"
+    code = "import sys, plumbline.train.run; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

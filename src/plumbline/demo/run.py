@@ -31,7 +31,7 @@ from plumbline.errors import EXIT_FAILURE, EXIT_OK, Problem, UserError
 from plumbline.model.checkpoints import write_atomically
 from plumbline.report.log import RunLog, read_log
 
-SCENES, HELD_OUT, DATA_SEED = 160, 8, 0
+SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
 BEFORE_TOKENS, AFTER_TOKENS = 48, 512
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _LOG_TAIL = 15  # lines of a failed command that are shown
@@ -45,7 +45,7 @@ class StageFailedError(UserError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `plumbline demo` is asked. steps: of the supervised run; the distillation takes a fifth of it."""
+    """What `plumbline demo` is asked. steps: of the supervised run; the distillation takes a tenth of it."""
 
     output: Path = Path("output/demo")
     prepare_only: bool = False
@@ -57,7 +57,7 @@ class DemoOptions:
             return Recipe()
         if self.steps < 1:
             raise UserError(Problem("--steps", f"{self.steps} is not at least 1"))
-        return replace(Recipe(), sft_steps=self.steps, gkd_steps=max(1, self.steps // 5))
+        return replace(Recipe(), sft_steps=self.steps, gkd_steps=max(1, self.steps // 10))
 
 
 def run_demo(options: DemoOptions) -> int:

@@ -15,9 +15,10 @@ from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_
 from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedRecords, Encoder
 from plumbline.train.callbacks import FrozenGuard, StopOnSignal, WholeCheckpoints
-from plumbline.train.health import TrainingTargets, check_targets, trainable_by_part
+from plumbline.train.health import check_targets, trainable_by_part
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.teacher import TeacherPlan
+from plumbline.train.targets import TrainingTargets
 from plumbline.train.trainer import TrainerParts
 
 logger = logging.getLogger(__name__)

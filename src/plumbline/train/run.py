@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
 from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder
-from plumbline.train.health import TrainingTargets
-from plumbline.train.kd.losses import LossWeights
 from plumbline.train.preflight import (
     card_of,
     check_run,
@@ -25,8 +24,10 @@ from plumbline.train.preflight import (
     steps_planned,
     teacher_plan,
 )
+from plumbline.train.targets import TrainingTargets
 
 if TYPE_CHECKING:
+    from plumbline.train.kd.losses import LossWeights
     from plumbline.train.pipeline import Job
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,20 @@ def launch(config: Path, options: TrainOptions, processes: int) -> int:
     command += ["--debug"] if options.debug else []
     command += ["--json"] if options.as_json else []
     command += [] if options.resume else ["--no-resume"]
-    return subprocess.run(command, check=False).returncode
+    received: list[int] = []
+    with subprocess.Popen(command) as child:
+
+        def pass_on(number: int, frame: Any) -> None:
+            """The processes save and stop by themselves. A terminal's Ctrl-C reaches them without help."""
+            received.append(number)
+            if number == signal.SIGTERM:
+                child.send_signal(number)
+
+        previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        code = child.wait()
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+    return 128 + received[0] if received else code
 
 
 def configure_logging(*, debug: bool, rank: int) -> None:
@@ -162,6 +176,8 @@ def _prepare(loaded: LoadedRun, *, resume: bool, rank: int) -> Continuation:
 # -------------------------------------------------------------------------------------------------------------- train
 def loss_weights(run: TrainRun) -> tuple[LossWeights, LossWeights]:
     """The weights of the objective in training and in evaluation."""
+    from plumbline.train.kd.losses import LossWeights
+
     if run.rlhf is None:
         return LossWeights(), LossWeights()
     rlhf = run.rlhf

@@ -87,7 +87,7 @@ class CustomConfig:
     strict: bool = True
     """Stop at a record that cannot be encoded; false counts and reports it. Also accepted in the other sections."""
     image_roots: tuple[str, ...] = ()
-    """Folders below which images may be opened, beside the JSONL's own folder and ROOT_IMAGE_DIR."""
+    """Folders below which images may be opened; without it the JSONL's own folder and ROOT_IMAGE_DIR."""
     image_url_allow: tuple[str, ...] = ()
     """Hosts from which image URLs may be fetched; none by default."""
     sample_limit: Annotated[int, Range(ge=1)] | None = None
