@@ -4,7 +4,7 @@ import pytest
 from plumbline.demo.paint import PAINTERS
 from plumbline.demo.scenes import cable_width, outline, plan_scene, render_scene, scene_record, summarise
 
-MANY = range(400)
+MANY = range(300)
 
 
 def test_the_same_key_gives_the_same_scene_and_another_key_another():
@@ -28,21 +28,22 @@ def test_all_geometries_and_every_description_occur():
     assert {part.desc for part in parts} == set(PAINTERS)
 
 
-def test_tilted_devices_are_quads_and_upright_ones_boxes():
+def test_slanted_devices_are_quads_and_upright_ones_boxes():
     for index in MANY:
         scene = plan_scene(0, index)
-        device = scene.parts[0]
-        assert device.shape.kind == ("quad" if scene.tilt else "bbox_2d")
+        assert scene.parts[0].shape.kind == ("quad" if scene.slant else "bbox_2d")
 
 
-def test_tilt_is_counter_clockwise_on_screen():
-    scene = next(scene for scene in (plan_scene(0, index) for index in MANY) if scene.tilt > 0)
-    left, right = scene.parts[0].shape.points[:2]
-    assert right[1] < left[1]  # the right end of the upper edge is higher on screen
-    assert np.rad2deg(np.arctan2(left[1] - right[1], right[0] - left[0])) == pytest.approx(scene.tilt, abs=0.2)
+def test_a_positive_slant_lifts_the_right_side():
+    scenes = [scene for scene in (plan_scene(0, index) for index in MANY) if scene.slant]
+    assert {scene.slant > 0 for scene in scenes} == {True, False}
+    for scene in scenes:
+        left, right = scene.parts[0].shape.points[:2]
+        lift = (left[1] - right[1]) / scene.height * scene.width / (right[0] - left[0])
+        assert lift == pytest.approx(scene.slant, abs=0.001)
 
 
-@pytest.mark.parametrize("index", range(24))
+@pytest.mark.parametrize("index", range(10))
 def test_a_part_is_painted_where_its_label_says(index):
     """Take one part away: exactly the pixels of its geometry change, up to the edge's smoothing."""
     scene = plan_scene(1, index)
@@ -60,7 +61,7 @@ def test_a_part_is_painted_where_its_label_says(index):
 
 
 def test_a_box_is_painted_by_its_four_corners():
-    scene = next(scene for scene in (plan_scene(0, index) for index in MANY) if not scene.tilt)
+    scene = next(scene for scene in (plan_scene(0, index) for index in MANY) if not scene.slant)
     box = scene.parts[0].shape
     x1, y1, x2, y2 = box.bounds()
     assert outline(box).tolist() == [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]

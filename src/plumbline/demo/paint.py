@@ -179,8 +179,8 @@ def paint_wire(canvas: Canvas, points: Points, tied: bool, width: float) -> None
 
 
 PAINTERS: dict[str, Callable[[Canvas, Points, float], None]] = {
-    "BBU设备/品牌:华为": lambda canvas, points, _: paint_bbu(canvas, points, (88, 94, 104), (206, 32, 42)),
-    "BBU设备/品牌:中兴": lambda canvas, points, _: paint_bbu(canvas, points, (188, 194, 202), (24, 92, 190)),
+    "BBU设备/品牌:华为": lambda canvas, points, _: paint_bbu(canvas, points, (132, 140, 152), (206, 32, 42)),
+    "BBU设备/品牌:中兴": lambda canvas, points, _: paint_bbu(canvas, points, (214, 219, 226), (24, 92, 190)),
     "挡风板/方向:正确": lambda canvas, points, _: paint_shield(canvas, points, arrow_up=True),
     "挡风板/方向:错误": lambda canvas, points, _: paint_shield(canvas, points, arrow_up=False),
     "螺丝/符合要求": lambda canvas, points, _: paint_screw(canvas, points, rusty=False),

@@ -17,7 +17,7 @@ class Recipe:
     sft_steps: int = 400
     gkd_steps: int = 40
     batch_size: int = 2
-    sft_learning_rate: float = 4e-3
+    sft_learning_rate: float = 2.5e-3
     gkd_learning_rate: float = 5e-4
     lora_rank: int = 32
     llm_kd_weight: float = 0.1

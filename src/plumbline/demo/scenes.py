@@ -2,7 +2,7 @@
 
 A scene is planned first (sizes, parts, points) and painted afterwards; the annotation is the plan itself, so a label
 can never disagree with the picture. Everything is drawn from a generator keyed by (seed, index). Racks are built on a
-coarse grid (three places, two tilts, three formats): numbers that recur are what a tiny model can learn in minutes.
+coarse grid (three places, two slants, three formats): numbers that recur are what a tiny model can learn in minutes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ _SIZES = (
     ((256, 320), (320, 400), (384, 480)),
     ((256, 256), (320, 320), (448, 448)),
 )  # pixels, by format
-_TILT = 8.0  # degrees
+_SLANT = 0.12
 _SLOTS = (0.06, 0.32, 0.58)  # tops of the three places in the rack, as parts of its height
 _SLOT_HEIGHT = 0.2
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A planned scene: picture size in pixels, tilt in degrees counter-clockwise, and the parts back to front."""
+    """A planned scene: picture size in pixels and the parts back to front.
+
+    slant: 0 for a rack seen from the front; otherwise how much higher its right side stands, as a part of the picture's
+    height over the picture's whole width (negative: lower).
+    """
 
     width: int
     height: int
-    tilt: float
+    slant: float
     wall: tuple[int, int, int]
     light: tuple[float, float]
     rack: Quad
@@ -48,13 +52,13 @@ def plan_scene(seed: int, index: int) -> Scene:
     draw = np.random.default_rng([seed, index, _PURPOSE])
     sizes = _SIZES[draw.integers(len(_SIZES))]
     width, height = sizes[draw.integers(len(sizes))]
-    tilt = float(draw.choice((-_TILT, _TILT))) if draw.random() < 0.3 else 0.0
-    bench = _Bench(draw, width, height, tilt)
+    slant = float(draw.choice((-_SLANT, _SLANT))) if draw.random() < 0.3 else 0.0
+    bench = _Bench(draw, width, height, slant)
     bench.furnish()
-    red, green, blue = (int(value) for value in draw.integers(150, 226) + draw.integers(-12, 13, 3))
+    red, green, blue = (int(value) for value in draw.integers(176, 206) + draw.integers(-9, 10, 3))
     light = (float(draw.uniform(-1, 1)), float(draw.uniform(0.2, 1)))
     return Scene(
-        width, height, tilt, (red, green, blue), light, Quad(bench.placed(rectangle(*bench.rack))), tuple(bench.parts)
+        width, height, slant, (red, green, blue), light, Quad(bench.placed(rectangle(*bench.rack))), tuple(bench.parts)
     )
 
 
@@ -64,7 +68,7 @@ def render_scene(scene: Scene, parts: Iterable[DataObject] | None = None) -> NDA
     _paint_rack(canvas, scene.rack.points)
     for part in scene.parts if parts is None else parts:
         PAINTERS[part.desc](canvas, outline(part.shape), cable_width(scene))
-    return shade(canvas.picture(), scene.light, 0.22)
+    return shade(canvas.picture(), scene.light, 0.12)
 
 
 def cable_width(scene: Scene) -> float:
@@ -90,22 +94,20 @@ def summarise(descriptions: Iterable[str]) -> str:
 
 
 class _Bench:
-    """Places parts in an upright rack and turns the finished points by the scene's tilt."""
+    """Places parts in an upright rack and slants the finished points with the scene."""
 
-    def __init__(self, draw: Generator, width: int, height: int, tilt: float):
+    def __init__(self, draw: Generator, width: int, height: int, slant: float):
         self.draw = draw
         self.width, self.height = width, height
         self.rack = (0.13 * width, 0.07 * height, 0.87 * width, 0.93 * height)
         self.parts: list[DataObject] = []
-        turn = np.deg2rad(-tilt)  # y points down, so a counter-clockwise tilt is a negative angle
-        scale = 0.86 if tilt else 1.0
-        self._turn = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        self.tilted = tilt != 0.0
+        self.slant = slant
 
     def placed(self, points: Points) -> Points:
-        """Upright points [N, 2] turned about the picture's centre, to a hundredth of a pixel."""
-        centre = np.array([self.width / 2, self.height / 2])
-        return np.round((points - centre) @ self._turn.T + centre, 2)
+        """Upright points [N, 2] sheared by the slant about the picture's middle, to a hundredth of a pixel."""
+        x, y = points.T
+        rise = self.slant * self.height * (x / self.width - 0.5)
+        return np.round(np.stack([x, y - rise], axis=1), 2)
 
     def furnish(self) -> None:
         """Put the parts in: one or two devices, and around the first one whatever the draw brings."""
@@ -132,7 +134,7 @@ class _Bench:
         return left + 0.08 * wide, upper, right - 0.08 * wide, upper + high * _SLOT_HEIGHT
 
     def _plate(self, desc: str, corners: Points) -> None:
-        if self.tilted:
+        if self.slant:
             self.parts.append(DataObject(desc, Quad(self.placed(corners))))
         else:
             self.parts.append(DataObject(desc, Box(self.placed(corners[[0, 2]]))))
