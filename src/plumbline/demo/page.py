@@ -12,6 +12,7 @@ from plumbline.data.read import read_records
 from plumbline.data.record import DataObject, Record
 from plumbline.demo.pictures import Held, contact_sheet, held_out
 from plumbline.demo.recipes import Places, Recipe
+from plumbline.demo.stages import TITLES
 from plumbline.report.charts import curve_svg
 from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.log import read_log
@@ -19,15 +20,6 @@ from plumbline.report.overlay import class_colour, class_name, draw_objects
 from plumbline.report.run import loss_charts, paired_lines
 
 SHEET_FILE = "contact_sheet.png"
-_TITLES = {
-    "model": "Build a tiny Qwen3-VL checkpoint",
-    "data": "Write photographs and rack scenes",
-    "check": "Check every record and picture",
-    "sft": "Fine-tune with LoRA",
-    "gkd": "Distil towards the base model",
-    "merge": "Merge the adapter",
-    "captions": "Describe the held-out pictures",
-}
 _KINDS = {"bbox_2d": "boxes", "quad": "quads", "poly": "polygons", "line": "lines"}
 _EXAMPLES = ("photos/china.jpg", "photos/motorcycle.png", "photos/camera.png", "photos/coffee.png")
 
@@ -68,7 +60,7 @@ def _best_first(held: Sequence[Held]) -> list[Held]:
 def _stages(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
     longest = max(stage["seconds"] for stage in stages.values()) or 1.0
     return [
-        {"title": _TITLES[name], "share": max(0.4, 100 * stage["seconds"] / longest), **stage}
+        {"title": TITLES[name], "share": max(0.4, 100 * stage["seconds"] / longest), **stage}
         for name, stage in stages.items()
     ]
 

@@ -26,9 +26,9 @@ from plumbline.data.read import read_records
 from plumbline.demo.data import write_demo_data
 from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
 from plumbline.demo.show import Advance, Show
-from plumbline.demo.stages import Ledger, Stage
+from plumbline.demo.stages import TITLES, Ledger
 from plumbline.errors import EXIT_FAILURE, EXIT_OK, Problem, UserError
-from plumbline.model.checkpoints import write_atomically
+from plumbline.model.checkpoints import is_complete, latest_complete, write_atomically
 from plumbline.report.log import RunLog, read_log
 
 SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
@@ -99,29 +99,36 @@ class Demo:
 
     def prepare(self) -> None:
         """Make the model and the data."""
-        self._stage("model", "tiny Qwen3-VL checkpoint", {}, self._build_model)
+        places = self.places
+        self._stage("model", {}, self._build_model, lambda: is_complete(places.model))
         inputs = {"scenes": SCENES, "held_out": HELD_OUT, "seed": DATA_SEED}
-        self._stage("data", "photographs and rack scenes", inputs, self._write_data)
+        self._stage("data", inputs, self._write_data, lambda: is_complete(places.data))
 
     def perform(self) -> None:
         """Everything that follows, to the report."""
-        recipe = self.recipe.as_dict()
-        self._stage("check", "check every record and picture", {}, self._check)
-        self._stage("sft", "fine-tune (LoRA)", recipe, lambda advance: self._train("sft", write_sft, advance))
-        self._stage("gkd", "distil towards the base (GKD)", {}, lambda advance: self._train("gkd", write_gkd, advance))
-        self._stage("merge", "merge the adapter", {}, self._merge)
+        places, recipe = self.places, self.recipe.as_dict()
+        self._stage("check", {}, self._check, lambda: True)
+        self._stage("sft", recipe, lambda advance: self._train("sft", write_sft, advance), lambda: _ran(places.sft))
+        self._stage("gkd", recipe, lambda advance: self._train("gkd", write_gkd, advance), lambda: _ran(places.gkd))
+        self._stage("merge", {}, self._merge, lambda: is_complete(places.merged))
         tokens = {"before": BEFORE_TOKENS, "after": AFTER_TOKENS}
-        self._stage("captions", "describe the held-out pictures", tokens, self._describe)
+        self._stage("captions", tokens, self._describe, lambda: (places.captions / "after.jsonl").is_file())
         self._report()
 
     def _stage(
-        self, name: str, title: str, inputs: Mapping[str, Any], work: Callable[[Advance], Mapping[str, Any]]
-    ) -> Stage:
-        if self.ledger.would_reuse(name, inputs):
-            self.show.reused(title)
-            return self.ledger.run(name, inputs, dict)
-        with self.show.stage(title) as advance:
-            return self.ledger.run(name, inputs, lambda: work(advance))
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[Advance], Mapping[str, Any]],
+        is_whole: Callable[[], bool],
+    ) -> None:
+        if self.ledger.recall(name, inputs, is_whole):
+            self.show.reused(TITLES[name])
+            return
+        with self.show.stage(TITLES[name]) as advance:
+            begun = time.perf_counter()
+            facts = work(advance)
+            self.ledger.record(name, time.perf_counter() - begun, facts)
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -228,6 +235,11 @@ class Demo:
         path = self.places.output / "summary.json"
         write_atomically(path, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
         self.show.say(f"report   {page}\nsummary  {path}")
+
+
+def _ran(run: Path) -> bool:
+    """Whether a training run left its log and a whole checkpoint."""
+    return (run / "logging.jsonl").is_file() and latest_complete(run).folder is not None
 
 
 def training_facts(log: RunLog) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,16 @@ from typing import Any
 import plumbline
 from plumbline.errors import DamagedFileError
 from plumbline.model.checkpoints import read_json_object, write_atomically
+
+TITLES = {
+    "model": "Build a tiny Qwen3-VL checkpoint",
+    "data": "Write photographs and rack scenes",
+    "check": "Check every record and picture",
+    "sft": "Fine-tune with LoRA",
+    "gkd": "Distil towards the base model",
+    "merge": "Merge the adapter",
+    "captions": "Describe the held-out pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -31,40 +40,42 @@ class Stage:
 
 
 class Ledger:
-    """The record of finished stages in `<output>/stages/`; run the stages in their order."""
+    """The record of finished stages in `<output>/stages/`. Ask and record the stages in their order."""
 
     def __init__(self, output: Path):
         self.folder = output / "stages"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.done: list[Stage] = []
         self._chain = code_digest()
+        self._is_fresh = False  # whether a stage of this run was done anew: then everything after it is, too
 
-    def run(self, name: str, inputs: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> Stage:
-        """Reuse the stage when its record fits, otherwise do the work; its facts must survive JSON."""
+    def recall(self, name: str, inputs: Mapping[str, Any], is_whole: Callable[[], bool]) -> Stage | None:
+        """The finished stage, when its record fits and what it made is still there; otherwise forget it.
+
+        inputs: what its result depends on beside the code and the stages before it, as JSON.
+        """
         self._chain = _digest(self._chain, name, json.dumps(inputs, sort_keys=True, ensure_ascii=False))
-        path = self.folder / f"{name}.json"
-        stage = self._recorded(name, path)
-        if stage is None:
+        path = self._path(name)
+        record = None if self._is_fresh else _matching_record(path, self._chain)
+        if record is None or not is_whole():
             path.unlink(missing_ok=True)
-            begun = time.perf_counter()
-            facts = work()
-            stage = Stage(name, round(time.perf_counter() - begun, 2), False, facts)
-            record = {"fingerprint": self._chain, "seconds": stage.seconds, "facts": dict(facts)}
-            write_atomically(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-        self.done.append(stage)
-        return stage
+            self._is_fresh = True
+            return None
+        self.done.append(Stage(name, record["seconds"], True, record["facts"]))
+        return self.done[-1]
 
-    def would_reuse(self, name: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether `run` with the same arguments would do no work."""
-        chain = _digest(self._chain, name, json.dumps(inputs, sort_keys=True, ensure_ascii=False))
-        return _matches(self.folder / f"{name}.json", chain) is not None
+    def record(self, name: str, seconds: float, facts: Mapping[str, Any]) -> Stage:
+        """Remember that the stage asked for last is finished."""
+        record = {"fingerprint": self._chain, "seconds": round(seconds, 2), "facts": dict(facts)}
+        write_atomically(self._path(name), json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+        self.done.append(Stage(name, round(seconds, 2), False, facts))
+        return self.done[-1]
 
-    def _recorded(self, name: str, path: Path) -> Stage | None:
-        record = _matches(path, self._chain)
-        return None if record is None else Stage(name, record["seconds"], True, record["facts"])
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
 
-def _matches(path: Path, fingerprint: str) -> dict[str, Any] | None:
+def _matching_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """The record when it is whole and of this fingerprint."""
     if not path.is_file():
         return None

@@ -1,0 +1,70 @@
+"""The demonstration as a user runs it, only shorter."""
+
+import json
+import shutil
+
+import pytest
+
+from plumbline.demo import run as demo_run
+from plumbline.demo.recipes import Places
+from plumbline.demo.run import DemoOptions, run_demo
+from plumbline.infer.rows import read_rows
+from plumbline.report.log import read_log
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A finished short demonstration: its places and its summary."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(demo_run, "SCENES", 6)
+    patch.setattr(demo_run, "HELD_OUT", 1)
+    patch.setattr(demo_run, "BEFORE_TOKENS", 4)
+    patch.setattr(demo_run, "AFTER_TOKENS", 24)
+    output = tmp_path_factory.mktemp("demo") / "out"
+    assert run_demo(DemoOptions(output, steps=3)) == 0
+    yield Places(output), json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    patch.undo()
+
+
+def test_summary_says_what_the_runs_logged(demo):
+    places, summary = demo
+    sft, gkd = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.gkd))
+    assert summary["sft"]["steps"] == sft.steps == 3
+    assert summary["sft"]["loss_last"] == sft.values("train/loss")[-1] < summary["sft"]["loss_first"]
+    assert summary["gkd"]["steps"] == gkd.steps == 1
+    assert {"train/loss", "train/sft_loss", "train/llm_kd_loss"} <= set(summary["gkd"]["metrics"])
+    assert {"eval/loss", "eval/sft_loss", "eval/llm_kd_loss"} <= set(summary["gkd"]["metrics"])
+    assert 0 <= summary["merge"]["max_abs_logit_diff"] <= 1e-4
+    assert summary["captions"]["images"] == 2
+    rows = list(read_rows(places.captions / "after.jsonl"))
+    assert summary["captions"]["objects"] == sum(len(row["objects"]) for row in rows)
+    assert summary["wall_s"] > 0 and not any(stage["reused"] for stage in summary["stages"].values())
+
+
+def test_the_distillation_starts_from_the_fine_tuned_weights(demo):
+    places, summary = demo
+    before = read_log(places.sft / "logging.jsonl").values("eval/sft_loss")[-1]
+    assert abs(read_log(places.gkd / "logging.jsonl").values("eval/sft_loss")[0] - before) < 0.5 * before
+    assert summary["gkd"]["eval_last"]["eval/llm_kd_loss"] > 0
+
+
+def test_report_and_contact_sheet_are_there(demo):
+    places, summary = demo
+    html = (places.output / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html and html.count("data:image/jpeg") == 4 + 2 * summary["captions"]["images"]
+    assert f"{summary['merge']['max_abs_logit_diff']:.2e}" in html
+    assert (places.output / "contact_sheet.png").stat().st_size < 500_000
+    assert (places.sft / "report.html").is_file()
+
+
+def test_a_second_run_reuses_everything_and_a_missing_result_is_made_again(demo, capfd):
+    places, _ = demo
+    weights = (places.merged / "model.safetensors").read_bytes()
+    shutil.rmtree(places.merged)
+    assert run_demo(DemoOptions(places.output, steps=3)) == 0
+    stages = json.loads((places.output / "summary.json").read_text(encoding="utf-8"))["stages"]
+    assert [name for name, stage in stages.items() if not stage["reused"]] == ["merge", "captions"]
+    assert (places.merged / "model.safetensors").read_bytes() == weights
+    assert capfd.readouterr().err.count("done before, reused") == 5
