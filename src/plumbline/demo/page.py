@@ -8,19 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from plumbline.data.images import load_image
 from plumbline.data.read import read_records
 from plumbline.data.record import DataObject, Record
-from plumbline.demo.pictures import Held, contact_sheet, held_out
+from plumbline.demo.pictures import REPORT_PX, SHEET_PX, Held, contact_sheet, drawn, held_out
 from plumbline.demo.recipes import Places, Recipe
 from plumbline.demo.stages import TITLES
 from plumbline.report.charts import curve_svg
 from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.log import read_log
-from plumbline.report.overlay import class_colour, class_name, draw_objects
+from plumbline.report.overlay import class_colour, class_name
 from plumbline.report.run import loss_charts, paired_lines
 
 SHEET_FILE = "contact_sheet.png"
 _KINDS = {"bbox_2d": "boxes", "quad": "quads", "poly": "polygons", "line": "lines"}
+_SHEET_PHOTOS = ("photos/chelsea.png", "photos/coffee.png", "photos/rocket.jpg", "photos/camera.png")
 _EXAMPLES = ("photos/china.jpg", "photos/motorcycle.png", "photos/camera.png", "photos/coffee.png")
 
 
@@ -38,23 +42,40 @@ def write_demo_page(places: Places, recipe: Recipe, summary: Mapping[str, Any]) 
             {"title": "loss", "svg": curve_svg(paired_lines(sft, "loss"))},
             {"title": "token accuracy", "svg": curve_svg(paired_lines(sft, "token_acc"))},
         ],
-        "gkd_charts": [{"title": chart.title, "svg": chart.svg} for chart in loss_charts(gkd)],
+        "gkd_charts": [
+            *({"title": chart.title, "svg": chart.svg} for chart in loss_charts(gkd)),
+            {"title": "token accuracy", "svg": curve_svg(paired_lines(gkd, "token_acc"))},
+        ],
         "kinds": _shares({_KINDS[kind]: count for kind, count in summary["data"]["geometries"].items()}),
         "classes": _classes(train),
         "examples": [_example(record, places.data) for record in train if record.images[0] in _EXAMPLES],
         "held": [_shown(item) for item in held],
         "configs": {name: (places.configs / f"{name}.yaml").read_text(encoding="utf-8") for name in ("sft", "gkd")},
     }
-    curves = [("fine-tuning: loss", paired_lines(sft, "loss")), ("distillation: loss", paired_lines(gkd, "loss"))]
-    sheet = contact_sheet(_best_first(held), curves, "plumbline demo: annotate, fine-tune, anchor, merge, describe")
-    sheet.save(places.output / SHEET_FILE, optimize=True)
+    save_contact_sheet(places, train, held)
     html = render_page("demo.html", context, package="plumbline.demo")
     return write_page(places.output / "report.html", html)
 
 
-def _best_first(held: Sequence[Held]) -> list[Held]:
-    """Pictures whose reply was read first, then those with most kinds of geometry to see; otherwise in their order."""
-    return sorted(held, key=lambda item: (item.status != "ok", -len({found.shape.kind for found in item.truth})))
+def save_contact_sheet(places: Places, train: Sequence[Record], held: Sequence[Held]) -> Path:
+    """Write `contact_sheet.png`: annotated photographs, held-out pictures as annotated and as described, curves."""
+    sft, gkd = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.gkd))
+    photos = [_drawn(record, places.data, SHEET_PX) for record in train if record.images[0] in _SHEET_PHOTOS]
+    chosen = _most_to_see(held)
+    rows = [
+        ("photographs, annotated by hand (photographs: CC0 or public domain)", photos),
+        ("held-out scenes, annotation", [item.drawn(item.truth, SHEET_PX) for item in chosen]),
+        ("held-out scenes, what the trained model says", [item.drawn(item.found, SHEET_PX) for item in chosen]),
+    ]
+    charts = [("fine-tuning, loss", paired_lines(sft, "loss")), ("distillation, loss", paired_lines(gkd, "loss"))]
+    path = places.output / SHEET_FILE
+    contact_sheet(rows, charts).save(path, optimize=True)
+    return path
+
+
+def _most_to_see(held: Sequence[Held]) -> list[Held]:
+    """Replies that were read in full first, then those with most kinds of geometry; otherwise in their order."""
+    return sorted(held, key=lambda item: (item.status != "ok", -len({found.shape.kind for found in item.found})))
 
 
 def _stages(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -78,16 +99,18 @@ def _classes(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _example(record: Record, folder: Path) -> dict[str, str]:
-    from plumbline.data.images import load_image
+    url = data_url(_drawn(record, folder))
+    return {"url": url, "name": record.images[0], "credit": str(record.metadata["credit"])}
 
-    picture = load_image(str(folder / record.images[0]))
-    drawn = draw_objects(picture, record.objects, scale=640 / max(picture.size))
-    return {"url": data_url(drawn), "name": record.images[0], "credit": str(record.metadata["credit"])}
+
+def _drawn(record: Record, folder: Path, longest: int = REPORT_PX) -> Image.Image:
+    return drawn(load_image(str(folder / record.images[0])), record.objects, longest)
 
 
 def _shown(item: Held) -> dict[str, Any]:
     return {
         "name": item.image,
+        "credit": item.credit,
         "truth_url": data_url(item.drawn(item.truth)),
         "model_url": data_url(item.drawn(item.found)),
         "truth": _lines(item.truth),

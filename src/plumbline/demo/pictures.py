@@ -19,9 +19,9 @@ from plumbline.infer.rows import read_rows
 from plumbline.report.charts import Line, curve_picture
 from plumbline.report.overlay import draw_objects
 
-_LONGEST = 640  # pixels of a drawn picture's longer side
-_CELL, _GAP, _MARGIN = (352, 300), 14, 22
-_INK, _SOFT, _PAGE = (27, 34, 48), (90, 100, 117), (245, 247, 250)
+REPORT_PX, SHEET_PX = 640, 460  # longer side of a drawn picture in the report and for the sheet
+_CELL, _GAP, _MARGIN, _TITLE = (340, 284), 12, 20, 28
+_INK, _PAGE = (27, 34, 48), (245, 247, 250)
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,16 @@ class Held:
     text: str
     status: str
     problems: tuple[str, ...]
+    credit: str
 
-    def drawn(self, objects: Sequence[DataObject]) -> Image.Image:
-        """The picture, enlarged to a readable size, with these objects over it."""
-        return draw_objects(self.picture, objects, scale=_LONGEST / max(self.picture.size))
+    def drawn(self, objects: Sequence[DataObject], longest: int = REPORT_PX) -> Image.Image:
+        """The picture with these objects over it, its longer side `longest` pixels."""
+        return drawn(self.picture, objects, longest)
+
+
+def drawn(picture: Image.Image, objects: Sequence[DataObject], longest: int = REPORT_PX) -> Image.Image:
+    """A picture with objects over it, its longer side `longest` pixels; the smaller, the larger the labels in it."""
+    return draw_objects(picture, objects, scale=longest / max(picture.size))
 
 
 def held_out(val_jsonl: Path, captions: Path) -> list[Held]:
@@ -62,40 +68,38 @@ def held_out(val_jsonl: Path, captions: Path) -> list[Held]:
                 row["text"],
                 row["status"],
                 tuple(row["problems"]),
+                str(record.metadata.get("credit", "")),
             )
         )
     return held
 
 
-def contact_sheet(held: Sequence[Held], curves: Sequence[tuple[str, Sequence[Line]]], title: str) -> Image.Image:
-    """Annotation above, model below, for four pictures side by side, and the training curves beneath.
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], charts: Sequence[tuple[str, Sequence[Line]]]
+) -> Image.Image:
+    """Rows of titled pictures, four in a row, above two titled charts; the same input gives the same pixels.
 
-    curves: title and lines of each chart, two at most. The same input gives the same pixels.
+    The picture has a palette of 256 colours, which keeps its file small.
     """
-    columns = held[:4]
     width = 2 * _MARGIN + 4 * _CELL[0] + 3 * _GAP
-    chart = ((width - 2 * _MARGIN - _GAP) // 2, 250)
-    top, row = 84, _CELL[1] + 34
-    sheet = np.full((top + 2 * row + chart[1] + 70, width, 3), _PAGE, np.uint8)
-    _write(sheet, title, (_MARGIN, 44), 26, _INK, 600)
-    for line, label in enumerate(("annotation", "what the trained model says")):
-        _write(sheet, label, (_MARGIN, top + line * row - 8 + 4), 15, _SOFT)
-        for column, item in enumerate(columns):
-            drawn = item.drawn(item.truth if line == 0 else item.found)
-            left = _MARGIN + column * (_CELL[0] + _GAP)
-            _paste(sheet, drawn, (left, top + line * row + 6), _CELL)
-    base = top + 2 * row
-    for column, (label, lines) in enumerate(curves[:2]):
+    chart = ((width - 2 * _MARGIN - _GAP) // 2, 240)
+    row = _CELL[1] + _TITLE + _GAP
+    sheet = np.full((_MARGIN + len(rows) * row + chart[1] + _TITLE + _MARGIN, width, 3), _PAGE, np.uint8)
+    top = _MARGIN
+    for title, pictures in rows:
+        _write(sheet, title, (_MARGIN, top + 16))
+        for column, picture in enumerate(pictures[:4]):
+            _paste(sheet, picture, (_MARGIN + column * (_CELL[0] + _GAP), top + _TITLE), _CELL)
+        top += row
+    for column, (title, lines) in enumerate(charts[:2]):
         left = _MARGIN + column * (chart[0] + _GAP)
-        _write(sheet, label, (left, base + 16), 15, _SOFT)
-        _paste(sheet, curve_picture(lines, *chart), (left, base + 28), chart)
-    return Image.fromarray(sheet)
+        _write(sheet, title, (left, top + 16))
+        _paste(sheet, curve_picture(lines, *chart), (left, top + _TITLE), chart)
+    return Image.fromarray(sheet).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
 
 
-def _write(
-    sheet: np.ndarray, text: str, place: tuple[int, int], size: int, colour: tuple[int, int, int], weight: int = 400
-) -> None:
-    cv2.putText(sheet, text, place, colour, cv2.FontFace("uni"), size, weight)
+def _write(sheet: np.ndarray, text: str, place: tuple[int, int]) -> None:
+    cv2.putText(sheet, text, place, _INK, cv2.FontFace("uni"), 16, 500)
 
 
 def _paste(sheet: np.ndarray, picture: Image.Image, place: tuple[int, int], cell: tuple[int, int]) -> None:

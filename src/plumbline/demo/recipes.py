@@ -15,7 +15,7 @@ class Recipe:
     """What the demonstration trains with. sft_steps, gkd_steps: optimiser steps; the rest as in the YAML."""
 
     sft_steps: int = 400
-    gkd_steps: int = 40
+    gkd_steps: int = 30
     batch_size: int = 2
     sft_learning_rate: float = 2.5e-3
     gkd_learning_rate: float = 5e-4
@@ -175,7 +175,7 @@ def _values(places: Places, recipe: Recipe, folder: Path, steps: int, learning_r
         "val_jsonl": _quoted(places.data / "val.jsonl"),
         "steps": steps,
         "logging_steps": max(1, steps // 40),
-        "eval_steps": max(1, steps // 3),
+        "eval_steps": max(1, steps // 2),
         "batch_size": recipe.batch_size,
         "learning_rate": learning_rate,
         "min_learning_rate": learning_rate / 20,

@@ -32,7 +32,7 @@ from plumbline.model.checkpoints import is_complete, latest_complete, write_atom
 from plumbline.report.log import RunLog, read_log
 
 SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
-BEFORE_TOKENS, AFTER_TOKENS = 48, 512
+BEFORE_TOKENS, AFTER_TOKENS = 48, 400
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _LOG_TAIL = 15  # lines of a failed command that are shown
 

@@ -199,18 +199,22 @@ def _stroke(pixels: np.ndarray, points: Sequence[Point], colour: str, width: flo
 
 
 def _write_texts(pixels: np.ndarray, chart: Chart, zoom: int) -> None:
-    font, ink = cv2.FontFace("uni"), _rgb("#3c4452")
-
-    def write(x: float, y: float, text: str, colour: tuple[int, int, int], flags: int) -> float:
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        end, _ = cv2.putText(pixels, text, (round(x * zoom), round(y * zoom)), colour, font, 12 * zoom, 400, flags)
-        return float(end[0]) / zoom
-
+    ink = _rgb("#3c4452")
     for tick in chart.x_ticks:
-        write(tick.at, chart.bottom + 18, tick.text, ink, cv2.PUT_TEXT_ALIGN_CENTER)
+        _write(pixels, tick.text, (tick.at, chart.bottom + 18), ink, 0.5, zoom)
     for tick in chart.y_ticks:
-        write(chart.left - 8, tick.at + 4, tick.text, ink, cv2.PUT_TEXT_ALIGN_RIGHT)
-    write((chart.left + chart.right) / 2, chart.bottom + 36, "step", ink, cv2.PUT_TEXT_ALIGN_CENTER)
+        _write(pixels, tick.text, (chart.left - 8, tick.at + 4), ink, 1.0, zoom)
+    _write(pixels, "step", ((chart.left + chart.right) / 2, chart.bottom + 36), ink, 0.5, zoom)
     x = chart.left
     for label, colour in chart.legend:
-        x = write(x, chart.top - 14, label, _rgb(colour), cv2.PUT_TEXT_ALIGN_LEFT) + 14
+        x += _write(pixels, label, (x, chart.top - 14), _rgb(colour), 0.0, zoom) + 14
+
+
+def _write(pixels: np.ndarray, text: str, place: Point, colour: tuple[int, int, int], share: float, zoom: int) -> float:
+    """Write text of which `share` of its width lies left of `place`; returns the width in chart pixels."""
+    font, size = cv2.FontFace("uni"), 12 * zoom
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    _, _, wide, _ = cv2.getTextSize((0, 0), text, (0, 0), font, size, 400)
+    corner = (round(place[0] * zoom - share * wide), round(place[1] * zoom))
+    cv2.putText(pixels, text, corner, colour, font, size, 400)
+    return wide / zoom
