@@ -183,20 +183,33 @@ def keyed_generator(seed: int, epoch: int, index: int, purpose: str) -> np.rando
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, index, word]))
 
 
-def manifest(jsonl: str | Path, policy: ImagePolicy) -> dict[str, Any]:
+def manifest(
+    jsonl: str | Path, policy: ImagePolicy, sample_limit: int | None = None, strict: bool = True
+) -> dict[str, Any]:
     """What a run was trained on: digest of the file, size and digest of every picture by its name in the records.
 
-    Raises DataError for a record or a picture that cannot be read. Data URLs are part of the file's own digest.
+    sample_limit: only the first records count. Raises DataError for a record or, when `strict`, a picture that cannot
+    be read (its entry is None otherwise). Data URLs are part of the file's own digest.
     """
     with open_data(jsonl) as stream:
         digest, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
     records = RecordFile(jsonl)
-    images: dict[str, dict[str, Any]] = {}
-    for record in records:
+    images: dict[str, dict[str, Any] | None] = {}
+    for index in range(len(records))[:sample_limit]:
+        record = records[index]
         for image in own_images(record):
             if image not in images and not is_data_url(image):
-                images[image] = _file_digest(Path(resolve_images([image], record, policy)[0]))
+                images[image] = _picture_digest(image, record, policy, strict)
     return {"file": str(jsonl), "bytes": size, "sha256": digest, "records": len(records), "images": images}
+
+
+def _picture_digest(image: str, record: Record, policy: ImagePolicy, strict: bool) -> dict[str, Any] | None:
+    try:
+        return _file_digest(Path(resolve_images([image], record, policy)[0]))
+    except DataError:
+        if strict:
+            raise
+        return None
 
 
 def _file_digest(path: Path) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from plumbline.model.checkpoints import locate, read_json_object
 ARCHITECTURES = {"Qwen3VLForConditionalGeneration"}
 
 
-def load_model(model: str | Path, adapter: str | Path | None = None, dtype: str = "auto") -> Any:
+def load_model(
+    model: str | Path, adapter: str | Path | None = None, dtype: str = "auto", device: str | None = None
+) -> Any:
     """The model, in evaluation mode, on the GPU where there is one; with `adapter`, PEFT's wrapper around it.
 
     model: folder of a base or merged model. adapter: an adapter's folder. dtype: `auto` is the checkpoint's own.
@@ -33,7 +35,7 @@ def load_model(model: str | Path, adapter: str | Path | None = None, dtype: str 
     )
     if adapter is not None:
         network = attach_adapter(network, adapter)
-    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def attach_adapter(network: Any, adapter: str | Path) -> Any:

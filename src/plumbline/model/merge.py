@@ -119,12 +119,14 @@ def stored_dtype(folder: Path) -> str:
 
 def merged_network(base: Path, adapter: Path, verify: bool) -> tuple[Any, float | None]:
     """The merged network in float32, and how far its logits are from base plus adapter."""
-    wrapped = attach_adapter(load_model(base, dtype="float32"), adapter).eval()
+    # In float32 an 8 B model fills a graphics card: merging and its proof run on the processor.
+    wrapped = attach_adapter(load_model(base, dtype="float32", device="cpu"), adapter).eval()
     is_tied = bool(wrapped.config.tie_word_embeddings)
     probe = probe_inputs(base, wrapped) if verify else None
     wanted = probe_logits(wrapped, probe) if probe is not None else None
     if is_tied and changes_embeddings(adapter):
-        wrapped = attach_adapter(untied(load_model(base, dtype="float32")), adapter).eval()
+        del wrapped
+        wrapped = attach_adapter(untied(load_model(base, dtype="float32", device="cpu")), adapter).eval()
     merged = unloaded(wrapped, adapter)
     settle_embeddings(merged, is_tied)
     if wanted is None:

@@ -80,6 +80,7 @@ def build_arguments(upstream: Mapping[str, Any], *, rlhf_type: str | None) -> Sf
     if values.get("target_regex") == "^$":
         values["target_regex"] = _NO_TARGETS
     values.setdefault("dataset", ["plumbline"])
+    values.setdefault("loss_scale", "default")  # every assistant turn; upstream's GKD would take the last one only
     values.setdefault("model_type", "qwen3_vl")  # three upstream types share the architecture's name
     values.setdefault("dataloader_persistent_workers", False)  # the upstream's True makes a resume differ
     values.update(

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from plumbline.batch.lengths import PixelLimits, resize_to_grid
 from plumbline.data.dataset import RecordDataset, Sample
 from plumbline.data.images import load_image
+from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem, UserError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Encoder:
         """Encode one sample; raises DataError naming the record."""
         where = sample.record.place
         try:
-            messages = [self._with_pixels(message) for message in sample.messages]
+            messages = [self._with_pixels(message, sample.record) for message in sample.messages]
             row = self.template.encode({"messages": messages})
         except UserError as error:
             raise DataError(Problem(f"{where}: {p.where}", p.what, p.fix) for p in error.problems) from error
@@ -57,17 +58,25 @@ class Encoder:
             raise DataError([Problem(where, what, fix) for what, fix in problems])
         return row
 
-    def _with_pixels(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_pixels(self, message: Mapping[str, Any], record: Record) -> dict[str, Any]:
         content = message["content"]
         if isinstance(content, str):
             return dict(message)
         parts = [
-            {"type": "image", "image": resize_to_grid(load_image(part["image"]), self.limits)}
-            if part["type"] == "image"
-            else part
+            {"type": "image", "image": self._picture(part["image"], record)} if part["type"] == "image" else part
             for part in content
         ]
         return {**message, "content": parts}
+
+    def _picture(self, reference: str, record: Record) -> Any:
+        """The picture on the model's grid; its size must be the one by which the record's coordinates are scaled."""
+        picture = load_image(reference)
+        if record.width is not None and picture.size != (record.width, record.height):
+            what = (
+                f"the picture is {picture.width} x {picture.height}, the record says {record.width} x {record.height}"
+            )
+            raise DataError(Problem(reference[:200], what, "correct width and height (EXIF orientation applied)"))
+        return resize_to_grid(picture, self.limits)
 
     def _advice(self, error: Exception) -> str:
         if type(error).__name__ == "MaxLengthError":

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
@@ -35,20 +36,15 @@ class FrozenGuard(TrainerCallback):
             self._frozen = None
 
 
-class WholeCheckpoints(TrainerCallback):
-    """Writes the card that inference reads, then the COMPLETE marker, last of all files."""
-
-    def __init__(self, card: Card):
-        self._card = card
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Runs after every rank wrote its files; a save that was delayed left no folder."""
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            self._card.write(folder)
-            mark_complete(folder)
+def finish_checkpoint(folder: Path, card: Card) -> None:
+    """Write the card that inference reads, then the COMPLETE marker, after every rank has written its files."""
+    main_process = True
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        main_process = dist.get_rank() == 0
+    if main_process:
+        card.write(folder)
+        mark_complete(folder)
 
 
 class StopOnSignal(TrainerCallback):
@@ -76,12 +72,20 @@ class StopOnSignal(TrainerCallback):
         logger.warning("%s: saving a checkpoint after this step, then stopping", signal.Signals(number).name)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Ask the trainer to save and stop."""
-        if self.received is not None:
+        """Ask the trainer to save and stop; ranks agree first, or some would save while others go on."""
+        if self._anyone_received(args.device):
             control.should_save = True
             control.should_evaluate = False
             control.should_training_stop = True
         return control
+
+    def _anyone_received(self, device: Any) -> bool:
+        if not (dist.is_available() and dist.is_initialized()):
+            return self.received is not None
+        flag = torch.tensor([self.received or 0], device=device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        self.received = int(flag) or None
+        return self.received is not None
 
     @property
     def exit_code(self) -> int | None:

@@ -41,9 +41,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def data_manifest(files: list[str], policy: ImagePolicy) -> dict[str, Any]:
-    """Digest of every JSONL and size and digest of every image that it names, by file."""
-    return {"files": [manifest(file, policy) for file in files]}
+def data_manifest(files: Mapping[str, int | None], policy: ImagePolicy, *, strict: bool) -> dict[str, Any]:
+    """Digest of every JSONL and size and digest of every image of its records in use.
+
+    files: JSONL -> number of records in use (None: all); strict: an image that cannot be read is an error.
+    """
+    return {"files": [manifest(file, policy, limit, strict) for file, limit in files.items()]}
 
 
 def find_continuation(
@@ -64,10 +67,20 @@ def find_continuation(
         raise ConfigError(Problem(str(folder), what, "name another training.output_dir, or remove the folder"))
     if data is not None:
         _refuse_differences(folder, resolved, data)
+    require_trainer_state(latest.folder)
     state = json.loads((latest.folder / "trainer_state.json").read_text(encoding="utf-8"))
     if state["global_step"] >= state["max_steps"]:
         return Continuation(latest.folder, finished=True, notes=(*notes, f"{folder} is finished: nothing to do"))
     return Continuation(latest.folder, notes=(*notes, f"continuing from {latest.folder}"))
+
+
+def require_trainer_state(checkpoint: Path) -> None:
+    """Raise ConfigError for a checkpoint that holds weights alone: its optimiser and schedule would start again."""
+    state = ("optimizer.pt", "global_step*", "optimizer_0", "pytorch_model_fsdp_0")
+    if not any(any(checkpoint.glob(pattern)) for pattern in state):
+        what = "holds weights alone (save_only_model): the optimiser and the schedule cannot go on"
+        fix = "take its weights with tuner.resume_from_checkpoint in a new output_dir, or remove this folder"
+        raise ConfigError(Problem(str(checkpoint), what, fix))
 
 
 def _refuse_differences(folder: Path, resolved: Mapping[str, Any], data: dict[str, Any]) -> None:
@@ -87,6 +100,8 @@ def _refuse_differences(folder: Path, resolved: Mapping[str, Any], data: dict[st
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     old, new = _flat(before), _flat(after)
+    for key in ("tuner.resume_from_checkpoint", "training.resume_from_checkpoint"):  # how a run began, not what it is
+        old.pop(key, None), new.pop(key, None)
     return [
         (key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     ]
@@ -120,13 +135,14 @@ def _changed_data(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def prepare_folder(folder: Path, resolved: str, data: dict[str, Any], start: Continuation) -> None:
     """Write what the run is made of, and take from the log what an interrupted attempt wrote after its checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
+    ours = (folder / RESOLVED).is_file()
     write_atomically(folder / RESOLVED, resolved)
     write_atomically(folder / VERSIONS, json.dumps(versions(), indent=2) + "\n")
     write_atomically(folder / MANIFEST, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
-    if start.checkpoint is None:
+    if start.checkpoint is None and ours:  # what an attempt before its first checkpoint left; never somebody else's
         (folder / LOG).unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
-    else:
+    elif start.checkpoint is not None:
         trim_log(folder / LOG, int(start.checkpoint.name.rsplit("-", 1)[1]))
 
 

@@ -31,7 +31,11 @@ def trainable_by_part(model: nn.Module) -> dict[str, Counter[str]]:
 
 def check_targets(model: nn.Module, targets: TrainingTargets) -> None:
     """Raise ConfigError when the model that was built would not train what was asked, or would train more."""
-    problems = [*_adapter_problems(model, targets), *_part_problems(model, targets)]
+    problems = [
+        *_adapter_problems(model, targets),
+        *_saved_problems(model, targets),
+        *_part_problems(model, targets),
+    ]
     if problems:
         raise ConfigError(problems)
 
@@ -49,6 +53,13 @@ def _adapter_problems(model: nn.Module, targets: TrainingTargets) -> Iterable[Pr
             "the output head cannot carry an adapter: the objective reads its weight directly",
             "leave lm_head out of tuner.target_modules, or name it in tuner.modules_to_save",
         )
+
+
+def _saved_problems(model: nn.Module, targets: TrainingTargets) -> Iterable[Problem]:
+    trainable = {plain_name(name) for name, _ in _parameters(model)}
+    for saved in targets.saved:
+        if targets.tuner_type != "full" and not any(f"{saved}.modules_to_save." in name for name in trainable):
+            yield Problem("tuner.modules_to_save", f"no module of the model is called {saved}", "name it in full")
 
 
 def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from plumbline.batch.lengths import PixelLimits
 from plumbline.data.dataset import RecordDataset
-from plumbline.errors import DataError
+from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.model.checkpoints import Card
 from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
 from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedRecords, Encoder
-from plumbline.train.callbacks import FrozenGuard, StopOnSignal, WholeCheckpoints
+from plumbline.train.callbacks import FrozenGuard, StopOnSignal
 from plumbline.train.health import check_targets, trainable_by_part
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.teacher import TeacherPlan
@@ -84,6 +88,8 @@ class PipelineMixin:
         for dataset in datasets:
             if dataset is not None:
                 self._check_samples(dataset)
+        if job.dump_conversation is not None and self.args.rank in (-1, 0) and datasets[0] is not None:
+            job.dump_conversation.write_text(self._conversation(datasets[0][0]), encoding="utf-8")
         return datasets
 
     def _check_samples(self, dataset: EncodedRecords) -> None:
@@ -92,19 +98,21 @@ class PipelineMixin:
         problems = [row["problem"] for row in rows if "problem" in row]
         if problems and (self.job.strict or len(problems) == len(rows)):
             raise DataError(problems)
-        if self.job.dump_conversation is not None:
-            usable = [row for row in rows if "problem" not in row]
-            self.job.dump_conversation.write_text(self._conversation(usable[0]), encoding="utf-8")
 
     def _conversation(self, row: dict[str, Any]) -> str:
-        """One encoded sample as text, with what is supervised marked."""
+        """The first sample as text, with what is supervised marked."""
+        if "problem" in row:
+            return f"{row['problem']}\n"
         ids, labels = list(row["input_ids"]), list(row["labels"])
         answer = [token for token, label in zip(ids, labels, strict=True) if label != -100]
         return f"{self.template.safe_decode(ids)}\n\n--- supervised ---\n{self.template.tokenizer.decode(answer)}\n"
 
     def prepare_model(self, args: Any, model: Any, **kwargs: Any) -> Any:
         """Upstream's adapter, checked against the configuration, then another run's weights if asked for."""
-        model = super().prepare_model(args, model, **kwargs)  # type: ignore[misc]
+        try:
+            model = super().prepare_model(args, model, **kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            raise ConfigError(Problem("tuner", f"the adapter cannot be built: {error}", "check its targets")) from error
         check_targets(model, self.job.targets)
         if self.job.weights_from is not None:
             adopted = adopt_weights(model, self.job.weights_from)
@@ -120,9 +128,10 @@ class PipelineMixin:
         assert job.collator is not None
         parts = TrainerParts(
             collator=job.collator,
+            card=job.card,
             weights=job.weights,
             eval_weights=job.eval_weights,
-            callbacks=(FrozenGuard(), WholeCheckpoints(job.card), job.stop),
+            callbacks=(FrozenGuard(), job.stop),
             save_delay_steps=job.save_delay_steps,
             save_delay_epochs=job.save_delay_epochs,
             lmbda=job.lmbda,
@@ -155,6 +164,18 @@ def run_pipeline(arguments: Any, job: Job) -> dict[str, Any]:
     pipeline = (SftPipeline if job.teacher is None else GKDPipeline)(arguments, job)
     job.stop.install()
     try:
-        return pipeline.main()
+        # What upstream prints belongs to the log: standard output is for our own result.
+        with redirect_stdout(sys.stderr):
+            return pipeline.main()
     finally:
         job.stop.uninstall()
+
+
+def records_skipped(job: Job) -> int:
+    """Records that could not be encoded, over all ranks."""
+    skipped = set() if job.collator is None else set(job.collator.skipped)
+    if dist.is_available() and dist.is_initialized():
+        everywhere: list[set[str] | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(everywhere, skipped)
+        skipped = set().union(*(names for names in everywhere if names is not None))
+    return len(skipped)

@@ -6,6 +6,7 @@ Torch-free and quick: `plumbline train --dry-run` is this and a summary.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def _not_built(run: TrainRun) -> Iterator[Problem]:
         "rlhf.use_vllm": bool(upstream.get("use_vllm")),
         "training.packing": bool(upstream.get("packing")),
         "training.padding_free": bool(upstream.get("padding_free")),
+        "training.group_by_length": bool(upstream.get("group_by_length")),
         "training.streaming": bool(upstream.get("streaming")),
         "training.sequence_parallel_size": upstream.get("sequence_parallel_size", 1) > 1,
         "training.predict_with_generate": bool(upstream.get("predict_with_generate")),
@@ -93,6 +95,17 @@ def _model_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem("global_max_length", "no length limit is set", "set global_max_length, e.g. 4096")
 
 
+def eval_strategy(run: TrainRun) -> str:
+    """When a run evaluates: as configured; else, with a validation set, whenever it saves; else never."""
+    upstream = run.upstream
+    if upstream.get("eval_strategy") is not None:
+        return str(upstream["eval_strategy"])
+    if not run.custom.val_jsonl:
+        return "no"
+    saving = str(upstream.get("save_strategy", "steps"))
+    return "steps" if saving == "best" else saving
+
+
 def _data_problems(run: TrainRun) -> Iterator[Problem]:
     custom = run.custom
     if not custom.train_jsonl:
@@ -101,8 +114,7 @@ def _data_problems(run: TrainRun) -> Iterator[Problem]:
         if path and not Path(path).is_file():
             advice = " (`plumbline demo --prepare-only` makes it)" if "output/demo" in path else ""
             yield Problem(f"custom.{key}", f"{path} does not exist", f"paths start at the working directory{advice}")
-    evaluates = run.upstream.get("eval_strategy", "no") != "no"
-    if evaluates and not custom.val_jsonl:
+    if eval_strategy(run) != "no" and not custom.val_jsonl:
         yield Problem(
             "custom.val_jsonl", "evaluation is asked for but there is no validation set", "set it, or eval_strategy: no"
         )
@@ -120,12 +132,21 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem("training.output_dir", f"{output} is a file")
     if rlhf is not None and not rlhf.sft_alpha and not rlhf.llm_kd_weight:
         yield Problem("rlhf", "sft_alpha and llm_kd_weight are both 0: there is nothing to learn", "raise one of them")
-    head_trains = upstream.get("tuner_type") == "full" and not upstream.get("freeze_llm")
-    if run.deepspeed.enabled and "zero3" in run.deepspeed.config and head_trains:
+    full = upstream.get("tuner_type") == "full" and not upstream.get("freeze_llm")
+    head_trains = full or any("lm_head" in name for name in upstream.get("modules_to_save", ()))
+    if run.deepspeed.enabled and _zero_stage(run.deepspeed.config) == 3 and head_trains:
         what = "ZeRO-3 shards the output head, whose gradient is written in the forward pass"
         yield Problem("deepspeed.config", what, "use zero2, an adapter, or freeze_llm: true")
     if run.deepspeed.enabled and not _installed("deepspeed"):
         yield Problem("deepspeed.enabled", "DeepSpeed is not installed", "pip install deepspeed")
+
+
+def _zero_stage(config: str) -> int:
+    """ZeRO stage of a ready configuration's name, or of a JSON file; 0 when the file does not say."""
+    path = Path(config)
+    if not path.is_file():
+        return 3 if "zero3" in config else 2
+    return int(json.loads(path.read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
 
 
 def _installed(module: str) -> bool:
@@ -208,9 +229,16 @@ def open_datasets(run: TrainRun) -> tuple[RecordDataset, RecordDataset | None]:
     custom = run.custom
     assert custom.train_jsonl is not None
     train = _open(run, custom.train_jsonl, custom.train_sample_limit)
-    evaluates = run.upstream.get("eval_strategy", "no") != "no"
-    val = _open(run, custom.val_jsonl, custom.val_sample_limit) if custom.val_jsonl and evaluates else None
+    evaluates = custom.val_jsonl is not None and eval_strategy(run) != "no"
+    val = _open(run, str(custom.val_jsonl), custom.val_sample_limit) if evaluates else None
     return train, val
+
+
+def files_in_use(run: TrainRun) -> dict[str, int | None]:
+    """The JSONL files of a run and how many records of each are used (None: all)."""
+    custom = run.custom
+    limits = {custom.train_jsonl: custom.train_sample_limit, custom.val_jsonl: custom.val_sample_limit}
+    return {path: custom.sample_limit if limit is None else limit for path, limit in limits.items() if path}
 
 
 def _open(run: TrainRun, path: str, limit: int | None) -> RecordDataset:
@@ -247,6 +275,6 @@ def steps_planned(upstream: Mapping[str, Any], samples: int, processes: int) -> 
     if upstream.get("max_steps", -1) and upstream.get("max_steps", -1) > 0:
         return int(upstream["max_steps"])
     batch = upstream.get("per_device_train_batch_size", 1)
-    accumulation = upstream.get("gradient_accumulation_steps") or max(1, 16 // (batch * processes))
-    batches = -(-samples // (batch * processes))
-    return int(-(-batches // accumulation) * upstream.get("num_train_epochs", 3.0))
+    accumulation = upstream.get("gradient_accumulation_steps") or math.ceil(16 / batch / processes)
+    batches = math.ceil(samples // processes / batch)
+    return math.ceil(math.ceil(batches / accumulation) * upstream.get("num_train_epochs", 3.0))

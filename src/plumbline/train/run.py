@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem
+from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
-from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder
+from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder, require_trainer_state
 from plumbline.train.preflight import (
     card_of,
     check_run,
+    eval_strategy,
+    files_in_use,
     image_policy,
     open_datasets,
     steps_planned,
@@ -31,6 +35,11 @@ if TYPE_CHECKING:
     from plumbline.train.pipeline import Job
 
 logger = logging.getLogger(__name__)
+
+LAUNCHED = "PLUMBLINE_LAUNCHED"
+"""Folder through which a launching process tells its children the start, and rank 0 tells it the exit code."""
+SAVE_SECONDS = 600
+"""How long torchrun lets the processes save after a signal before it kills them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class TrainOutcome:
 def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
     """Run a training configuration, from its YAML to its last checkpoint."""
     loaded = load_train_run(config, options.base_config)
-    run, rank = loaded.run, int(os.environ.get("RANK", "0"))
+    run, rank = loaded.run, _rank()
     configure_logging(debug=options.debug, rank=rank)
     if rank == 0:
         for note in loaded.notes:
@@ -70,11 +79,28 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
         _show_plan(run, datasets, wanted_processes(options.gpus), as_json=options.as_json)
         return TrainOutcome(EXIT_OK)
     processes = wanted_processes(options.gpus)
+    start = _told_start() or _decide(loaded, resume=options.resume)
+    folder = Path(run.upstream["output_dir"])
+    if start.how.finished:
+        _say({"output_dir": str(folder), "last_checkpoint": str(start.how.checkpoint)}, as_json=options.as_json)
+        return TrainOutcome(EXIT_OK, folder)
     if processes > 1 and "LOCAL_RANK" not in os.environ:
-        return TrainOutcome(launch(config, options, processes))
-    start = _prepare(loaded, resume=options.resume, rank=rank)
-    code = EXIT_OK if start.finished else _train_here(run, datasets, start, options)
-    return TrainOutcome(code, Path(run.upstream["output_dir"]) if rank == 0 else None)
+        return TrainOutcome(launch(config, options, processes, start))
+    code = _train_or_clean_up(loaded, datasets, start, options)
+    return TrainOutcome(_report_outcome(code), folder if rank == 0 else None)
+
+
+def _train_or_clean_up(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions) -> int:
+    """Train; a folder that this process made for a run that was refused before its first checkpoint goes again."""
+    folder = Path(loaded.run.upstream["output_dir"])
+    existed = folder.exists()
+    try:
+        return _train_here(loaded, datasets, start, options)
+    except UserError as error:
+        _report_outcome(error.exit_code)
+        if _rank() == 0 and not existed and not any(folder.glob("checkpoint-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 # ---------------------------------------------------------------------------------------------------------- processes
@@ -89,28 +115,58 @@ def wanted_processes(gpus: str | None) -> int:
     return int(os.environ.get("NPROC_PER_NODE", "1"))
 
 
-def launch(config: Path, options: TrainOptions, processes: int) -> int:
-    """Start the same command under torchrun and return its exit code."""
+def launch(config: Path, options: TrainOptions, processes: int, start: Start) -> int:
+    """Start the same command under torchrun, with the start decided here; returns rank 0's exit code."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "plumbline", "train", str(config)]
+    command += [f"--shutdown-timeout={SAVE_SECONDS}", "-m", "plumbline", "train", str(config)]
     command += ["--base-config", str(options.base_config)] if options.base_config else []
     command += ["--debug"] if options.debug else []
     command += ["--json"] if options.as_json else []
-    command += [] if options.resume else ["--no-resume"]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = start.how.checkpoint
+        told = {"checkpoint": None if checkpoint is None else str(checkpoint), "data": start.data}
+        (Path(folder) / "start.json").write_text(json.dumps(told), encoding="utf-8")
+        code = _wait_for(command, os.environ | {LAUNCHED: folder})
+        outcome = Path(folder) / "exit_code"
+        return int(outcome.read_text()) if outcome.is_file() else code
+
+
+def _wait_for(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command in a session of its own; one signal is passed on, so that its processes save and stop."""
     received: list[int] = []
-    with subprocess.Popen(command) as child:
+    with subprocess.Popen(command, env=environment, start_new_session=True) as child:
 
         def pass_on(number: int, frame: Any) -> None:
-            """The processes save and stop by themselves. A terminal's Ctrl-C reaches them without help."""
+            if not received:
+                child.send_signal(signal.SIGTERM)
             received.append(number)
-            if number == signal.SIGTERM:
-                child.send_signal(number)
 
         previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         code = child.wait()
     for number, handler in previous.items():
         signal.signal(number, handler)
-    return 128 + received[0] if received else code
+    return 128 + received[0] if received and code else code
+
+
+def _told_start() -> Start | None:
+    """What the launching process decided; None when this process decides for itself."""
+    if LAUNCHED not in os.environ:
+        return None
+    told = json.loads((Path(os.environ[LAUNCHED]) / "start.json").read_text(encoding="utf-8"))
+    return Start(Continuation(told["checkpoint"] and Path(told["checkpoint"])), told["data"])
+
+
+def _report_outcome(code: int) -> int:
+    """Leave rank 0's exit code for the launching process; a launched process that trained ends with 0."""
+    if LAUNCHED not in os.environ:
+        return code
+    if _rank() == 0:
+        (Path(os.environ[LAUNCHED]) / "exit_code").write_text(str(code))
+    return EXIT_OK
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def configure_logging(*, debug: bool, rank: int) -> None:
@@ -152,25 +208,34 @@ def _show_plan(run: TrainRun, datasets: Any, processes: int, *, as_json: bool) -
         print("\n".join(f"{key}: {value}" for key, value in facts.items()))
 
 
-def _prepare(loaded: LoadedRun, *, resume: bool, rank: int) -> Continuation:
-    """Decide how to start and write the run folder.
+@dataclass(frozen=True)
+class Start:
+    """how: from where; data: the run's manifest, None on ranks that leave the comparison to rank 0."""
 
-    Rank 0 hashes the data, judges and writes; the others take the same checkpoint, and end with it when it refuses.
-    """
+    how: Continuation
+    data: dict[str, Any] | None
+
+
+def _decide(loaded: LoadedRun, *, resume: bool) -> Start:
+    """How the run starts, from its folder; nothing is written."""
     run = loaded.run
     folder = Path(run.upstream["output_dir"])
-    files = [file for file in (run.custom.train_jsonl, run.custom.val_jsonl) if file]
-    data = data_manifest(files, image_policy(run)) if rank == 0 else None
-    if run.continue_from is not None:
-        start = Continuation(Path(run.continue_from), notes=(f"continuing from {run.continue_from}",))
+    strict = run.custom.strict
+    data = data_manifest(files_in_use(run), image_policy(run), strict=strict) if _rank() == 0 else None
+    if run.continue_from is not None and not _continues_itself(run, folder):
+        require_trainer_state(Path(run.continue_from))
+        how = Continuation(Path(run.continue_from), notes=(f"continuing from {run.continue_from}",))
     else:
-        start = find_continuation(folder, loaded.resolved, data, resume=resume)
+        how = find_continuation(folder, loaded.resolved, data, resume=resume)
     if data is not None:
-        for note in start.notes:
+        for note in how.notes:
             logger.info("%s", note)
-        if not start.finished:
-            prepare_folder(folder, loaded.to_yaml(), data, start)
-    return start
+    return Start(how, data)
+
+
+def _continues_itself(run: TrainRun, folder: Path) -> bool:
+    """True when `continue_from` lies in the run's own folder, where a newer checkpoint may stand by now."""
+    return Path(str(run.continue_from)).resolve().parent == folder.resolve()
 
 
 # -------------------------------------------------------------------------------------------------------------- train
@@ -221,7 +286,7 @@ def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
     from plumbline.model.upstream import build_arguments, start_process_group_on_cpu
 
     values = dict(run.upstream)
-    values["eval_strategy"] = values.get("eval_strategy", "no")
+    values["eval_strategy"] = eval_strategy(run)
     values["val_dataset"] = ["plumbline"] if values["eval_strategy"] != "no" else []
     values.setdefault("disable_tqdm", not sys.stderr.isatty())
     if "LOCAL_RANK" not in os.environ:
@@ -242,24 +307,26 @@ def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
         raise ConfigError(Problem("the upstream's arguments", str(error), "correct the key that it names")) from error
 
 
-def _train_here(run: TrainRun, datasets: Any, start: Continuation, options: TrainOptions) -> int:
-    began = time.monotonic()
+def _train_here(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions) -> int:
+    began, run = time.monotonic(), loaded.run
     from plumbline.model.upstream import set_verbosity
-    from plumbline.train.pipeline import run_pipeline
+    from plumbline.train.pipeline import records_skipped, run_pipeline
 
-    set_verbosity(debug=options.debug, main_process=int(os.environ.get("RANK", "0")) == 0)
-    job = job_of(run, datasets)
-    result = run_pipeline(upstream_arguments(run, start), job)
-    skipped = job.collator.skipped if job.collator is not None else {}
+    set_verbosity(debug=options.debug, main_process=_rank() == 0)
+    job, arguments = job_of(run, datasets), upstream_arguments(run, start.how)
+    if _rank() == 0 and start.data is not None:
+        prepare_folder(Path(run.upstream["output_dir"]), loaded.to_yaml(), start.data, start.how)
+    result = run_pipeline(arguments, job)
+    skipped = records_skipped(job)
     summary = {
         "output_dir": str(run.upstream["output_dir"]),
         "steps": result["global_step"],
         "last_checkpoint": result["last_model_checkpoint"],
         "best_checkpoint": result["best_model_checkpoint"],
-        "records_skipped": len(skipped),
+        "records_skipped": skipped,
         "wall_s": round(time.monotonic() - began, 1),
     }
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _rank() == 0:
         _say(summary, as_json=options.as_json)
     return job.stop.exit_code or (EXIT_FINDINGS if skipped else EXIT_OK)
 

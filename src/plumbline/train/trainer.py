@@ -11,12 +11,15 @@ import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer_utils import rotate_checkpoints
 
 from plumbline.errors import EXIT_FAILURE, Problem, UserError
+from plumbline.model.checkpoints import Card
 from plumbline.model.upstream import (
     DataLoaderMixin,
     ForwardRedirection,
@@ -26,6 +29,7 @@ from plumbline.model.upstream import (
     gathered,
 )
 from plumbline.train.batches import IGNORED, BatchCollator
+from plumbline.train.callbacks import finish_checkpoint
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
 from plumbline.train.telemetry import Meter, window_metrics
 
@@ -42,12 +46,10 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class TrainerParts:
-    """What our trainers need beyond upstream's own arguments.
-
-    teacher_folder: base of a frozen copy to load, None where the adapters are switched off instead (or no teacher).
-    """
+    """What our trainers need beyond upstream's own arguments; `card` goes into every checkpoint."""
 
     collator: BatchCollator
+    card: Card
     weights: LossWeights
     eval_weights: LossWeights
     callbacks: tuple[Any, ...] = ()
@@ -147,7 +149,7 @@ class StepMixin(DataLoaderMixin):
         terms, tokens = self._redirect(
             model, unwrapped, lambda **tensors: self._objective(unwrapped, labels, weights, tensors), **inputs
         )
-        self._measure(mode, terms, tokens, weights)
+        self._measure(mode, terms, tokens)
         if num_items_in_batch is None:
             return terms.objective / tokens.clamp(min=1)
         # Gradients are averaged over processes, sums are not: undo the division.
@@ -182,7 +184,8 @@ class StepMixin(DataLoaderMixin):
 
     def _unused_vision(self, base: Any, inputs: dict[str, Any]) -> Tensor | float:
         """Zero that depends on the vision side: ranks without an image must still take part in its all-reduce."""
-        if "pixel_values" in inputs or self.accelerator.num_processes == 1 or not self.model.training:
+        alone = self.accelerator.num_processes == 1 and not self._needs_every_gradient()
+        if "pixel_values" in inputs or alone or not self.model.training:
             return 0.0
         vision = base.config.vision_config
         side = vision.spatial_merge_size
@@ -192,6 +195,10 @@ class StepMixin(DataLoaderMixin):
         features = base.model.get_image_features(pixels, grid, return_dict=True)
         tensors = [*features.pooler_output, *itertools.chain(*features.deepstack_features)]
         return 0.0 * sum(tensor.float().sum() for tensor in tensors)
+
+    def _needs_every_gradient(self) -> bool:
+        """AdaLoRA ranks its directions by gradients and stops at a missing one."""
+        return any(hasattr(config, "orth_reg_weight") for config in getattr(self.model, "peft_config", {}).values())
 
     def _regularisation(self, model: nn.Module) -> Tensor | float:
         """AdaLoRA's orthogonality penalty, which PEFT adds only to a loss that the full forward computed.
@@ -209,9 +216,13 @@ class StepMixin(DataLoaderMixin):
                 penalties.append(torch.linalg.norm(gram - torch.eye(gram.shape[0], device=gram.device)))
         return weight * torch.stack(penalties).mean() if penalties else 0.0
 
-    def _measure(self, mode: str, terms: HeadTerms, tokens: Tensor, weights: LossWeights) -> None:
+    def _has_answers(self, mode: str) -> bool:
+        """Whether the supervised tokens are answers to learn, so that their raw CE says something."""
+        return True
+
+    def _measure(self, mode: str, terms: HeadTerms, tokens: Tensor) -> None:
         amounts = {"objective": terms.objective.detach(), "kd": terms.kd, "tokens": tokens, "hits": terms.hits}
-        if weights.sft_alpha or not weights.llm_kd_weight:
+        if self._has_answers(mode):
             amounts |= {"ce": terms.ce, "ce_tokens": tokens}
         # A non-finite micro-batch is counted as a dropped step; its NaN must not blot out the window's figures.
         finite = torch.isfinite(terms.objective.detach())
@@ -230,6 +241,8 @@ class StepMixin(DataLoaderMixin):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value = float(norm) if norm is not None else 0.0
         self._meters["train"].add(steps=1.0)
+        if self.accelerator.scaler is not None:
+            return norm  # fp16: the scaler looks for its scale by overflowing, and skips such steps itself
         if value == value and value not in (float("inf"), float("-inf")):
             self._nonfinite_in_a_row = 0
             return norm
@@ -245,8 +258,9 @@ class StepMixin(DataLoaderMixin):
                     "lower training.learning_rate, check the data (`plumbline data check`), or train in bf16/fp32",
                 )
             )
+        keep = self._needs_every_gradient()
         for parameter in model.parameters():
-            parameter.grad = None
+            parameter.grad = torch.zeros_like(parameter) if keep and parameter.requires_grad else None
         return norm
 
     def prediction_step(
@@ -301,9 +315,22 @@ class StepMixin(DataLoaderMixin):
         ours = {key.replace("eval/", "eval_", 1): value for key, value in metrics.items() if key.startswith("eval/")}
         return super()._determine_best_metric({**ours, **metrics}, trial)
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        last = self.state.global_step >= self.state.max_steps
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        last = self.state.global_step >= self.state.max_steps or self.control.should_training_stop
         if self.delays_saving() and not last:
             logger.info("step %d: saving is delayed by custom.save_delay_*", self.state.global_step)
-            return None
-        return super()._save_checkpoint(*args, **kwargs)
+            return
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        # Older checkpoints go only after this one is whole: a kill in between must leave one to go on from.
+        finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.parts.card)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=self.args.output_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )

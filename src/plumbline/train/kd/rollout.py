@@ -27,12 +27,15 @@ def choose_source(seed: int, step: int, lmbda: float, seq_kd: bool) -> str:
 
 
 def prompt_lengths(labels: Tensor, attention_mask: Tensor) -> Tensor:
-    """Index one past each row's prompt: its first supervised position, or its end without any; labels [B, L]."""
+    """Index one past each row's prompt: where its last supervised span starts, or its end without any; labels [B, L].
+
+    The last span, so that every image of an earlier turn keeps its place in the prompt.
+    """
     supervised = labels != IGNORED
-    first = supervised.int().argmax(-1)
+    starts = supervised & ~torch.nn.functional.pad(supervised[:, :-1], (1, 0))
     positions = torch.arange(labels.shape[1], device=labels.device)
-    last = (attention_mask.bool() * (positions + 1)).amax(-1)
-    return torch.where(supervised.any(-1), first, last)
+    end = (attention_mask.bool() * (positions + 1)).amax(-1)
+    return torch.where(supervised.any(-1), (starts * positions).amax(-1), end)
 
 
 def _left_padded(rows: list[Tensor], value: int) -> Tensor:
@@ -74,11 +77,15 @@ def generate_answers(
     """The batch with sampled answers in the place of its own, labels included.
 
     base: the generating model, its adapters as the caller set them; key: seeds the sampling and nothing else.
-    temperature 0 is greedy. Rows without a stop token keep all `max_new_tokens`.
+    temperature 0 is greedy. Rows without a stop token keep all `max_new_tokens`. A row without an answer of its own (it
+    stands for a record that was skipped) stays without supervision.
     """
     prompts = _prompts(batch, tokenizer.pad_token_id)
     stop_ids = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")})
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    # Every knob is set: a checkpoint's own generation_config would truncate what it samples.
+    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
     device = prompts["input_ids"].device
     training = base.training
     base.eval()
@@ -91,11 +98,14 @@ def generate_answers(
                 eos_token_id=stop_ids,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
+                repetition_penalty=1.0,
                 **sampling,
             )
     finally:
         base.train(training)
-    return _joined(prompts, ids[:, prompts["input_ids"].shape[1] :], stop_ids)
+    joined = _joined(prompts, ids[:, prompts["input_ids"].shape[1] :], stop_ids)
+    joined["labels"][(batch["labels"] == IGNORED).all(-1)] = IGNORED
+    return joined
 
 
 def _joined(prompts: dict[str, Tensor], sampled: Tensor, stop_ids: list[int]) -> dict[str, Tensor]:

@@ -37,6 +37,9 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             return LossWeights(0.0, weights.llm_kd_weight, weights.beta, weights.kd_temperature)
         return weights
 
+    def _has_answers(self, mode: str) -> bool:
+        return mode == "eval" or self._source != STUDENT
+
     def _before_step(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replace the answers of a step by sampled ones when its turn is on-policy or sequential KD."""
         parts = self.parts
