@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError
+from plumbline.model.checkpoints import latest_complete
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
 from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder, require_trainer_state
 from plumbline.train.preflight import (
@@ -222,9 +223,10 @@ def _decide(loaded: LoadedRun, *, resume: bool) -> Start:
     folder = Path(run.upstream["output_dir"])
     strict = run.custom.strict
     data = data_manifest(files_in_use(run), image_policy(run), strict=strict) if _rank() == 0 else None
-    if run.continue_from is not None and not _continues_itself(run, folder):
-        require_trainer_state(Path(run.continue_from))
-        how = Continuation(Path(run.continue_from), notes=(f"continuing from {run.continue_from}",))
+    if run.continue_from is not None:
+        checkpoint = _named_checkpoint(Path(run.continue_from), folder)
+        require_trainer_state(checkpoint)
+        how = Continuation(checkpoint, notes=(f"continuing from {checkpoint}",))
     else:
         how = find_continuation(folder, loaded.resolved, data, resume=resume)
     if data is not None:
@@ -233,9 +235,11 @@ def _decide(loaded: LoadedRun, *, resume: bool) -> Start:
     return Start(how, data)
 
 
-def _continues_itself(run: TrainRun, folder: Path) -> bool:
-    """True when `continue_from` lies in the run's own folder, where a newer checkpoint may stand by now."""
-    return Path(str(run.continue_from)).resolve().parent == folder.resolve()
+def _named_checkpoint(named: Path, folder: Path) -> Path:
+    """The checkpoint to continue; inside the run's own folder the newest, when an interrupted continuation left one."""
+    if named.resolve().parent != folder.resolve():
+        return named
+    return latest_complete(folder).folder or named
 
 
 # -------------------------------------------------------------------------------------------------------------- train
