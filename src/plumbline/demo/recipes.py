@@ -14,8 +14,8 @@ from plumbline.model.checkpoints import write_atomically
 class Recipe:
     """What the demonstration trains with. sft_steps, gkd_steps: optimiser steps; the rest as in the YAML."""
 
-    sft_steps: int = 400
-    gkd_steps: int = 30
+    sft_steps: int = 340
+    gkd_steps: int = 24
     batch_size: int = 2
     sft_learning_rate: float = 2.5e-3
     gkd_learning_rate: float = 5e-4

@@ -284,7 +284,7 @@ def _follow(command: list[str], log_file: Path, metrics: Path) -> Iterator[RunLo
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
             while process.poll() is None:
-                time.sleep(0.5)
+                time.sleep(1.0)
                 if metrics.is_file():
                     yield read_log(metrics)
         finally:
