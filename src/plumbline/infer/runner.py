@@ -65,7 +65,7 @@ def run_captions(
 ) -> CaptionReport:
     """Describe the pictures of the plan, one row each; a picture that fails costs itself alone.
 
-    on_caption: called after each row with the row and its picture (not for pictures that could not be opened).
+    on_caption: called before a row is written, with it and its picture (not for pictures that could not be opened).
     progress: called with the number of rows written each time. An interrupt ends the run between rows, and says so
     in the report.
     """
@@ -75,13 +75,14 @@ def run_captions(
     try:
         with RowFile(plan.settings.output) as rows:
             for row, picture in captions(plan, engine):
+                # Before the row: a run that is stopped in between describes and draws the picture again.
+                if on_caption is not None and picture is not None:
+                    on_caption(row, picture)
                 rows.append(row.as_dict())
                 report.written += 1
                 report.statuses[row.status] += 1
                 if row.status.startswith(ERROR):
                     report.failures.append(f"{row.key}: {row.problems[0]}")
-                if on_caption is not None and picture is not None:
-                    on_caption(row, picture)
                 progress(1)
     except KeyboardInterrupt:
         report.interrupted = True

@@ -71,7 +71,8 @@ class Encoder:
     def _picture(self, reference: str, record: Record) -> Any:
         """The picture on the model's grid; its size must be the one by which the record's coordinates are scaled."""
         picture = load_image(reference)
-        if record.width is not None and picture.size != (record.width, record.height):
+        scaled = len(record.images) == 1 and record.width is not None  # of several pictures the record tells no size
+        if scaled and picture.size != (record.width, record.height):
             what = (
                 f"the picture is {picture.width} x {picture.height}, the record says {record.width} x {record.height}"
             )
