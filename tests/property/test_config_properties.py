@@ -19,8 +19,10 @@ from plumbline.config.types import (
     Anything,
     Bool,
     Choice,
+    Interval,
     ListOf,
     MapOf,
+    NamedParams,
     Null,
     Number,
     Range,
@@ -85,6 +87,10 @@ def test_the_upper_layer_always_wins(below: dict[str, Any], above: dict[str, Any
     assert plain(merge(_node(merged), _node(above))) == merged, "merging the same layer again changes nothing"
 
 
+def _named(name: str, section: Section) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries({"name": st.just(name), "params": _sections(section, list(section.fields))})
+
+
 def values_of(kind: ValueType) -> st.SearchStrategy[Any]:
     """Values that the kind accepts."""
     match kind:
@@ -102,6 +108,11 @@ def values_of(kind: ValueType) -> st.SearchStrategy[Any]:
             return st.text(min_size=1, max_size=10)
         case ListOf():
             return st.lists(values_of(kind.item), min_size=kind.length.least, max_size=3, unique=kind.length.unique)
+        case Interval():
+            return st.tuples(values_of(kind.end), values_of(kind.end)).map(sorted)
+        case NamedParams():
+            named = [_named(name, section) for name, section in kind.sections.items()]
+            return st.one_of(named)
         case MapOf():
             return st.dictionaries(KEYS, values_of(kind.item), max_size=3)
         case AnyOf():

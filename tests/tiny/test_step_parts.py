@@ -81,13 +81,13 @@ class Template:
 
 def test_a_batch_of_failures_adds_nothing_and_names_each_once():
     collator = BatchCollator(Template(), strict=False)
-    batch = collator([{"problem": Problem("a.jsonl:1", "broken")}])
+    batch = collator([[{"problem": Problem("a.jsonl:1", "broken")}]])
     assert (batch["labels"] == IGNORED).all()
     collator.raise_for_problems(batch)
     assert list(collator.skipped) == ["a.jsonl:1"]
     with pytest.raises(DataError, match="broken"):
         strict = BatchCollator(Template(), strict=True)
-        strict.raise_for_problems(strict([{"problem": Problem("a.jsonl:1", "broken")}]))
+        strict.raise_for_problems(strict([[{"problem": Problem("a.jsonl:1", "broken")}]]))
 
 
 # ------------------------------------------------------------------------------------------------------------- sampling

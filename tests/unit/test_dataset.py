@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile, keyed_generator, manifest
+from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile, manifest
 from plumbline.data.images import ImagePolicy
+from plumbline.data.keyed import keyed_generator
 from plumbline.errors import DataError
 
 BOX = {"bbox_2d": [1, 2, 30, 40], "desc": "x"}
@@ -61,7 +62,7 @@ def test_opening_names_the_first_problems_of_the_whole_file(tmp_path) -> None:
 
 
 def test_a_sample_has_resolved_images_in_both_places(tmp_path) -> None:
-    sample = RecordDataset(RecordFile(write(tmp_path, [BOX]))).item(0, epoch=3)
+    sample = RecordDataset(RecordFile(write(tmp_path, [BOX]))).item(0)
     image = str((tmp_path / "0.png").resolve())
     assert sample.images == [image]
     assert sample.messages[1]["content"][0] == {"type": "image", "image": image}

@@ -7,12 +7,14 @@ import sys
 import pytest
 import yaml
 
+from plumbline.batch.schedule import SingleSchedule
 from plumbline.errors import ConfigError
 from plumbline.model.checkpoints import mark_complete
 from plumbline.train.config import load_train_run
+from plumbline.train.datasets import step_shape, steps_planned
 from plumbline.train.folder import trim_log
 from plumbline.train.kd.teacher import plan_teacher, teacher_problems
-from plumbline.train.preflight import check_run, steps_planned
+from plumbline.train.preflight import check_run
 
 PROCESSOR = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 65536}}
 
@@ -67,9 +69,7 @@ def test_a_run_in_order_passes(problems):
 @pytest.mark.parametrize(
     ("sections", "key"),
     [
-        ({"custom": {"augmentation": {"enabled": True}}}, "custom.augmentation.enabled"),
-        ({"custom": {"summary_ratio": 0.5}}, "custom.summary_ratio"),
-        ({"custom": {"images_per_user_turn": 2}}, "custom.images_per_user_turn"),
+        ({"custom": {"augmentation": {"enabled": True}}}, "custom.augmentation.ops"),
         ({"custom": {"visual_kd": {"enabled": True}}}, "custom.visual_kd.enabled"),
         ({"training": {"packing": True}}, "training.packing"),
         ({"training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
@@ -161,9 +161,11 @@ def test_continuing_needs_a_complete_checkpoint(problems, tmp_path):
 
 def test_planned_steps_count_what_the_trainer_counts():
     upstream = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "num_train_epochs": 3}
-    assert steps_planned(upstream, 103, 1) == 13 * 3
-    assert steps_planned(upstream, 103, 2) == 7 * 3
-    assert steps_planned({**upstream, "max_steps": 5}, 103, 1) == 5
+    for ranks, updates in ((1, 13), (2, 7)):
+        shape = step_shape(upstream, ranks)
+        units = len(SingleSchedule(103, shape))
+        assert steps_planned(upstream, units, shape) == updates * 3
+        assert steps_planned({**upstream, "max_steps": 5}, units, shape) == 5
 
 
 def test_trimming_the_log_keeps_what_the_checkpoint_holds(tmp_path):

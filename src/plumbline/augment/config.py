@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from plumbline.config.limits import Range
-
-OpName = Literal[
-    "hflip",
-    "vflip",
-    "rotate",
-    "scale",
-    "shear",
-    "perspective",
-    "resize_by_scale",
-    "expand_to_fit_affine",
-    "pad_to_multiple",
-    "center_crop",
-    "random_crop",
-    "roi_crop",
-    "small_object_zoom_paste",
-    "color_jitter",
-    "gamma",
-    "hsv",
-    "clahe",
-    "auto_contrast",
-    "equalize",
-    "solarize",
-    "posterize",
-    "sharpness",
-    "blur",
-    "noise",
-    "jpeg",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpConfig:
-    """One operation of the augmentation chain."""
-
-    name: OpName
-    """Which operation."""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    """Its parameters; `prob` is the chance that it acts on a sample."""
+from plumbline.augment.curriculum import CurriculumConfig, curriculum_problems
+from plumbline.augment.ops import NAMES, OPERATIONS
+from plumbline.config.limits import Named, Range
+from plumbline.config.spec import section_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +20,20 @@ class AugmentationConfig:
     """Whether training samples are augmented."""
     bypass_prob: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Chance that a sample is left as it is."""
-    ops: tuple[OpConfig, ...] = ()
+    ops: tuple[Annotated[Any, Named.of(OPERATIONS)], ...] = ()
     """Operations in the order in which they act."""
-    curriculum: Mapping[str, Any] | None = None
+    curriculum: CurriculumConfig | None = None
     """Phases over the run between which the parameters move."""
+
+
+def augmentation_problems(config: AugmentationConfig) -> Iterator[tuple[str, str, str]]:
+    """(path, what, fix) of what does not fit together, each key being right by itself."""
+    if not config.ops:
+        yield "ops", "augmentation is enabled without operations", "list some, or set enabled: false"
+    for number, operation in enumerate(config.ops):
+        if hasattr(operation, "problems"):
+            yield from ((f"ops[{number}]", what, fix) for what, fix in operation.problems())
+    if config.curriculum is not None:
+        sections = {name: section_of(cls) for name, cls in OPERATIONS.items()}  # type: ignore[arg-type]
+        for path, what, fix in curriculum_problems(config.curriculum, config.ops, NAMES, sections):
+            yield f"curriculum.{path}", what, fix

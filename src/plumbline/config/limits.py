@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -50,3 +51,15 @@ class NameOrFile:
 
     names: tuple[str, ...]
     suffixes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A mapping `{name: ..., params: {...}}` that makes one of several frozen dataclasses, chosen by its name."""
+
+    classes: tuple[tuple[str, type], ...]
+
+    @classmethod
+    def of(cls, classes: Mapping[str, type]) -> Named:
+        """From name -> class."""
+        return cls(tuple(classes.items()))

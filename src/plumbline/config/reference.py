@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from plumbline.config.render import inline
-from plumbline.config.types import NO_DEFAULT, AnyOf, Field, ListOf, Null, Section, ValueType
+from plumbline.config.types import NO_DEFAULT, AnyOf, Field, ListOf, NamedParams, Null, Section, ValueType
 
 
 def field_table(fields: Iterable[Field]) -> Iterator[str]:
@@ -20,6 +20,8 @@ def field_table(fields: Iterable[Field]) -> Iterator[str]:
 def nested_sections(section: Section) -> Iterator[tuple[str, Section]]:
     """Sections inside a section with their dotted paths, outer ones first."""
     for name, item in section.fields.items():
+        if isinstance(item.type, ListOf) and isinstance(item.type.item, NamedParams):
+            yield from ((f"{name}[]: {chosen}", found) for chosen, found in item.type.item.sections.items())
         inner = _inner(item.type)
         if inner is not None:
             path = f"{name}[]" if _is_list(item.type) else name

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from plumbline.config.limits import Length, MayBeEmpty, NameOrFile, Range
+from plumbline.config.limits import Length, MayBeEmpty, Named, NameOrFile, Range
 from plumbline.config.types import (
     NO_DEFAULT,
     AnyOf,
@@ -26,8 +26,10 @@ from plumbline.config.types import (
     Bool,
     Choice,
     Field,
+    Interval,
     ListOf,
     MapOf,
+    NamedParams,
     Null,
     Number,
     Section,
@@ -51,10 +53,11 @@ def section_of(cls: type) -> Section:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The string below each field of a dataclass, as one line."""
+    """The string below each field of a dataclass, inherited ones included, as one line."""
     tree = ast.parse(inspect.getsource(cls)).body[0]
     assert isinstance(tree, ast.ClassDef)
-    docs = {}
+    parents = [parent for parent in cls.__bases__ if dataclasses.is_dataclass(parent)]
+    docs = {name: text for parent in parents for name, text in field_docs(parent).items()}
     for item, below in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(below, ast.Expr):
             docs[item.target.id] = " ".join(ast.literal_eval(below.value).split())
@@ -62,9 +65,11 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def type_of(hint: Any) -> ValueType:
-    """The kind of value that a type hint stands for."""
+    """The kind of value that a type hint stands for; `tuple[float, float]` is a range of two ascending numbers."""
     if get_origin(hint) is Annotated:
         base, *limits = get_args(hint)
+        if isinstance(limits[0], Named):
+            return NamedParams({name: section_of(cls) for name, cls in limits[0].classes})
         return _limited(type_of(base), limits)
     simple: dict[Any, ValueType] = {
         bool: Bool(),
@@ -90,6 +95,8 @@ def _generic(hint: Any) -> ValueType:
             return AnyOf(tuple(type_of(arg) for arg in args))
         case origin if origin is tuple and args[1:] == (...,):
             return ListOf(type_of(args[0]))
+        case origin if origin is tuple and args in ((float, float), (int, int)):
+            return Interval(Number("int" if args[0] is int else "float"))
         case origin if origin is Mapping:
             return MapOf(type_of(args[1]))
     raise TypeError(f"a configuration field cannot be {hint}")
@@ -101,6 +108,8 @@ def _limited(kind: ValueType, limits: list[Any]) -> ValueType:
     for limit in limits:
         if isinstance(limit, Range) and isinstance(kind, Number):
             kind = dataclasses.replace(kind, bounds=limit)
+        elif isinstance(limit, Range) and isinstance(kind, Interval):
+            kind = Interval(dataclasses.replace(kind.end, bounds=limit))
         elif isinstance(limit, Length) and isinstance(kind, ListOf):
             kind = dataclasses.replace(kind, length=limit)
         elif isinstance(limit, MayBeEmpty) and isinstance(kind, Text):

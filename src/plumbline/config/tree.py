@@ -78,6 +78,15 @@ def plain(node: Node) -> Plain:
     return node.value
 
 
+def node_of(value: Plain, origin: Origin) -> Node:
+    """A plain value as a node, all of it from one place."""
+    if isinstance(value, dict):
+        return MapNode({key: Entry(origin, node_of(item, origin)) for key, item in value.items()}, origin)
+    if isinstance(value, list | tuple):
+        return ListNode(tuple(node_of(item, origin) for item in value), origin)
+    return Scalar(value, origin)
+
+
 def merge(below: Node, above: Node) -> Node:
     """`above` over `below`: mappings merge key by key, everything else is replaced as a whole (lists too)."""
     if not (isinstance(below, MapNode) and isinstance(above, MapNode)):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from plumbline.config.limits import Length, NameOrFile, Range
-from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, plain, printable, show_plain
+from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, node_of, plain, printable, show_plain
 from plumbline.errors import Problem
 
 INVALID: Any = object()
@@ -52,6 +52,13 @@ class ValueType(Protocol):
     def make(self, value: Any) -> Any: ...
     def describe(self) -> str: ...
     def schema(self, defs: dict[str, Any]) -> dict[str, Any]: ...
+
+
+def judge(kind: ValueType, value: Any, name: str) -> list[str]:
+    """What is wrong with a plain value; empty when it is of this kind."""
+    report = Report()
+    kind.check(node_of(value, Origin("", 0, 0)), name, report)
+    return [problem.what for problem in report.problems]
 
 
 def show(node: Node) -> str:
@@ -274,6 +281,74 @@ class ListOf:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """[low, high]: the two ends of a range, ascending."""
+
+    end: Number
+
+    def accepts(self, node: Node) -> bool:
+        return isinstance(node, ListNode)
+
+    def check(self, node: Node, path: str, report: Report) -> Any:
+        if not isinstance(node, ListNode) or len(node.items) != 2:
+            return report.mismatch(node, path, self.describe())
+        values = [self.end.check(item, f"{path}[{i}]", report) for i, item in enumerate(node.items)]
+        if INVALID in values:
+            return INVALID
+        if values[0] > values[1]:
+            fix = f"write [{values[1]:g}, {values[0]:g}]"
+            return report.add(node.origin, f"{path} must ascend, got [{values[0]:g}, {values[1]:g}]", fix)
+        return values
+
+    def make(self, value: Any) -> Any:
+        return tuple(self.end.make(item) for item in value)
+
+    def describe(self) -> str:
+        return f"[low, high], each {self.end.describe()}"
+
+    def schema(self, defs: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "array", "items": self.end.schema(defs), "minItems": 2, "maxItems": 2}
+
+
+@dataclass(frozen=True)
+class NamedParams:
+    """`{name: ..., params: {...}}`: the name picks the section that judges the parameters."""
+
+    sections: Mapping[str, Section]
+
+    def accepts(self, node: Node) -> bool:
+        return isinstance(node, MapNode)
+
+    def check(self, node: Node, path: str, report: Report) -> Any:
+        names = Choice(tuple(self.sections))
+        outer = {"name": Field("name", names, required=True), "params": Field("params", MapOf(Anything()))}
+        values = Section("", outer).check(node, path, report)
+        if values is INVALID:
+            return INVALID
+        assert isinstance(node, MapNode)
+        inner = self.sections[values["name"]]
+        given = node.entries["params"].node if "params" in node.entries else MapNode({}, node.origin)
+        params = inner.check(given, f"{path}.params", report)
+        return INVALID if params is INVALID else {"name": values["name"], "params": params}
+
+    def make(self, value: Any) -> Any:
+        return self.sections[value["name"]].make(value["params"])
+
+    def describe(self) -> str:
+        return "a mapping with `name` and `params`"
+
+    def schema(self, defs: dict[str, Any]) -> dict[str, Any]:
+        choices = []
+        for name, section in self.sections.items():
+            properties = {"name": {"const": name}, "params": section.schema(defs)}
+            needed = ["name", "params"] if any(item.required for item in section.fields.values()) else ["name"]
+            choices.append(
+                {"type": "object", "additionalProperties": False, "properties": properties, "required": needed}
+            )
+        return {"oneOf": choices}
+
+
+@dataclass(frozen=True)
 class MapOf:
     """A mapping with free keys and one kind of value."""
 
@@ -338,10 +413,10 @@ class AnyOf:
 def _fits(option: ValueType, value: Any) -> bool:
     """Whether a checked plain value came from this option: lists and mappings tell themselves apart."""
     if isinstance(value, dict):
-        return isinstance(option, MapOf | Section | Anything)
+        return isinstance(option, MapOf | Section | NamedParams | Anything)
     if isinstance(value, list):
-        return isinstance(option, ListOf | Anything)
-    return not isinstance(option, MapOf | Section | ListOf)
+        return isinstance(option, ListOf | Interval | Anything)
+    return not isinstance(option, MapOf | Section | NamedParams | ListOf | Interval)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ class FusionSource:
     """Validation records."""
     ratio: Annotated[float, Range(ge=0)] = 1.0
     """Samples per epoch: this many times the size of the targets together (of itself for a target)."""
-    mode: Literal["dense", "summary", "chat"] = "dense"
-    """What the answer is: objects, the summary, or the record's own messages."""
+    mode: Literal["dense", "summary", "chat", "irrelevant"] | None = None
+    """What the answer is: objects, the summary, the record's own messages, or 无关图片; the run's own when absent."""
     user_prompt: str | None = None
     """Prompt of this source; the run's own when absent."""
     system_prompt: str | None = None

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
-
-import numpy as np
+from typing import Any, Protocol, overload
 
 from plumbline.data.findings import Finding, data_error
-from plumbline.data.fit import fit_record
-from plumbline.data.images import ImagePolicy, is_data_url
-from plumbline.data.messages import build_messages, own_images, with_images
+from plumbline.data.fit import Fitted, fit_record
+from plumbline.data.images import ImagePolicy, image_size, is_data_url
+from plumbline.data.messages import build_turn, own_images, with_images
 from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.data.read import Line, collect_findings, open_data, parse_record, read_lines, shown_path
 from plumbline.data.record import Record
@@ -95,11 +93,45 @@ class DatasetSettings:
     policy: ImagePolicy = field(default_factory=ImagePolicy)
 
 
+class PicturePlan(Protocol):
+    """What will be done to a picture before the model sees it (`plumbline.augment.plan.Plan`)."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def record(self) -> Record: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of a sample.
+
+    reference: resolved path or data URL; place: `file:line` of its record; size: (width, height) in pixels as the
+    record tells it, None where it says nothing; plan: its augmentation.
+    """
+
+    reference: str
+    place: str
+    size: tuple[int, int] | None = None
+    plan: PicturePlan | None = None
+
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) before the model's grid; opens the header only where the record tells no size."""
+        if self.plan is not None:
+            return self.plan.width, self.plan.height
+        return self.size or image_size(self.reference)
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One chat ready for the template. images: resolved paths or data URLs, also inside `messages`, in order.
+    """One chat ready for the template.
 
-    record: what was told, its geometry inside the picture. clipped, dropped: how many objects the edge touched.
+    images: resolved paths or data URLs, also inside `messages`, in order; pictures: more about each of them.
+    mode: "dense", "summary", "chat" or "irrelevant". record: what was told (the first one of a turn with several), its
+    geometry inside the picture. clipped, dropped: how many objects the picture's own edge touched. source: name of the
+    data source.
     """
 
     messages: list[dict[str, Any]]
@@ -108,6 +140,8 @@ class Sample:
     record: Record
     clipped: int = 0
     dropped: int = 0
+    pictures: tuple[Picture, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +166,14 @@ class RecordDataset:
         limit = self.settings.sample_limit
         return len(self.records) if limit is None else min(limit, len(self.records))
 
-    def item(self, index: int, epoch: int = 0) -> Sample:
-        """The sample of record `index` in `epoch` (which will matter once samples are drawn at random).
+    def item(self, index: int) -> Sample:
+        """The sample of record `index`.
 
         Raises IndexError outside the dataset and DataError, naming file and line, for a record that cannot be used.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        fitted = fit_record(self.records[index])
-        record, settings = fitted.record, self.settings
-        if fitted.dropped and not record.objects and settings.mode == "dense":
-            what = f"all {len(fitted.dropped)} objects lie outside the picture of {record.width} x {record.height}"
-            raise DataError(Problem(record.place, what, "correct the geometry, or the width and height"))
-        chat = build_messages(record, settings.mode, settings.prompts, settings.emit_norm, settings.ordering)
-        chat = with_images(chat, resolve_images(chat["images"], record, settings.policy))
-        mode = "chat" if record.messages is not None else settings.mode
-        return Sample(chat["messages"], chat["images"], mode, record, len(fitted.clipped), len(fitted.dropped))
+        return build_sample([fit_for(self.records[index], self.settings.mode)], self.settings.mode, self.settings)
 
     def survey(self) -> Survey:
         """Count what fitting to the picture does to every record, without opening a picture."""
@@ -163,6 +189,61 @@ class RecordDataset:
         return Survey(len(self), objects, clipped, dropped, tuple(emptied))
 
 
+def fit_for(record: Record, mode: str) -> Fitted:
+    """The record with its objects inside the picture; DataError when dense mode would have nothing left to tell."""
+    fitted = fit_record(record)
+    if fitted.dropped and not fitted.record.objects and mode == "dense":
+        what = f"all {len(fitted.dropped)} objects lie outside the picture of {record.width} x {record.height}"
+        raise DataError(Problem(record.place, what, "correct the geometry, or the width and height"))
+    return fitted
+
+
+def build_sample(
+    fitted: Sequence[Fitted],
+    mode: str,
+    settings: DatasetSettings,
+    plans: Sequence[Sequence[PicturePlan | None]] = (),
+    source: str = "",
+) -> Sample:
+    """The sample that tells one record, or several in one turn.
+
+    plans: per record, the plan of each of its pictures; empty when nothing is augmented.
+    """
+    records = [item.record for item in fitted]
+    if plans:
+        told = [
+            record if not own or own[0] is None else own[0].record for record, own in zip(records, plans, strict=True)
+        ]
+    else:
+        told = records
+    chat = build_turn(told, mode, settings.prompts, settings.emit_norm, settings.ordering)
+    pictures = tuple(
+        picture
+        for number, record in enumerate(records)
+        for picture in _pictures(record, settings.policy, plans[number] if plans else ())
+    )
+    chat = with_images(chat, [picture.reference for picture in pictures])
+    return Sample(
+        messages=chat["messages"],
+        images=chat["images"],
+        mode="chat" if records[0].messages is not None else mode,
+        record=told[0],
+        clipped=sum(len(item.clipped) for item in fitted),
+        dropped=sum(len(item.dropped) for item in fitted),
+        pictures=pictures,
+        source=source,
+    )
+
+
+def _pictures(record: Record, policy: ImagePolicy, plans: Sequence[PicturePlan | None]) -> Iterator[Picture]:
+    references = resolve_images(own_images(record), record, policy)
+    # Of several pictures the record tells no size.
+    told = len(references) == 1 and record.width is not None and record.height is not None
+    size = (record.width, record.height) if told else None
+    for number, reference in enumerate(references):
+        yield Picture(reference, record.place, size, plans[number] if plans else None)  # type: ignore[arg-type]
+
+
 def resolve_images(images: Sequence[str], record: Record, policy: ImagePolicy) -> list[str]:
     """The references that may be opened; DataError naming the record's file and line for the first that may not."""
     folder = Path(record.file).parent
@@ -172,15 +253,6 @@ def resolve_images(images: Sequence[str], record: Record, policy: ImagePolicy) -
         raise DataError(
             Problem(f"{record.place}: {problem.where}", problem.what, problem.fix) for problem in error.problems
         ) from error
-
-
-def keyed_generator(seed: int, epoch: int, index: int, purpose: str) -> np.random.Generator:
-    """The random numbers of one record in one epoch for one purpose.
-
-    Equal keys give equal numbers whatever the order of calls, the number of workers or of ranks.
-    """
-    word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
-    return np.random.default_rng(np.random.SeedSequence([seed, epoch, index, word]))
 
 
 def manifest(

@@ -6,6 +6,7 @@ the key that equals the type, and a wrong key would lose the picture without an 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from plumbline.data.answer import encode_answer
 from plumbline.data.contract import image_of
 from plumbline.data.findings import shown
-from plumbline.data.prompts import Prompts
+from plumbline.data.prompts import Prompts, irrelevant_answer
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
 
@@ -42,6 +43,37 @@ def build_messages(
     _refuse_control_text(record, chat)
     check_image_places(chat, record.place)
     return chat
+
+
+def build_turn(
+    records: Sequence[Record], mode: str, prompts: Prompts, emit_norm: str = "norm1000", ordering: str = "top_left"
+) -> Chat:
+    """The chat of one record, or of several whose pictures are asked about in one turn.
+
+    The answer to several is `{"image_1": <answer>, "image_2": <answer>}` with the pictures in the turn's order. mode
+    "irrelevant" asks as "summary" does and answers with the text of `prompts/irrelevant.txt`.
+    Raises DataError as `build_messages` does, and for a chat among several records.
+    """
+    if len(records) == 1 and mode != "irrelevant":
+        return build_messages(records[0], mode, prompts, emit_norm, ordering)
+    for record in records:
+        if record.messages is not None:
+            raise DataError(Problem(record.place, f"is a chat of its own, which mode {mode} cannot use"))
+    answers = [_answer(record, mode, emit_norm, ordering) for record in records]
+    system, user = prompts.of_mode("summary" if mode == "irrelevant" else mode)
+    chat = ask_messages([image for record in records for image in record.images], system, user)
+    chat["messages"].append({"role": "assistant", "content": _joined_answers(answers, mode)})
+    for record in records:
+        _refuse_control_text(record, chat)
+    check_image_places(chat, records[0].place)
+    return chat
+
+
+def _joined_answers(answers: Sequence[str], mode: str) -> str:
+    if len(answers) == 1:
+        return answers[0]
+    parts = answers if mode == "dense" else [json.dumps(answer, ensure_ascii=False) for answer in answers]
+    return "{" + ", ".join(f'"image_{number}": {part}' for number, part in enumerate(parts, start=1)) + "}"
 
 
 def ask_messages(images: Sequence[str], system: str, user: str) -> Chat:
@@ -87,6 +119,8 @@ def control_text(text: str) -> str:
 
 
 def _answer(record: Record, mode: str, emit_norm: str, ordering: str) -> str:
+    if mode == "irrelevant":
+        return irrelevant_answer()
     if mode == "summary":
         if record.summary is None:
             raise DataError(Problem(record.place, "no `summary`", "summary mode needs one on every record"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import resources
 
 MODES = ("dense", "summary")
@@ -39,6 +40,12 @@ def default_prompts(emit_norm: str = "norm1000") -> Prompts:
         system_summary=_text("system_summary"),
         user_summary=_text("user_summary"),
     )
+
+
+@cache
+def irrelevant_answer() -> str:
+    """What is answered about a picture that has nothing to do with the domain."""
+    return _text("irrelevant")
 
 
 def _text(name: str) -> str:

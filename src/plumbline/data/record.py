@@ -44,6 +44,20 @@ class Record:
         """`file:line`, for messages to the user."""
         return f"{self.file}:{self.line}" if self.line else self.file or "record"
 
+    def on_canvas(self, objects: tuple[DataObject, ...], width: int, height: int) -> Record:
+        """The same record telling other objects of a picture of another size."""
+        return Record(
+            images=self.images,
+            width=width,
+            height=height,
+            objects=objects,
+            summary=self.summary,
+            metadata=self.metadata,
+            messages=self.messages,
+            file=self.file,
+            line=self.line,
+        )
+
 
 def record_to_mapping(record: Record) -> dict[str, Any]:
     """The record as the JSONL contract writes it. Whole numbers are written without a fraction."""

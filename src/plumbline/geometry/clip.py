@@ -6,13 +6,15 @@ cut segment by segment: an overlay would also split a line where it crosses itse
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-import shapely
 
 from plumbline.geometry.shapes import Box, Polygon, Polyline, Quad, Shape
+
+Ring = list[list[float]]
 
 SLIVER_PX = 1.0
 """What the edge has cut down to less than this, in x or in y, shows nothing: it is dropped."""
@@ -25,18 +27,7 @@ def clip_to_canvas(shape: Shape, width: float, height: float) -> Shape | None:
     that keeps four corners stays a quad, otherwise it becomes a polygon. A self-crossing outline that has to be cut is
     first split into its simple parts.
     """
-    x1, y1, x2, y2 = shape.bounds()
-    if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
-        return shape
-    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-        return None
-    if isinstance(shape, Box):
-        clipped: Shape | None = Box(np.array([[max(x1, 0.0), max(y1, 0.0)], [min(x2, width), min(y2, height)]]))
-    elif isinstance(shape, Polyline):
-        clipped = _clip_line(shape, width, height)
-    else:
-        clipped = _clip_ring(shape, width, height)
-    return None if clipped is None or _is_sliver(clipped, shape) else clipped
+    return cut_at_canvas(shape, width, height)[0]
 
 
 def visible_fraction(shape: Shape, width: float, height: float) -> float:
@@ -44,13 +35,65 @@ def visible_fraction(shape: Shape, width: float, height: float) -> float:
 
     A shape without extent counts as 1 inside and 0 outside.
     """
-    geometry = _as_shapely(shape)
-    canvas = shapely.box(0, 0, width, height)
-    measure = shapely.length if isinstance(shape, Polyline) else shapely.area
-    whole = float(measure(geometry))
-    if whole == 0:
-        return float(shapely.intersects(geometry, canvas))
-    return min(1.0, float(measure(shapely.intersection(geometry, canvas))) / whole)
+    return cut_at_canvas(shape, width, height)[1]
+
+
+def cut_at_canvas(shape: Shape, width: float, height: float) -> tuple[Shape | None, float]:
+    """`clip_to_canvas` and `visible_fraction` in one pass."""
+    x1, y1, x2, y2 = shape.bounds()
+    if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
+        return shape, 1.0
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        return None, 0.0
+    points, visible, whole = _cut_points(shape, width, height)
+    share = min(1.0, visible / whole) if whole > 0 else float(bool(points))
+    if not points or _is_sliver(points, (x2 - x1, y2 - y1)):
+        return None, share
+    clamped = np.array([(min(max(x, 0.0), width), min(max(y, 0.0), height)) for x, y in points])
+    if isinstance(shape, Box | Polyline):
+        return shape.trusted(clamped), share
+    kind = Quad if isinstance(shape, Quad) and len(points) == 4 else Polygon
+    return kind.trusted(clamped).canonical(), share
+
+
+def _cut_points(shape: Shape, width: float, height: float) -> tuple[Ring, float, float]:
+    """(points of the largest visible piece, measure of all visible pieces, measure of the whole): area, or length.
+
+    The intersection's rounding may step over the edge by an ulp.
+    """
+    points = shape.points.tolist()
+    if isinstance(shape, Box):
+        (x1, y1), (x2, y2) = points
+        x1, y1, x2, y2 = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        corners = [[max(x1, 0.0), max(y1, 0.0)], [min(x2, width), min(y2, height)]]
+        inside = (corners[1][0] - corners[0][0]) * (corners[1][1] - corners[0][1])
+        return corners, inside, (x2 - x1) * (y2 - y1)
+    if isinstance(shape, Polyline):
+        pieces = list(_visible_pieces(points, width, height))
+        lengths = [_length(piece) for piece in pieces]
+        longest = max(range(len(pieces)), key=lengths.__getitem__, default=None)
+        kept = [] if longest is None or lengths[longest] == 0 else pieces[longest]
+        return kept, sum(lengths), _length(points)
+    if _is_convex(points):
+        ring = _cut_convex(points, width, height)
+        return ring if len(ring) > 2 else [], _area(ring), _area(points)
+    return _cut_any(shape, width, height)
+
+
+def _cut_any(shape: Shape, width: float, height: float) -> tuple[Ring, float, float]:
+    """The same for concave and self-crossing outlines, by shapely."""
+    import shapely  # only here: most commands never cut a concave outline
+
+    outline = shapely.make_valid(shapely.polygons(shape.points))
+    inside = shapely.intersection(outline, shapely.box(0, 0, width, height))
+    pieces = [part for part in shapely.get_parts(inside) if isinstance(part, shapely.Polygon) and part.area > 0]
+    largest = max(pieces, key=shapely.area, default=None)
+    ring = [] if largest is None else shapely.get_coordinates(largest.exterior)[:-1].tolist()
+    return ring, float(shapely.area(inside)), float(shapely.area(outline))
+
+
+def _length(points: Ring) -> float:
+    return sum(math.dist(a, b) for a, b in pairwise(points))
 
 
 def is_self_crossing(points: Sequence[Sequence[float]]) -> bool:
@@ -59,6 +102,8 @@ def is_self_crossing(points: Sequence[Sequence[float]]) -> bool:
         turns = [_turn(points[i - 2], points[i - 1], points[i]) for i in range(4)]
         if all(turns):  # 4:0 is convex, 3:1 concave, 2:2 a bow-tie
             return sum(turn > 0 for turn in turns) == 2
+    import shapely
+
     return not shapely.is_simple(shapely.linearrings(np.asarray(points, dtype=np.float64)))
 
 
@@ -73,40 +118,73 @@ def _turn(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
     return (b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0])
 
 
-def _is_sliver(clipped: Shape, whole: Shape) -> bool:
+def _is_sliver(points: Ring, whole: tuple[float, float]) -> bool:
     """Thinner than SLIVER_PX in x or y because of the cut; a shape that was thin before is not blamed for it."""
-    extent = np.ptp(clipped.points, axis=0)
-    return bool(np.any((extent < SLIVER_PX) & (extent < np.ptp(whole.points, axis=0))))
+    for axis, before in enumerate(whole):
+        values = [point[axis] for point in points]
+        extent = max(values) - min(values)
+        if extent < SLIVER_PX and extent < before:
+            return True
+    return False
 
 
-def _as_shapely(shape: Shape) -> shapely.Geometry:
-    if isinstance(shape, Polyline):
-        return shapely.linestrings(shape.points)
-    if isinstance(shape, Box):
-        return shapely.box(*shape.bounds())
-    return shapely.make_valid(shapely.polygons(shape.points))
+def _is_convex(points: Ring) -> bool:
+    """Whether a ring turns one way only, and once around (a star turns one way too, but more often)."""
+    sign = 0.0
+    flips = 0
+    before = points[-1][0] - points[-2][0]
+    for i, (x, y) in enumerate(points):
+        px, py = points[i - 1]
+        qx, qy = points[i - 2]
+        turn = (px - qx) * (y - py) - (py - qy) * (x - px)
+        if turn == 0 or turn * sign < 0:
+            return False
+        sign = turn
+        step = x - px
+        flips += step * before < 0
+        before = step or before
+    return flips <= 2
 
 
-def _clip_ring(shape: Shape, width: float, height: float) -> Quad | Polygon | None:
-    visible = shapely.intersection(_as_shapely(shape), shapely.box(0, 0, width, height))
-    pieces = [part for part in shapely.get_parts(visible) if isinstance(part, shapely.Polygon) and part.area > 0]
-    if not pieces:
-        return None
-    ring = shapely.get_coordinates(max(pieces, key=shapely.area).exterior)[:-1]
-    points = np.clip(ring, 0.0, (width, height))  # the overlay's rounding may step over the edge by an ulp
-    kind = Quad if isinstance(shape, Quad) and len(points) == 4 else Polygon
-    return kind(points).canonical()
+def _cut_convex(points: Ring, width: float, height: float) -> Ring:
+    """A convex ring cut at the four edges in turn (Sutherland and Hodgman, 1974); empty when nothing is inside."""
+    for axis, limit, sign in ((0, 0.0, 1.0), (0, width, -1.0), (1, 0.0, 1.0), (1, height, -1.0)):
+        points = _cut_half(points, axis, limit, sign)
+    return points
 
 
-def _clip_line(line: Polyline, width: float, height: float) -> Polyline | None:
-    pieces = [Polyline(np.array(piece)) for piece in _visible_pieces(line.points.tolist(), width, height)]
-    longest = max(pieces, key=Polyline.length, default=None)
-    return longest if longest is not None and longest.length() > 0 else None
+def _cut_half(points: Ring, axis: int, limit: float, sign: float) -> Ring:
+    """The part of a convex ring where sign * (coordinate - limit) >= 0."""
+    distances = [sign * (point[axis] - limit) for point in points]
+    if min(distances, default=0.0) >= 0:
+        return points
+    kept: Ring = []
+    for i, (point, here) in enumerate(zip(points, distances, strict=True)):
+        last, there = points[i - 1], distances[i - 1]
+        if (here < 0) != (there < 0) and here != 0 and there != 0:
+            share = there / (there - here)
+            crossing = [a + share * (b - a) for a, b in zip(last, point, strict=True)]
+            crossing[axis] = limit
+            kept.append(crossing)
+        if here >= 0:
+            kept.append(point)
+    return kept
 
 
-def _visible_pieces(points: list[list[float]], width: float, height: float) -> Iterator[list[list[float]]]:
+def _area(points: Ring) -> float:
+    """Enclosed area of a simple ring."""
+    if len(points) < 3:
+        return 0.0
+    x0, y0 = points[0]
+    twice = 0.0
+    for (ax, ay), (bx, by) in pairwise(points):
+        twice += (ax - x0) * (by - y0) - (bx - x0) * (ay - y0)
+    return abs(twice) / 2
+
+
+def _visible_pieces(points: Ring, width: float, height: float) -> Iterator[Ring]:
     """Maximal chains of `points` inside the canvas; a chain ends where the line leaves it."""
-    chain: list[list[float]] = []
+    chain: Ring = []
     for start, end in pairwise(points):
         span = _segment_inside(start, end, width, height)
         if chain and (span is None or span[0] > 0):

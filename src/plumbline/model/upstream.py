@@ -19,6 +19,7 @@ os.environ.setdefault("LOG_LEVEL", "WARNING")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from swift.arguments import RLHFArguments, SftArguments
+from swift.dataloader.shard import DataLoaderShard
 from swift.model.register import ModelLoader
 from swift.pipelines.train.rlhf import SwiftRLHF
 from swift.pipelines.train.sft import SwiftSft
@@ -34,6 +35,7 @@ from transformers.integrations import TensorBoardCallback
 
 __all__ = [
     "DataLoaderMixin",
+    "DataLoaderShard",
     "ForwardRedirection",
     "GKDTrainer",
     "HfTrainer",

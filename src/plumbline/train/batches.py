@@ -8,18 +8,23 @@ its place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plumbline.batch.lengths import PixelLimits, resize_to_grid
-from plumbline.data.dataset import RecordDataset, Sample
+from plumbline.augment.plan import Plan
+from plumbline.augment.render import coloured, render
+from plumbline.batch.lengths import PixelLimits, grid_size, resize_to_grid
+from plumbline.batch.schedule import SampleKey, Unit
+from plumbline.data.dataset import Picture, Sample
+from plumbline.data.epoch import EpochDataset
 from plumbline.data.images import load_image
-from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem, UserError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +52,8 @@ class Encoder:
         """Encode one sample; raises DataError naming the record."""
         where = sample.record.place
         try:
-            messages = [self._with_pixels(message, sample.record) for message in sample.messages]
+            pictures = iter(sample.pictures)
+            messages = [self._with_pixels(message, pictures) for message in sample.messages]
             row = self.template.encode({"messages": messages})
         except UserError as error:
             raise DataError(Problem(f"{where}: {p.where}", p.what, p.fix) for p in error.problems) from error
@@ -58,31 +64,43 @@ class Encoder:
             raise DataError([Problem(where, what, fix) for what, fix in problems])
         return row
 
-    def _with_pixels(self, message: Mapping[str, Any], record: Record) -> dict[str, Any]:
+    def _with_pixels(self, message: Mapping[str, Any], pictures: Iterator[Picture]) -> dict[str, Any]:
         content = message["content"]
         if isinstance(content, str):
             return dict(message)
         parts = [
-            {"type": "image", "image": self._picture(part["image"], record)} if part["type"] == "image" else part
+            {"type": "image", "image": self._pixels(next(pictures))} if part["type"] == "image" else part
             for part in content
         ]
         return {**message, "content": parts}
 
-    def _picture(self, reference: str, record: Record) -> Any:
+    def _pixels(self, picture: Picture) -> Any:
         """The picture on the model's grid; its size must be the one by which the record's coordinates are scaled."""
-        picture = load_image(reference)
-        scaled = len(record.images) == 1 and record.width is not None  # of several pictures the record tells no size
-        if scaled and picture.size != (record.width, record.height):
-            what = (
-                f"the picture is {picture.width} x {picture.height}, the record says {record.width} x {record.height}"
+        pixels = load_image(picture.reference)
+        if picture.size is not None and pixels.size != picture.size:
+            (width, height), (told_width, told_height) = pixels.size, picture.size
+            what = f"the picture is {width} x {height}, the record says {told_width} x {told_height}"
+            raise DataError(
+                Problem(picture.reference[:200], what, "correct width and height (EXIF orientation applied)")
             )
-            raise DataError(Problem(reference[:200], what, "correct width and height (EXIF orientation applied)"))
-        return resize_to_grid(picture, self.limits)
+        if picture.plan is None:
+            return resize_to_grid(pixels, self.limits)
+        assert isinstance(picture.plan, Plan)
+        return _augmented(pixels, picture.plan, self.limits)
 
     def _advice(self, error: Exception) -> str:
         if type(error).__name__ == "MaxLengthError":
             return f"the limit is {self.max_length} tokens: raise global_max_length, or lower template.max_pixels"
         return "correct the record, or set training.strict: false to count such records and go on"
+
+
+def _augmented(pixels: Image.Image, plan: Plan, limits: PixelLimits) -> Image.Image:
+    """The planned picture on the model's grid: warped there at once, so that it is interpolated a single time."""
+    if not plan.moves:
+        resized = resize_to_grid(pixels, limits)
+        return Image.fromarray(coloured(np.asarray(resized), plan)) if plan.colour else resized
+    size = grid_size(plan.width, plan.height, limits)
+    return Image.fromarray(render(np.asarray(pixels), plan, size))
 
 
 def row_problems(row: Row, images: int, image_token_id: int, merge: int) -> list[tuple[str, str]]:
@@ -116,23 +134,23 @@ def row_problems(row: Row, images: int, image_token_id: int, merge: int) -> list
     return found
 
 
-class EncodedRecords(Dataset):
-    """Map-style dataset of encoded rows; a failure is `{"problem": Problem}`.
+class EncodedSamples(Dataset):
+    """Map-style dataset of encoded rows. An item is the list of rows of a unit; a failure is `{"problem": Problem}`."""
 
-    epoch: read by each new set of workers, so that keyed randomness changes from epoch to epoch.
-    """
-
-    def __init__(self, samples: RecordDataset, encoder: Encoder):
+    def __init__(self, samples: EpochDataset, encoder: Encoder):
         self.samples = samples
         self.encoder = encoder
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, unit: Unit | int) -> list[Row]:
+        """The rows of a unit of the schedule, or of the sample at a position of the first epoch (evaluation)."""
+        return [self._row(key) for key in ((SampleKey(unit),) if isinstance(unit, int) else unit)]
+
+    def _row(self, key: SampleKey) -> Row:
         try:
-            return self.encoder(self.samples.item(index, self.epoch))
+            return self.encoder(self.samples.item(key.position, key.epoch, key.step))
         except UserError as error:
             return {"problem": error.problems[0]}
 
@@ -148,8 +166,9 @@ class BatchCollator:
     strict: bool = True
     skipped: dict[str, Problem] = field(default_factory=dict)
 
-    def __call__(self, rows: list[Row]) -> dict[str, Any]:
+    def __call__(self, units: list[list[Row]]) -> dict[str, Any]:
         """Collate; with nothing left, a row without supervision keeps the shape of the step and adds nothing to it."""
+        rows = [row for unit in units for row in unit]
         problems = [row["problem"] for row in rows if "problem" in row]
         usable = [row for row in rows if "problem" not in row] or [self._empty_row()]
         batch = self.template.data_collator(usable)

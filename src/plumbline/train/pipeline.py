@@ -12,12 +12,13 @@ from typing import Any
 import torch.distributed as dist
 
 from plumbline.batch.lengths import PixelLimits
-from plumbline.data.dataset import RecordDataset
+from plumbline.batch.schedule import Schedule, StepShape
+from plumbline.data.epoch import EpochDataset
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.model.checkpoints import Card
 from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
 from plumbline.train.adopt import adopt_weights
-from plumbline.train.batches import BatchCollator, EncodedRecords, Encoder
+from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
 from plumbline.train.callbacks import FrozenGuard, StopOnSignal
 from plumbline.train.health import check_targets, trainable_by_part
 from plumbline.train.kd.losses import LossWeights
@@ -40,8 +41,10 @@ class Job:
     train, val: datasets of samples; stop: the signal callback; result: filled while running.
     """
 
-    train: RecordDataset
-    val: RecordDataset | None
+    train: EpochDataset
+    schedule: Schedule
+    shape: StepShape
+    val: EpochDataset | None
     card: Card
     targets: TrainingTargets
     weights: LossWeights
@@ -73,7 +76,7 @@ class PipelineMixin:
         self.job = job
         super().__init__(arguments)  # type: ignore[call-arg]
 
-    def _prepare_dataset(self) -> list[EncodedRecords | None]:
+    def _prepare_dataset(self) -> list[EncodedSamples | None]:
         job, config = self.job, self.model.config
         limits = PixelLimits.of_processor(self.processor.image_processor, job.max_pixels)
         encoder = Encoder(
@@ -84,17 +87,17 @@ class PipelineMixin:
             merge=config.vision_config.spatial_merge_size,
         )
         job.collator = BatchCollator(self.template, strict=job.strict)
-        datasets = [None if samples is None else EncodedRecords(samples, encoder) for samples in (job.train, job.val)]
+        datasets = [None if samples is None else EncodedSamples(samples, encoder) for samples in (job.train, job.val)]
         for dataset in datasets:
             if dataset is not None:
                 self._check_samples(dataset)
         if job.dump_conversation is not None and self.args.rank in (-1, 0) and datasets[0] is not None:
-            job.dump_conversation.write_text(self._conversation(datasets[0][0]), encoding="utf-8")
+            job.dump_conversation.write_text(self._conversation(datasets[0][0][0]), encoding="utf-8")
         return datasets
 
-    def _check_samples(self, dataset: EncodedRecords) -> None:
+    def _check_samples(self, dataset: EncodedSamples) -> None:
         """Encode the first records before the model is prepared, so that a broken set stops at once."""
-        rows = [dataset[index] for index in range(min(SAMPLES_CHECKED, len(dataset)))]
+        rows = [row for index in range(min(SAMPLES_CHECKED, len(dataset))) for row in dataset[index]]
         problems = [row["problem"] for row in rows if "problem" in row]
         if problems and (self.job.strict or len(problems) == len(rows)):
             raise DataError(problems)
@@ -128,6 +131,8 @@ class PipelineMixin:
         assert job.collator is not None
         parts = TrainerParts(
             collator=job.collator,
+            schedule=job.schedule,
+            shape=job.shape,
             card=job.card,
             weights=job.weights,
             eval_weights=job.eval_weights,

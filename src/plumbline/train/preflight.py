@@ -6,12 +6,13 @@ Torch-free and quick: `plumbline train --dry-run` is this and a summary.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
+from plumbline.augment.config import augmentation_problems
+from plumbline.data.config import FusionConfig
 from plumbline.data.images import ImagePolicy
 from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
@@ -21,6 +22,9 @@ from plumbline.train.config import TrainRun
 from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
 
 MODEL_TYPES = ("qwen3_vl",)
+TARGET = "target"
+"""Name of `custom.train_jsonl` among the sources of a mixture."""
+_METRIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _NOT_BUILT = "this version does not do it yet: take the key out"
 
 
@@ -41,10 +45,6 @@ def check_run(run: TrainRun) -> None:
 def _not_built(run: TrainRun) -> Iterator[Problem]:
     custom, rlhf, upstream = run.custom, run.rlhf, run.upstream
     asked = {
-        "custom.augmentation.enabled": custom.augmentation.enabled,
-        "custom.fusion": custom.fusion is not None,
-        "custom.summary_ratio": custom.summary_ratio > 0,
-        "custom.images_per_user_turn": custom.images_per_user_turn > 1,
         "custom.visual_kd.enabled": custom.visual_kd.enabled,
         "custom.plugins": bool(custom.plugins),
         "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
@@ -100,7 +100,7 @@ def eval_strategy(run: TrainRun) -> str:
     upstream = run.upstream
     if upstream.get("eval_strategy") is not None:
         return str(upstream["eval_strategy"])
-    if not run.custom.val_jsonl:
+    if not val_files(run):
         return "no"
     saving = str(upstream.get("save_strategy", "steps"))
     return "steps" if saving == "best" else saving
@@ -108,19 +108,60 @@ def eval_strategy(run: TrainRun) -> str:
 
 def _data_problems(run: TrainRun) -> Iterator[Problem]:
     custom = run.custom
-    if not custom.train_jsonl:
-        yield Problem("custom.train_jsonl", "is not set", "name the JSONL of training records")
-    for key, path in (("train_jsonl", custom.train_jsonl), ("val_jsonl", custom.val_jsonl)):
-        if path and not Path(path).is_file():
+    for key, path in jsonl_keys(run):
+        if not Path(path).is_file():
             advice = " (`plumbline demo --prepare-only` makes it)" if "output/demo" in path else ""
-            yield Problem(f"custom.{key}", f"{path} does not exist", f"paths start at the working directory{advice}")
-    if eval_strategy(run) != "no" and not custom.val_jsonl:
+            yield Problem(key, f"{path} does not exist", f"paths start at the working directory{advice}")
+    if eval_strategy(run) != "no" and not val_files(run):
         yield Problem(
             "custom.val_jsonl", "evaluation is asked for but there is no validation set", "set it, or eval_strategy: no"
         )
     for root in custom.image_roots:
         if not Path(root).is_dir():
             yield Problem("custom.image_roots", f"{root} is not a folder")
+    if custom.fusion is not None:
+        yield from _fusion_problems(run, custom.fusion)
+    if custom.augmentation.enabled:
+        for path, what, fix in augmentation_problems(custom.augmentation):
+            yield Problem(f"custom.augmentation.{path}", what, fix)
+
+
+def _fusion_problems(run: TrainRun, fusion: FusionConfig) -> Iterator[Problem]:
+    if fusion.targets and run.custom.train_jsonl:
+        yield Problem("custom.train_jsonl", "is set beside custom.fusion.targets", "name it as one of the targets")
+    if not fusion.targets and not run.custom.train_jsonl:
+        yield Problem("custom.fusion", "has no target", "set custom.train_jsonl, or custom.fusion.targets")
+    names = [TARGET] * (not fusion.targets) + [source.name for source in (*fusion.targets, *fusion.sources)]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem("custom.fusion", f"two sources are named {name}", "metrics need distinct names")
+    for source in (*fusion.targets, *fusion.sources):
+        if not _METRIC_NAME.fullmatch(source.name):
+            yield Problem(
+                "custom.fusion",
+                f"the name {source.name[:40]!r} cannot be part of a metric's name",
+                "use letters, digits, - and _",
+            )
+
+
+def jsonl_keys(run: TrainRun) -> list[tuple[str, str]]:
+    """(key, path) of every JSONL that the run names."""
+    custom, fusion = run.custom, run.custom.fusion
+    found = [("custom.train_jsonl", custom.train_jsonl), ("custom.val_jsonl", custom.val_jsonl)]
+    for group in ("targets", "sources") if fusion is not None else ():
+        for number, source in enumerate(getattr(fusion, group)):
+            place = f"custom.fusion.{group}[{number}]"
+            found += [(f"{place}.train_jsonl", source.train_jsonl), (f"{place}.val_jsonl", source.val_jsonl)]
+    return [(key, path) for key, path in found if path]
+
+
+def val_files(run: TrainRun) -> list[str]:
+    """Validation files that evaluation would read."""
+    custom, fusion = run.custom, run.custom.fusion
+    found = [custom.val_jsonl]
+    if fusion is not None:
+        found += [source.val_jsonl for source in fusion.targets]
+        found += [source.val_jsonl for source in fusion.sources if fusion.evaluate_sources]
+    return [path for path in found if path]
 
 
 def _training_problems(run: TrainRun) -> Iterator[Problem]:
@@ -224,36 +265,6 @@ def image_policy(run: TrainRun) -> ImagePolicy:
     return ImagePolicy(roots=tuple(run.custom.image_roots), url_allow=tuple(run.custom.image_url_allow))
 
 
-def open_datasets(run: TrainRun) -> tuple[RecordDataset, RecordDataset | None]:
-    """The training and validation samples of a run; DataError with file:line for records that break the contract."""
-    custom = run.custom
-    assert custom.train_jsonl is not None
-    train = _open(run, custom.train_jsonl, custom.train_sample_limit)
-    evaluates = custom.val_jsonl is not None and eval_strategy(run) != "no"
-    val = _open(run, str(custom.val_jsonl), custom.val_sample_limit) if evaluates else None
-    return train, val
-
-
-def files_in_use(run: TrainRun) -> dict[str, int | None]:
-    """The JSONL files of a run and how many records of each are used (None: all)."""
-    custom = run.custom
-    limits = {custom.train_jsonl: custom.train_sample_limit, custom.val_jsonl: custom.val_sample_limit}
-    return {path: custom.sample_limit if limit is None else limit for path, limit in limits.items() if path}
-
-
-def _open(run: TrainRun, path: str, limit: int | None) -> RecordDataset:
-    custom = run.custom
-    settings = DatasetSettings(
-        mode="summary" if custom.use_summary else "dense",
-        prompts=prompts_of(run),
-        emit_norm=custom.emit_norm,
-        ordering=custom.object_ordering,
-        sample_limit=limit if limit is not None else custom.sample_limit,
-        policy=image_policy(run),
-    )
-    return RecordDataset(RecordFile(path), settings)
-
-
 def card_of(run: TrainRun) -> Card:
     """What inference must know about a checkpoint of this run."""
     return Card(
@@ -265,16 +276,3 @@ def card_of(run: TrainRun) -> Card:
         max_length=run.upstream.get("max_length"),
         max_pixels=run.upstream.get("max_pixels"),
     )
-
-
-def steps_planned(upstream: Mapping[str, Any], samples: int, processes: int) -> int:
-    """Optimiser steps of a run, as the trainer will count them.
-
-    samples: training records; processes: data-parallel ranks.
-    """
-    if upstream.get("max_steps", -1) and upstream.get("max_steps", -1) > 0:
-        return int(upstream["max_steps"])
-    batch = upstream.get("per_device_train_batch_size", 1)
-    accumulation = upstream.get("gradient_accumulation_steps") or math.ceil(16 / batch / processes)
-    batches = math.ceil(samples // processes / batch)
-    return math.ceil(math.ceil(batches / accumulation) * upstream.get("num_train_epochs", 3.0))

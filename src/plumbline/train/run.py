@@ -15,18 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plumbline.batch.schedule import SingleSchedule
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.model.checkpoints import latest_complete
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
+from plumbline.train.datasets import augmented, files_in_use, open_datasets, step_shape, steps_planned
 from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder, require_trainer_state
 from plumbline.train.preflight import (
     card_of,
     check_run,
     eval_strategy,
-    files_in_use,
     image_policy,
-    open_datasets,
-    steps_planned,
     teacher_plan,
 )
 from plumbline.train.targets import TrainingTargets
@@ -189,18 +188,21 @@ def _show_plan(run: TrainRun, datasets: Any, processes: int, *, as_json: bool) -
     train_set, val_set = datasets
     plan, survey = teacher_plan(run), train_set.survey()
     upstream = run.upstream
+    shape = step_shape(upstream, processes)
+    schedule = SingleSchedule(len(train_set), shape)
     facts = {
         "model": upstream["model"],
         "output_dir": upstream["output_dir"],
         "tuner_type": upstream.get("tuner_type", "lora"),
         "frozen": sorted(TrainingTargets.of(upstream).frozen),
         "teacher": plan.reason if plan else None,
-        "train_records": len(train_set),
+        "train_records": survey.records,
+        "samples_per_epoch": len(train_set),
         "val_records": len(val_set) if val_set else 0,
         "objects": survey.objects,
         "objects_clipped": survey.clipped,
         "objects_dropped": survey.dropped,
-        "steps": steps_planned(upstream, len(train_set), processes),
+        "steps": steps_planned(upstream, len(schedule), shape),
         "max_length": upstream.get("max_length"),
     }
     if as_json:
@@ -262,8 +264,13 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
 
     weights, eval_weights = loss_weights(run)
     custom, rlhf = run.custom, run.rlhf
+    shape = step_shape(run.upstream, int(os.environ.get("WORLD_SIZE", "1")))
+    schedule = SingleSchedule(len(datasets[0]), shape)
+    total_steps = steps_planned(run.upstream, len(schedule), shape)
     job = Job(
-        train=datasets[0],
+        train=augmented(run, datasets[0], total_steps),
+        schedule=schedule,
+        shape=shape,
         val=datasets[1],
         card=card_of(run),
         targets=TrainingTargets.of(run.upstream),

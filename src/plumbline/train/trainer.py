@@ -11,17 +11,21 @@ import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import SkipBatchSampler
 from torch import Tensor, nn
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import rotate_checkpoints, seed_worker
 
+from plumbline.batch.schedule import EpochBatches, Schedule, StepShape
 from plumbline.errors import EXIT_FAILURE, Problem, UserError
 from plumbline.model.checkpoints import Card
 from plumbline.model.upstream import (
     DataLoaderMixin,
+    DataLoaderShard,
     ForwardRedirection,
     HfTrainer,
     ProgressCallback,
@@ -49,6 +53,8 @@ class TrainerParts:
     """What our trainers need beyond upstream's own arguments; `card` goes into every checkpoint."""
 
     collator: BatchCollator
+    schedule: Schedule
+    shape: StepShape
     card: Card
     weights: LossWeights
     eval_weights: LossWeights
@@ -115,6 +121,27 @@ class StepMixin(DataLoaderMixin):
 
     def _get_data_collator(self, args: Any, template: Any) -> BatchCollator:
         return self.parts.collator
+
+    def get_train_dataloader(self, skip_batches: int = 0) -> Any:
+        """This rank's micro-batches, keyed by sample, epoch and step; `skip_batches` of them are behind a resumed run.
+
+        The place of upstream's own loader, whose samples carry no keys.
+        """
+        args = self.args
+        batches = EpochBatches(self.parts.schedule, self.parts.shape, self.accelerator.process_index)
+        return DataLoaderShard(
+            self.train_dataset,
+            device=self.accelerator.device,
+            batch_sampler=SkipBatchSampler(batches, skip_batches) if skip_batches else batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(
+                seed_worker, num_workers=args.dataloader_num_workers, rank=self.accelerator.process_index
+            ),
+        )
 
     # -- batches -----------------------------------------------------------------------------------------------------
 

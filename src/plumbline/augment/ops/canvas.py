@@ -1,0 +1,215 @@
+"""Operations that change the canvas: resizing, widening, padding, cropping. They join the one map like the others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from plumbline.augment.ops.affine import Probability
+from plumbline.augment.plan import ObjectRule, Skip, Step, View, between, choose
+from plumbline.config.limits import Length, Range
+from plumbline.geometry import Polyline
+from plumbline.geometry.clip import visible_fraction
+from plumbline.geometry.group import Bounds, ShapeGroup, overlaps
+from plumbline.geometry.maps import IDENTITY, canvas_corners, map_points, scaling, translation
+
+Multiple = Annotated[int, Range(ge=1, le=1024)]
+
+
+def _aligned(side: float, multiple: int) -> int:
+    return max(multiple, round(side / multiple) * multiple)
+
+
+def _padded(side: float, multiple: int) -> int:
+    # A side that is a multiple up to rounding noise must not grow by a whole one.
+    return max(1, math.ceil(side / multiple - 1e-9)) * multiple
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeByScale:
+    """Enlarge or shrink the picture and its canvas together."""
+
+    factor: Annotated[tuple[float, float], Range(gt=0, le=10)] = (0.8, 1.2)
+    """Range of the factor."""
+    multiple: Multiple = 1
+    """Both sides become the nearest multiple of this many pixels."""
+    prob: Probability = 1.0
+    """Chance that it acts."""
+
+    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+        factor = between(rng, *self.factor)
+        width, height = (_aligned(side * factor, self.multiple) for side in (view.width, view.height))
+        return Step(scaling(width / view.width, height / view.height), width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpandToFitAffine:
+    """Widen the canvas until the whole source picture is on it again, after turns and slants."""
+
+    multiple: Multiple = 1
+    """Both sides become a multiple of this many pixels."""
+    prob: Probability = 1.0
+    """Chance that it acts."""
+
+    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+        everything = map_points(canvas_corners(*view.source), view.matrix)
+        low, high = everything.min(0), everything.max(0)
+        width, height = (_padded(side, self.multiple) for side in (high - low).tolist())
+        if width <= view.width and height <= view.height and low.min() >= 0:
+            return Skip("everything fits already")
+        return Step(translation(*(-low + ((width, height) - (high - low)) / 2)), width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadToMultiple:
+    """Pad at the right and at the bottom, so that both sides are multiples."""
+
+    multiple: Multiple = 32
+    """Pixels."""
+    prob: Probability = 1.0
+    """Chance that it acts."""
+
+    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+        return Step(IDENTITY, _padded(view.width, self.multiple), _padded(view.height, self.multiple))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRules:
+    """What a crop does to the objects, and when it rather does not act."""
+
+    min_coverage: Annotated[float, Range(ge=0, le=1)] = 0.3
+    """Least visible share of an object's area (of a line's length) to keep it."""
+    min_objects: Annotated[int, Range(ge=0)] = 1
+    """The crop is skipped when it would leave fewer objects (a record with fewer to begin with must keep them all)."""
+    line_policy: Literal["cut", "drop", "skip"] = "cut"
+    """A line that the edge cuts keeps its longest visible piece, is dropped, or makes the crop skip."""
+    completeness_threshold: Annotated[float, Range(gt=0, le=1)] | None = None
+    """Below this visible share `complete_text` in `desc` becomes `partial_text`; nothing else in it changes."""
+    complete_text: str | None = None
+    """The attribute that says an object is wholly visible, e.g. 显示完整."""
+    partial_text: str | None = None
+    """What it becomes when the crop cuts the object, e.g. 只显示部分."""
+    prob: Probability = 1.0
+    """Chance that it acts."""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """(what, fix) of parameters that do not fit each other."""
+        texts = (self.complete_text, self.partial_text)
+        if self.completeness_threshold is not None and None in texts:
+            return [("completeness_threshold is set without both texts", "set complete_text and partial_text")]
+        if self.completeness_threshold is None and texts != (None, None):
+            return [("complete_text and partial_text do nothing alone", "set completeness_threshold")]
+        return []
+
+    def rule(self) -> ObjectRule:
+        lines = "drop" if self.line_policy == "drop" else "cut"
+        whole, part = self.complete_text or "", self.partial_text or ""
+        return ObjectRule(self.min_coverage, self.completeness_threshold, whole, part, lines)
+
+    def crop(self, view: View, x: int, y: int, width: int, height: int) -> Step | Skip:
+        """The step that cuts this window (pixels of the canvas) out, unless the rules speak against it."""
+        step = Step(translation(-x, -y), width, height, self.rule())
+        if not view.record.objects:
+            return step
+        shares = _visible_shares(view.group, (x, y, x + width, y + height))
+        lines = [isinstance(shape, Polyline) for shape in view.group.sources]
+        if self.line_policy == "skip" and any(
+            line and 0 < share < 1 for line, share in zip(lines, shares, strict=True)
+        ):
+            return Skip("a line would be cut")
+        kept = sum(self._keeps(line, share) for line, share in zip(lines, shares, strict=True))
+        if kept < min(self.min_objects, len(shares)):
+            return Skip("too few objects would be left")
+        return step
+
+    def _keeps(self, is_line: bool, share: float) -> bool:
+        if self.line_policy == "drop" and is_line and share < 1:
+            return False
+        return share > 0 and share >= self.min_coverage
+
+
+def _visible_shares(group: ShapeGroup, window: Bounds) -> list[float]:
+    """Exact share of each shape inside the window."""
+    return [_visible_share(group, index, bounds, window) for index, bounds in enumerate(group.bounds)]
+
+
+def _visible_share(group: ShapeGroup, index: int, bounds: Bounds, window: Bounds) -> float:
+    left, top, right, bottom = window
+    x1, y1, x2, y2 = bounds
+    if x1 >= left and y1 >= top and x2 <= right and y2 <= bottom:
+        return 1.0
+    if x2 <= left or y2 <= top or x1 >= right or y1 >= bottom:
+        return 0.0
+    shape = group.shape(index)
+    return visible_fraction(shape.with_points(shape.points - (left, top)), right - left, bottom - top)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CenterCrop(CropRules):
+    """Keep the middle of the canvas."""
+
+    share: Annotated[float, Range(gt=0, le=1)] = 0.9
+    """Share of each side that is kept."""
+
+    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+        width, height = (max(1, round(side * self.share)) for side in (view.width, view.height))
+        return self.crop(view, (view.width - width) // 2, (view.height - height) // 2, width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop(CropRules):
+    """Keep a window of random area, form and place (Szegedy et al. 2015, arXiv 1409.4842, section 6)."""
+
+    area: Annotated[tuple[float, float], Range(gt=0, le=1)] = (0.6, 1.0)
+    """Range of the window's share of the canvas area."""
+    aspect: Annotated[tuple[float, float], Range(gt=0, le=10)] = (0.8, 1.25)
+    """Range of the window's width over height, relative to the canvas."""
+
+    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+        area = between(rng, *self.area)
+        ratio = math.exp(between(rng, *map(math.log, self.aspect)))
+        width = min(view.width, max(1, round(view.width * math.sqrt(area * ratio))))
+        height = min(view.height, max(1, round(view.height * math.sqrt(area / ratio))))
+        x = choose(rng, view.width - width + 1)
+        return self.crop(view, x, choose(rng, view.height - height + 1), width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiCrop(CropRules):
+    """Keep a window around one object of a chosen class, with room around it."""
+
+    classes: Annotated[tuple[str, ...], Length(least=1)]
+    """Objects whose `desc` begins with one of these, e.g. [BBU设备]."""
+    context: Annotated[tuple[float, float], Range(ge=1, le=20)] = (1.5, 3.0)
+    """Range of the window's sides over the object's sides."""
+    min_side: Annotated[int, Range(ge=1)] = 112
+    """Least side of the window in pixels, as far as the canvas reaches."""
+
+    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+        canvas = (0.0, 0.0, float(view.width), float(view.height))
+        anchors = [
+            bounds
+            for item, bounds in zip(view.record.objects, view.group.bounds, strict=True)
+            if item.desc.startswith(self.classes) and overlaps(bounds, canvas)
+        ]
+        if not anchors:
+            return Skip("no object of the classes")
+        x1, y1, x2, y2 = anchors[choose(rng, len(anchors))]
+        factor = between(rng, *self.context)
+        width = _side((x2 - x1) * factor, self.min_side, view.width)
+        height = _side((y2 - y1) * factor, self.min_side, view.height)
+        x = _start((x1 + x2) / 2, width, view.width, (x2 - x1) * 0.5, rng)
+        return self.crop(view, x, _start((y1 + y2) / 2, height, view.height, (y2 - y1) * 0.5, rng), width, height)
+
+
+def _side(wanted: float, least: int, most: int) -> int:
+    return min(most, max(least, math.ceil(wanted)))
+
+
+def _start(middle: float, side: int, canvas: int, half: float, rng: np.random.Generator) -> int:
+    """Where a window of `side` begins, so that it lies on the canvas with `middle` not always in its middle."""
+    slack = max(0.0, side / 2 - half)
+    return round(min(max(middle - side / 2 + between(rng, -slack, slack) / 2, 0), canvas - side))

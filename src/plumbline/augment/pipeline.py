@@ -1,0 +1,171 @@
+"""From a record's metadata to its plan: operations drawn in order, multiplied into one map, objects cut once.
+
+Deterministic in its arguments alone: the record, the keyed generator and the step. Called a thousand times before
+training (to learn exact lengths) and once more in a worker (to render), it says the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from plumbline.augment.config import AugmentationConfig
+from plumbline.augment.curriculum import resolve
+from plumbline.augment.ops import COLOUR, NAMES
+from plumbline.augment.plan import ObjectRule, Plan, Skip, View
+from plumbline.data.record import DataObject, Record
+from plumbline.geometry import Polyline, Shape
+from plumbline.geometry.clip import cut_at_canvas
+from plumbline.geometry.group import ShapeGroup
+from plumbline.geometry.maps import IDENTITY
+
+BYPASS = "bypass"
+EMPTIED = "every object would be lost"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The chain of operations of one step. bypass_prob: chance that a sample stays as it is."""
+
+    operations: tuple[Any, ...] = ()
+    bypass_prob: float = 0.0
+
+    def plan(self, record: Record, size: tuple[int, int], rng: np.random.Generator) -> Plan:
+        """Plan one picture of `record`. size: (width, height) in pixels of the source, EXIF applied.
+
+        The objects must lie inside the picture (`plumbline.data.fit`). A record with objects keeps at least one: a
+        chain that would lose them all is undone and counted, its colour operations stay.
+        """
+        view = View(record, size)
+        applied: list[str] = []
+        skipped: list[tuple[str, str]] = []
+        colour: list[tuple[Any, tuple[float, ...]]] = []
+        if self.bypass_prob and rng.random() < self.bypass_prob:
+            return _unmoved(view, (), (BYPASS,), ())
+        for operation in self.operations:
+            if operation.prob < 1 and rng.random() >= operation.prob:
+                continue
+            name = NAMES[type(operation)]
+            if name in COLOUR:
+                colour.append((operation, operation.draw(rng)))
+                applied.append(name)
+                continue
+            step = operation.draw(view, rng)
+            if isinstance(step, Skip):
+                skipped.append((name, step.reason))
+                continue
+            view.advance(step)
+            applied.append(name)
+        return _finish(view, tuple(colour), tuple(applied), tuple(skipped))
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """Objects on the final canvas, being collected."""
+
+    objects: list[DataObject] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    coverages: list[float] = field(default_factory=list)
+    dropped: list[tuple[int, str]] = field(default_factory=list)
+
+
+def _finish(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tuple[str, str], ...]) -> Plan:
+    outcome = _Outcome()
+    _place(outcome, view, view.group, range(len(view.record.objects)))
+    for patch in view.patches:
+        copied = _Outcome()
+        _place(copied, view, view.copied(patch), patch.indices)
+        outcome.objects += copied.objects
+        outcome.indices += copied.indices
+        outcome.coverages += copied.coverages
+    if view.record.objects and not outcome.objects:
+        left = tuple(name for name in applied if name in COLOUR)
+        return _unmoved(view, colour, left, (*skipped, ("chain", EMPTIED)))
+    record = view.record.on_canvas(tuple(outcome.objects), view.width, view.height)
+    return Plan(
+        width=view.width,
+        height=view.height,
+        matrix=view.matrix,
+        record=record,
+        kept_indices=tuple(outcome.indices),
+        coverages=tuple(outcome.coverages),
+        dropped=tuple(outcome.dropped),
+        patches=view.patches,
+        colour=colour,
+        applied=applied,
+        skipped=skipped,
+    )
+
+
+def _unmoved(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tuple[str, str], ...]) -> Plan:
+    """The source's own geometry."""
+    width, height = view.source
+    count = len(view.record.objects)
+    record = view.record.on_canvas(view.record.objects, width, height)
+    return Plan(width, height, IDENTITY, record, tuple(range(count)), (1.0,) * count, (), (), colour, applied, skipped)
+
+
+def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Iterable[int]) -> None:
+    """Cut the mapped objects at the canvas and judge them by the rule."""
+    width, height, objects, bounds = view.width, view.height, view.record.objects, group.bounds
+    for index in indices:
+        x1, y1, x2, y2 = bounds[index]
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            outcome.dropped.append((index, "outside"))
+            continue
+        item, share = objects[index], 1.0
+        if group.moved:
+            item = DataObject(item.desc, group.shape(index))
+        if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+            visible, share = cut_at_canvas(item.shape, width, height)
+            cut = _cut(item, visible, share, view.rule)
+            if isinstance(cut, str):
+                outcome.dropped.append((index, cut))
+                continue
+            item = cut
+        outcome.objects.append(item)
+        outcome.indices.append(index)
+        outcome.coverages.append(share)
+
+
+def _cut(item: DataObject, visible: Shape | None, share: float, rule: ObjectRule) -> DataObject | str:
+    """What is left of an object that crosses the edge, or why nothing is."""
+    if share < rule.min_coverage:
+        return "below min_coverage"
+    if rule.lines == "drop" and isinstance(item.shape, Polyline):
+        return "line cut"
+    return "sliver" if visible is None else DataObject(_rewritten(item.desc, share, rule), visible)
+
+
+def _rewritten(desc: str, share: float, rule: ObjectRule) -> str:
+    """`desc` with its visibility attribute changed where the object is cut enough; nothing else changes."""
+    if rule.completeness is None or share >= rule.completeness:
+        return desc
+    # A whole attribute only: between separators of levels, attributes and values, or at an end.
+    return re.sub(rf"(?<![^/,，=:：]){re.escape(rule.whole_text)}(?![^/,，])", lambda _: rule.part_text, desc)
+
+
+class ScheduledAugmentation:
+    """A run's augmentation: the chain of the step at hand. total_steps: the clock of a curriculum's percents."""
+
+    def __init__(self, config: AugmentationConfig, total_steps: int):
+        self.config = config
+        self.total_steps = total_steps
+        self._at = (-1, Augmentation(config.ops, config.bypass_prob))
+
+    def at(self, step: int) -> Augmentation:
+        """The chain of an optimiser step."""
+        curriculum = self.config.curriculum
+        if curriculum is None or self._at[0] == step:
+            return self._at[1]
+        chain, bypass = resolve(self.config.ops, self.config.bypass_prob, curriculum, NAMES, step, self.total_steps)
+        self._at = (step, Augmentation(chain, bypass))
+        return self._at[1]
+
+    def plan(self, record: Record, size: tuple[int, int], rng: np.random.Generator, step: int) -> Plan:
+        """Plan one picture; see `Augmentation.plan`."""
+        return self.at(step).plan(record, size, rng)

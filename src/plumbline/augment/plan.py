@@ -1,0 +1,167 @@
+"""What a plan is: final canvas, one 3x3 map, the objects after it, the colour operations. No pixels are touched here.
+
+An operation draws its numbers from the keyed generator and answers with a `Step` (a map, a canvas, what it demands of
+the objects) or with a `Skip` and its reason. Steps multiply into one map, so that the picture is interpolated once and
+the objects are cut once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from plumbline.data.record import Record
+from plumbline.geometry.group import ShapeGroup
+from plumbline.geometry.maps import IDENTITY, Map
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRule:
+    """What a crop demands of the objects.
+
+    min_coverage: least visible share of an object's area (of its length, for a line) to be kept. completeness: below
+    this share `whole_text` in `desc` is replaced by `part_text`. lines: "cut" keeps the visible piece, "drop" removes
+    every line that was cut.
+    """
+
+    min_coverage: float = 0.0
+    completeness: float | None = None
+    whole_text: str = ""
+    part_text: str = ""
+    lines: str = "cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A piece of the picture shown a second time.
+
+    rect: (x1, y1, x2, y2) in pixels of the source; matrix: source to canvas; indices: the objects inside it.
+    """
+
+    rect: tuple[float, float, float, float]
+    matrix: Map
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation, drawn. matrix: from the canvas before to the canvas after; width, height: the canvas after."""
+
+    matrix: Map
+    width: int
+    height: int
+    rule: ObjectRule | None = None
+    patch: Patch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """An operation that could not act on this record, and why (a short fixed phrase: reasons are counted)."""
+
+    reason: str
+
+
+class View:
+    """What an operation sees of the plan so far: the canvas, the map from the source, the objects on the canvas.
+
+    source: (width, height) of the source in pixels; matrix: source to canvas; rule: what the last crop demanded.
+    """
+
+    def __init__(self, record: Record, source: tuple[int, int]):
+        self.record = record
+        self.source = source
+        self.width, self.height = source
+        self.matrix = IDENTITY
+        self.patches: tuple[Patch, ...] = ()
+        self.rule = ObjectRule()
+        self._at_start = ShapeGroup.of([item.shape for item in record.objects])
+        self._group: ShapeGroup | None = self._at_start
+
+    @property
+    def group(self) -> ShapeGroup:
+        """The record's objects on the present canvas, not cut at its edge."""
+        if self._group is None:
+            self._group = self._at_start.mapped(self.matrix)
+        return self._group
+
+    def copied(self, patch: Patch) -> ShapeGroup:
+        """All objects as `patch` shows them; only those of its indices are on it."""
+        return self._at_start.mapped(patch.matrix)
+
+    def advance(self, step: Step) -> None:
+        """Take over a step."""
+        if step.matrix is not IDENTITY:
+            self.matrix = step.matrix @ self.matrix
+            moved = [Patch(patch.rect, step.matrix @ patch.matrix, patch.indices) for patch in self.patches]
+            self.patches = tuple(moved)
+            self._group = None
+        if step.patch is not None:
+            self.patches = (*self.patches, step.patch)
+        if step.rule is not None:
+            self.rule = step.rule
+        self.width, self.height = step.width, step.height
+
+
+class Operation(Protocol):
+    """Common to all operations: a frozen dataclass that is its own configuration. prob: chance that it acts."""
+
+    prob: float
+
+
+class GeometricOp(Operation, Protocol):
+    """Moves pixels and points."""
+
+    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip: ...
+
+
+class ColourOp(Operation, Protocol):
+    """Changes values, never places.
+
+    `draw` gives the numbers of one application; `apply` is pure: uint8 RGB [H, W, 3] in, a new array of the same shape
+    out.
+    """
+
+    def draw(self, rng: np.random.Generator) -> tuple[float, ...]: ...
+    def apply(self, image: np.ndarray, values: Sequence[float]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done to one picture of a record, and what the record says afterwards.
+
+    width, height: the final canvas in pixels; matrix: source pixels to canvas pixels; patches: pieces shown twice.
+    record: objects inside the canvas, `width` and `height` of the canvas. kept_indices: for each of its objects the
+    index it had in the source (a pasted copy repeats its original's); coverages: their exact visible shares.
+    dropped: (index, reason) of the objects that are gone. colour: (operation, numbers) in order. applied, skipped:
+    names of operations, with the reason where one was skipped.
+    """
+
+    width: int
+    height: int
+    matrix: Map
+    record: Record
+    kept_indices: tuple[int, ...]
+    coverages: tuple[float, ...]
+    dropped: tuple[tuple[int, str], ...] = ()
+    patches: tuple[Patch, ...] = ()
+    colour: tuple[tuple[Any, tuple[float, ...]], ...] = ()
+    applied: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def moves(self) -> bool:
+        """Whether any pixel changes its place."""
+        return bool(self.patches) or self.matrix is not IDENTITY
+
+
+def between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Evenly from [low, high): `rng.uniform` for one number, at a quarter of its price."""
+    return low + (high - low) * rng.random()
+
+
+def choose(rng: np.random.Generator, count: int) -> int:
+    """Evenly from 0 to count - 1."""
+    return int(rng.random() * count)

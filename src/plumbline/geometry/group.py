@@ -1,0 +1,89 @@
+"""Several shapes as one array of points, so that a map costs one product whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbline.geometry.maps import IDENTITY, Map, is_upright, map_points
+from plumbline.geometry.shapes import Box, Points, Quad, Shape
+
+Bounds = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ShapeGroup:
+    """Shapes under a common map.
+
+    sources: the shapes before it; points: float64 [P, 2] after it, a box as its four corners; starts: where each shape
+    begins; upright: whether boxes are boxes still; moved: False for the sources themselves.
+    """
+
+    sources: Sequence[Shape]
+    points: Points
+    starts: NDArray[np.intp]
+    upright: bool = True
+    moved: bool = False
+
+    @classmethod
+    def of(cls, shapes: Sequence[Shape]) -> Self:
+        """The shapes as they are."""
+        numbers: list[float] = []
+        starts = []
+        for shape in shapes:
+            starts.append(len(numbers) // 2)
+            if isinstance(shape, Box):
+                (x1, y1), (x2, y2) = shape.points.tolist()
+                numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
+            else:
+                numbers += shape.points.ravel().tolist()
+        points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
+        return cls(shapes, points, np.array(starts, dtype=np.intp))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def mapped(self, matrix: Map) -> Self:
+        """The same shapes under `matrix`, which maps the sources; ValueError for a point behind its horizon."""
+        if matrix is IDENTITY or not self.sources:
+            return self
+        # + 0.0 turns -0.0 into 0.0, as the constructor of a shape does.
+        points = map_points(self.points, matrix) + 0.0
+        points.setflags(write=False)
+        return type(self)(self.sources, points, self.starts, is_upright(matrix), True)
+
+    @cached_property
+    def _corners(self) -> NDArray[np.float64]:
+        """Top-left and bottom-right corner [K, 2, 2] of each shape."""
+        corners = np.empty((len(self.sources), 2, 2))
+        np.minimum.reduceat(self.points, self.starts, out=corners[:, 0])
+        np.maximum.reduceat(self.points, self.starts, out=corners[:, 1])
+        corners.setflags(write=False)
+        return corners
+
+    @cached_property
+    def bounds(self) -> list[Bounds]:
+        """(x1, y1, x2, y2) of each shape."""
+        return [(x1, y1, x2, y2) for (x1, y1), (x2, y2) in self._corners.tolist()] if self.sources else []
+
+    def shape(self, index: int) -> Shape:
+        """One shape: the source itself while nothing has moved; a box that is not upright any more is a quad."""
+        source = self.sources[index]
+        if not self.moved:
+            return source
+        if isinstance(source, Box) and self.upright:
+            return Box.trusted(self._corners[index])
+        start = self.starts[index]
+        if isinstance(source, Box):
+            return Quad.trusted(self.points[start : start + 4])
+        return source.trusted(self.points[start : start + len(source.points)])
+
+
+def overlaps(a: Bounds, b: Bounds) -> bool:
+    """Whether two upright boxes share more than an edge."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

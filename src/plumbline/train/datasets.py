@@ -1,0 +1,131 @@
+"""The samples of a run, from its configuration: sources, mixture, augmentation, and the schedule of their steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from plumbline.augment.pipeline import ScheduledAugmentation
+from plumbline.batch.schedule import StepShape
+from plumbline.data.config import FusionSource
+from plumbline.data.dataset import DatasetSettings, RecordFile
+from plumbline.data.epoch import EpochDataset, Source
+from plumbline.data.mixture import Mixture, Share
+from plumbline.train.config import TrainRun
+from plumbline.train.preflight import TARGET, eval_strategy, image_policy, jsonl_keys, prompts_of
+
+_SEED = 42
+"""Upstream's own default of `seed` and `data_seed`."""
+
+
+def open_datasets(run: TrainRun) -> tuple[EpochDataset, EpochDataset | None]:
+    """The training and validation samples of a run; DataError with file:line for records that break the contract."""
+    sources = _sources(run, "train_jsonl", run.custom.train_sample_limit)
+    train = EpochDataset(sources, _mixture(run, sources, shuffle=run.upstream.get("train_dataloader_shuffle", True)))
+    val_sources = _sources(run, "val_jsonl", run.custom.val_sample_limit) if eval_strategy(run) != "no" else ()
+    if not val_sources:
+        return train, None
+    whole = tuple(replace(source, share=replace(source.share, ratio=1.0, target=True)) for source in val_sources)
+    return train, EpochDataset(whole, _mixture(run, whole, shuffle=False))
+
+
+def _mixture(run: TrainRun, sources: tuple[Source, ...], *, shuffle: bool) -> Mixture:
+    custom = run.custom
+    return Mixture(
+        shares=tuple(source.share for source in sources),
+        seed=int(run.upstream.get("data_seed", run.upstream.get("seed", _SEED))),
+        summary_ratio=custom.summary_ratio,
+        images_per_turn=custom.images_per_user_turn,
+        shuffle=shuffle,
+    )
+
+
+def _sources(run: TrainRun, key: str, limit: int | None) -> tuple[Source, ...]:
+    """key: "train_jsonl" or "val_jsonl"; limit: first records of each file, None for `custom.sample_limit`."""
+    custom, fusion = run.custom, run.custom.fusion
+    limit = custom.sample_limit if limit is None else limit
+    named: list[tuple[FusionSource, bool]] = []
+    plain = getattr(custom, key)
+    if plain:
+        own = FusionSource(name=TARGET, train_jsonl=plain, val_jsonl=plain, mode=None)
+        named.append((own, True))
+    if fusion is not None:
+        named += [(source, True) for source in fusion.targets]
+        if key == "train_jsonl" or fusion.evaluate_sources:
+            named += [(source, False) for source in fusion.sources]
+    opened = (_source(run, source, getattr(source, key), target, limit) for source, target in named)
+    return tuple(source for source in opened if source is not None)
+
+
+def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, limit: int | None) -> Source | None:
+    if path is None:
+        return None
+    records = RecordFile(path)
+    count = len(records) if limit is None else min(limit, len(records))
+    mode = named.mode or _run_mode(run)
+    return Source(
+        name=named.name,
+        records=records,
+        settings=_settings(run, named, mode),
+        share=Share(count, named.ratio, target, mode, named.without_replacement),
+        augmented=named.augmentation,
+        max_objects=named.max_objects_per_image,
+    )
+
+
+def _run_mode(run: TrainRun) -> str:
+    if run.custom.use_summary or run.custom.summary_ratio == 1:
+        return "summary"
+    return "mixed" if run.custom.summary_ratio > 0 else "dense"
+
+
+def _settings(run: TrainRun, named: FusionSource, mode: str) -> DatasetSettings:
+    prompts = prompts_of(run)
+    suffix = "dense" if mode == "dense" else "summary"
+    if named.user_prompt is not None:
+        prompts = replace(prompts, **{f"user_{suffix}": named.user_prompt})
+    if named.system_prompt is not None:
+        prompts = replace(prompts, **{f"system_{suffix}": named.system_prompt})
+    return DatasetSettings(
+        mode=mode,
+        prompts=prompts,
+        emit_norm=run.custom.emit_norm,
+        ordering=run.custom.object_ordering,
+        policy=image_policy(run),
+    )
+
+
+def files_in_use(run: TrainRun) -> dict[str, int | None]:
+    """The JSONL files of a run and how many records of each are used (None: all)."""
+    custom = run.custom
+    limits = {"train_jsonl": custom.train_sample_limit, "val_jsonl": custom.val_sample_limit}
+    found = {}
+    for key, path in jsonl_keys(run):
+        limit = limits[key.rpartition(".")[2]]
+        found[path] = custom.sample_limit if limit is None else limit
+    return found
+
+
+def step_shape(upstream: Mapping[str, Any], ranks: int) -> StepShape:
+    """How the trainer will group units into optimiser steps. ranks: data-parallel processes."""
+    batch = int(upstream.get("per_device_train_batch_size", 1))
+    # Upstream's default aims at 16 samples per step.
+    accumulation = upstream.get("gradient_accumulation_steps") or math.ceil(16 / batch / ranks)
+    return StepShape(batch, int(accumulation), ranks, bool(upstream.get("dataloader_drop_last", False)))
+
+
+def steps_planned(upstream: Mapping[str, Any], units: int, shape: StepShape) -> int:
+    """Optimiser steps of a run. units: samples per epoch, or packs."""
+    if upstream.get("max_steps", -1) and upstream.get("max_steps", -1) > 0:
+        return int(upstream["max_steps"])
+    return math.ceil(shape.updates(units) * upstream.get("num_train_epochs", 3.0))
+
+
+def augmented(run: TrainRun, samples: EpochDataset, total_steps: int) -> EpochDataset:
+    """The training samples with the run's augmentation; total_steps: the clock of a curriculum's percents."""
+    config = run.custom.augmentation
+    if not config.enabled:
+        return samples
+    return EpochDataset(samples.sources, samples.mixture, ScheduledAugmentation(config, total_steps))

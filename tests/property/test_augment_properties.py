@@ -1,0 +1,334 @@
+"""Operations and plans: the pixels go where the points go, and the objects after it say what is to be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plumbline.augment.ops import COLOUR, GEOMETRIC, OPERATIONS
+from plumbline.augment.pipeline import EMPTIED, Augmentation
+from plumbline.augment.plan import Plan
+from plumbline.augment.render import FILL, render
+from plumbline.data.keyed import KeyedStream, keyed_generator
+from plumbline.data.record import DataObject, Record
+from plumbline.geometry import Box, Polygon, Polyline, Quad
+from plumbline.geometry.clip import visible_fraction
+from plumbline.geometry.maps import map_points, map_shape
+
+WIDTH, HEIGHT = 320, 240
+DOTS = np.array([[60.5, 50.5], [160.5, 120.5], [260.5, 190.5], [90.5, 170.5], [230.5, 60.5]])
+
+
+def build(name: str, **params: Any) -> Any:
+    return OPERATIONS[name](**({"classes": ("a",)} if name == "roi_crop" else {}) | params)
+
+
+def objects() -> tuple[DataObject, ...]:
+    return (
+        DataObject("a/显示完整", Box(np.array([[40.0, 30.0], [120.0, 90.0]]))),
+        DataObject("b", Quad(np.array([[150.0, 100.0], [220.0, 90.0], [230.0, 150.0], [140.0, 160.0]]))),
+        DataObject(
+            "c", Polygon(np.array([[30.0, 150.0], [100.0, 150.0], [60.0, 180.0], [100.0, 220.0], [30.0, 220.0]]))
+        ),
+        DataObject("d", Polyline(np.array([[10.0, 120.0], [160.0, 130.0], [310.0, 110.0]]))),
+        DataObject("e", Box(np.array([[250.0, 180.0], [262.0, 190.0]]))),
+    )
+
+
+RECORD = Record(images=("a.png",), width=WIDTH, height=HEIGHT, objects=objects())
+
+
+def plan_of(*operations: Any, seed: int = 0, record: Record = RECORD) -> Plan:
+    return Augmentation(operations).plan(record, (WIDTH, HEIGHT), keyed_generator(seed, 0, 0, "test"))
+
+
+def dotted() -> np.ndarray:
+    """Dots of a few pixels, each a colour of its own channel pattern, on black."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    for x, y in DOTS:
+        cv2.circle(image, (int(x), int(y)), 3, (255, 255, 255), -1)
+    return image
+
+
+def assert_dots_are_where_the_map_says(plan: Plan, size: tuple[int, int] | None = None) -> None:
+    matrix = plan.matrix
+    if size is not None:
+        matrix = np.diag([size[0] / plan.width, size[1] / plan.height, 1.0]) @ matrix
+    width, height = size or (plan.width, plan.height)
+    picture = render(dotted(), plan, size).astype(float)
+    assert picture.shape == (height, width, 3)
+    light = np.where(np.abs(picture - FILL[0]).max(-1) < 1, 0, picture.max(-1))
+    seen = 0
+    for x, y in map_points(DOTS, matrix):
+        reach = 9
+        if not (reach < x < width - reach and reach < y < height - reach):
+            continue
+        top, left = int(y) - reach, int(x) - reach
+        window = light[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+        total = window.sum()
+        if total == 0:
+            raise AssertionError(f"no dot at {x:.1f}, {y:.1f}")
+        ys, xs = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]] + 0.5
+        found = (xs * window).sum() / total, (ys * window).sum() / total
+        assert np.hypot(found[0] - x, found[1] - y) <= 0.5
+        seen += 1
+    assert seen > 0 or plan.width * plan.height < WIDTH * HEIGHT / 2
+
+
+GENTLE: dict[str, dict[str, Any]] = {
+    "rotate": {"max_deg": 30.0},
+    "random_crop": {"area": (0.5, 0.9)},
+    "perspective": {"max_shift": 0.08},
+    "pad_to_multiple": {"multiple": 50},
+    "expand_to_fit_affine": {"multiple": 32},
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+@pytest.mark.parametrize("seed", range(6))
+def test_a_painted_dot_is_found_where_the_mapped_point_says(name: str, seed: int) -> None:
+    before = [build("rotate", max_deg=20.0)] if name == "expand_to_fit_affine" else []
+    plan = plan_of(*before, build(name, **GENTLE.get(name, {})), seed=seed)
+    if name == "small_object_zoom_paste":  # the main picture stays; its copies have a test of their own
+        return
+    assert_dots_are_where_the_map_says(plan)
+
+
+CHAINS = st.lists(st.sampled_from([name for name in GEOMETRIC if name != "small_object_zoom_paste"]), max_size=5)
+
+
+@given(CHAINS, st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_dots_survive_chains_and_the_grid(names: list[str], seed: int) -> None:
+    plan = plan_of(*(build(name, **GENTLE.get(name, {})) for name in names), seed=seed)
+    assert_dots_are_where_the_map_says(plan)
+    grid = (max(32, round(plan.width * 0.9 / 32) * 32), max(32, round(plan.height * 0.9 / 32) * 32))
+    assert_dots_are_where_the_map_says(plan, grid)
+
+
+@given(CHAINS, st.integers(0, 10_000))
+@settings(deadline=None)
+def test_a_plan_tells_what_the_canvas_shows(names: list[str], seed: int) -> None:
+    plan = plan_of(*(build(name, **GENTLE.get(name, {})) for name in names), seed=seed)
+    assert (plan.record.width, plan.record.height) == (plan.width, plan.height)
+    assert len(plan.record.objects) == len(plan.kept_indices) == len(plan.coverages) >= 1
+    assert sorted([*plan.kept_indices, *(index for index, _ in plan.dropped)]) == list(range(len(RECORD.objects)))
+    for item, index, coverage in zip(plan.record.objects, plan.kept_indices, plan.coverages, strict=True):
+        x1, y1, x2, y2 = item.shape.bounds()
+        assert x1 >= 0 and y1 >= 0 and x2 <= plan.width and y2 <= plan.height
+        mapped = map_shape(RECORD.objects[index].shape, plan.matrix)
+        assert coverage == pytest.approx(visible_fraction(mapped, plan.width, plan.height), abs=1e-9)
+
+
+def test_the_same_key_gives_the_same_plan_whatever_came_before() -> None:
+    chain = Augmentation(tuple(build(name) for name in OPERATIONS))
+    stream = KeyedStream(7, "augment")
+    plans = {index: chain.plan(RECORD, (WIDTH, HEIGHT), stream.at(2, index)) for index in (5, 1, 3)}
+    for index in (3, 1, 5):
+        again = chain.plan(RECORD, (WIDTH, HEIGHT), keyed_generator(7, 2, index, "augment"))
+        assert np.array_equal(again.matrix, plans[index].matrix)
+        assert again.record == plans[index].record
+        assert [values for _, values in again.colour] == [values for _, values in plans[index].colour]
+    assert not np.array_equal(plans[1].matrix, plans[3].matrix)
+
+
+def test_flips_and_whole_pixel_moves_copy_pixels_exactly() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    assert np.array_equal(render(image, plan_of(build("hflip"))), image[:, ::-1])
+    assert np.array_equal(render(image, plan_of(build("vflip"), build("hflip"))), image[::-1, ::-1])
+    padded = render(image, plan_of(build("pad_to_multiple", multiple=100)))
+    assert padded.shape == (300, 400, 3)
+    assert np.array_equal(padded[:HEIGHT, :WIDTH], image)
+    assert (padded[HEIGHT:] == FILL).all() and (padded[:, WIDTH:] == FILL).all()
+    crop = plan_of(build("center_crop", share=0.5))
+    assert np.array_equal(render(image, crop), image[60:180, 80:240])
+
+
+def test_half_turn_by_rotation_equals_both_flips() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    plan = plan_of(build("hflip"), build("vflip"))
+    assert np.array_equal(render(image, plan), image[::-1, ::-1])
+    assert plan.record.objects[0].shape == Box(np.array([[200.0, 150.0], [280.0, 210.0]]))
+
+
+def test_a_turn_with_expansion_keeps_every_object_whole_and_makes_quads_of_boxes() -> None:
+    for seed in range(20):
+        plan = plan_of(build("rotate", max_deg=45.0), build("expand_to_fit_affine"), seed=seed)
+        assert plan.coverages == (1.0,) * 5
+        assert [item.shape.kind for item in plan.record.objects] == ["quad", "quad", "poly", "line", "quad"]
+
+
+class TestCrops:
+    """Left half of the picture is kept: coverage of each object is known."""
+
+    def crop(self, **rules: Any) -> Plan:
+        half = _LeftHalf(**rules)
+        step = half.crop(_view(), 0, 0, WIDTH // 2, HEIGHT)
+        view = _view()
+        if hasattr(step, "matrix"):
+            view.advance(step)
+            from plumbline.augment.pipeline import _finish
+
+            return _finish(view, (), ("crop",), ())
+        raise _SkippedError(step.reason)
+
+    def test_what_is_below_min_coverage_goes_and_the_rest_has_its_exact_share(self) -> None:
+        plan = self.crop(min_coverage=0.3)
+        assert plan.kept_indices == (0, 2, 3)
+        assert dict(plan.dropped) == {1: "below min_coverage", 4: "outside"}
+        assert plan.coverages[:2] == (1.0, 1.0)
+        assert plan.coverages[2] == pytest.approx(0.5, abs=0.01)
+
+    def test_line_policies(self) -> None:
+        assert dict(self.crop(line_policy="drop").dropped)[3] == "line cut"
+        with pytest.raises(_SkippedError, match="line would be cut"):
+            self.crop(line_policy="skip")
+
+    def test_too_few_objects_skip_the_crop(self) -> None:
+        with pytest.raises(_SkippedError, match="too few"):
+            self.crop(min_objects=4)
+
+    @pytest.mark.parametrize(
+        ("desc", "after"),
+        [
+            ("a/显示完整", "a/只显示部分"),
+            ("a/显示完整,品牌:华为", "a/只显示部分,品牌:华为"),
+            ("a/状态:显示完整/b", "a/状态:只显示部分/b"),
+            ("a/不显示完整", "a/不显示完整"),
+            ("a/显示完整性", "a/显示完整性"),
+            ("a/其他", "a/其他"),
+        ],
+    )
+    def test_only_the_visibility_attribute_is_rewritten(self, desc: str, after: str) -> None:
+        record = Record(
+            images=("a",),
+            width=WIDTH,
+            height=HEIGHT,
+            objects=(
+                DataObject(desc, Box(np.array([[100.0, 10.0], [200.0, 60.0]]))),
+                DataObject(desc, Box(np.array([[10.0, 10.0], [90.0, 60.0]]))),
+            ),
+        )
+        operation = _LeftHalf(completeness_threshold=0.95, complete_text="显示完整", partial_text="只显示部分")
+        view = _view(record)
+        view.advance(operation.crop(view, 0, 0, WIDTH // 2, HEIGHT))
+        from plumbline.augment.pipeline import _finish
+
+        plan = _finish(view, (), (), ())
+        assert plan.coverages == (0.6, 1.0)
+        assert [item.desc for item in plan.record.objects] == [after, desc]
+
+
+class _SkippedError(Exception):
+    pass
+
+
+def _view(record: Record = RECORD) -> Any:
+    from plumbline.augment.plan import View
+
+    return View(record, (WIDTH, HEIGHT))
+
+
+def _LeftHalf(**rules: Any) -> Any:  # noqa: N802
+    from plumbline.augment.ops.canvas import CropRules
+
+    return CropRules(**rules)
+
+
+def test_a_roi_crop_holds_an_object_of_its_class() -> None:
+    for seed in range(30):
+        plan = plan_of(build("roi_crop", classes=("e",), min_side=40, min_coverage=0.5), seed=seed)
+        assert plan.applied == ("roi_crop",)
+        assert 4 in plan.kept_indices and (plan.width, plan.height) == (40, 40)
+    assert plan_of(build("roi_crop", classes=("z",))).skipped == (("roi_crop", "no object of the classes"),)
+
+
+def test_a_small_object_is_shown_again_larger_and_hides_nothing() -> None:
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[180:190, 250:262] = (255, 0, 0)
+    pasted = 0
+    for seed in range(20):
+        plan = plan_of(build("small_object_zoom_paste", zoom=(2.0, 2.0)), seed=seed)
+        if not plan.patches:
+            continue
+        pasted += 1
+        assert plan.kept_indices == (0, 1, 2, 3, 4, 4)
+        copy = plan.record.objects[5]
+        assert copy.desc == "e"
+        x1, y1, x2, y2 = copy.shape.bounds()
+        assert (x2 - x1, y2 - y1) == pytest.approx((24, 20))
+        red = render(image, plan)[..., 0] > 127
+        ys, xs = np.nonzero(red)
+        inside = (xs + 0.5 > x1) & (xs + 0.5 < x2) & (ys + 0.5 > y1) & (ys + 0.5 < y2)
+        assert inside.sum() == pytest.approx(24 * 20, abs=45)
+        for other in plan.record.objects[:5]:
+            a1, b1, a2, b2 = other.shape.bounds()
+            assert x2 <= a1 or x1 >= a2 or y2 <= b1 or y1 >= b2
+    assert pasted > 10
+
+
+def test_a_chain_that_would_lose_every_object_is_undone_and_counted() -> None:
+    lonely = Record(images=("a",), width=WIDTH, height=HEIGHT, objects=(RECORD.objects[4],))
+    undone = 0
+    for seed in range(40):
+        plan = plan_of(build("scale", factor=(8.0, 8.0)), build("gamma"), seed=seed, record=lonely)
+        undone += ("chain", EMPTIED) in plan.skipped
+        assert len(plan.record.objects) == 1 and plan.coverages == (1.0,)
+        assert plan.applied == ("gamma",)
+    assert undone == 40
+
+
+def test_bypass_leaves_the_sample_as_it_is() -> None:
+    chain = Augmentation((build("hflip"),), bypass_prob=0.5)
+    plans = [chain.plan(RECORD, (WIDTH, HEIGHT), keyed_generator(0, 0, n, "test")) for n in range(200)]
+    bypassed = [plan for plan in plans if plan.applied == ("bypass",)]
+    assert 70 < len(bypassed) < 130
+    assert all(not plan.moves and plan.record.objects == RECORD.objects for plan in bypassed)
+
+
+def test_pictures_of_one_record_share_the_draw() -> None:
+    several = Record(images=("a", "b"), summary="s")
+    chain = Augmentation((build("rotate", max_deg=40.0), build("gamma")))
+    stream = KeyedStream(0, "augment")
+    first, second = (chain.plan(several, (WIDTH, HEIGHT), stream.at(0, 9)) for _ in range(2))
+    assert np.array_equal(first.matrix, second.matrix) and first.colour == second.colour
+
+
+@pytest.mark.parametrize("name", COLOUR)
+def test_colour_is_pure_keeps_the_form_and_says_the_same_again(name: str) -> None:
+    rng = np.random.default_rng(1)
+    operation = build(name)
+    for shape in ((1, 1, 3), (37, 53, 3), (8, 200, 3)):
+        image = rng.integers(0, 256, shape, dtype=np.uint8)
+        before = image.copy()
+        values = operation.draw(keyed_generator(0, 0, shape[0], "test"))
+        out = operation.apply(image, values)
+        assert out.shape == shape and out.dtype == np.uint8
+        assert np.array_equal(image, before) and not np.shares_memory(out, image)
+        assert np.array_equal(out, operation.apply(image, values))
+
+
+def test_colour_against_values_worked_out_by_hand() -> None:
+    image = np.array([[[0, 64, 128], [200, 255, 10]]], np.uint8)
+    assert np.array_equal(build("gamma").apply(image, (1.0,)), image)
+    assert build("gamma").apply(image, (2.0,))[0, 0].tolist() == [0, 16, 64]
+    assert build("solarize").apply(image, (128.0,))[0].tolist() == [[0, 64, 127], [55, 0, 10]]
+    assert build("posterize").apply(image, (1.0,))[0].tolist() == [[0, 0, 128], [128, 128, 0]]
+    assert np.array_equal(build("posterize").apply(image, (8.0,)), image)
+    assert np.array_equal(build("color_jitter").apply(image, (1.0, 1.0, 1.0)), image)
+    assert build("color_jitter").apply(image, (0.5, 1.0, 1.0))[0, 1].tolist() == [100, 128, 5]
+    grey = build("color_jitter").apply(image, (1.0, 1.0, 0.0))[0]
+    assert (np.ptp(grey, axis=-1) <= 1).all()
+    assert grey[0, 0] == pytest.approx(0.587 * 64 + 0.114 * 128, abs=1)
+    assert np.array_equal(build("sharpness").apply(image, (1.0,)), image)
+    assert np.abs(build("hsv").apply(image, (0.0, 0.0, 0.0)).astype(int) - image).max() <= 6
+    ramp = np.tile(np.arange(50, 150, dtype=np.uint8)[None, :, None], (4, 1, 3))
+    stretched = build("auto_contrast", cutoff=0.0).apply(ramp, ())
+    assert (stretched.min(), stretched.max()) == (0, 255)
+    noisy = build("noise").apply(np.full((200, 200, 3), 128, np.uint8), (8.0, 5.0)).astype(float)
+    assert noisy.std() == pytest.approx(8, rel=0.05) and noisy.mean() == pytest.approx(128, abs=0.3)

@@ -1,0 +1,216 @@
+"""Maps: inverses, composition, boxes to quads, and what an edge leaves of mapped shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumbline.geometry import Box, Polygon, Polyline, Quad, Shape
+from plumbline.geometry.clip import SLIVER_PX, cut_at_canvas, is_self_crossing
+from plumbline.geometry.group import ShapeGroup
+from plumbline.geometry.maps import (
+    Map,
+    about,
+    affine,
+    canvas_corners,
+    horizontal_flip,
+    inverse,
+    is_upright,
+    map_points,
+    map_shape,
+    rectangle_to_quad,
+    rotation,
+    scaling,
+    shear,
+    then,
+    translation,
+    vertical_flip,
+)
+
+WIDTH, HEIGHT = 640.0, 480.0
+COORDINATE = st.floats(-100, 740, allow_nan=False, width=32)
+POINTS = st.lists(st.tuples(COORDINATE, COORDINATE), min_size=1, max_size=8).map(np.array)
+
+
+def _perspective(shifts: list[float]) -> Map:
+    corners = canvas_corners(WIDTH, HEIGHT) + np.reshape(shifts, (4, 2)) * (WIDTH, HEIGHT)
+    return rectangle_to_quad(WIDTH, HEIGHT, corners.tolist())
+
+
+AFFINE = st.one_of(
+    st.just(horizontal_flip(WIDTH)),
+    st.just(vertical_flip(HEIGHT)),
+    st.floats(-180, 180).map(lambda degrees: about((WIDTH / 2, HEIGHT / 2), rotation(degrees))),
+    st.floats(0.3, 3).map(lambda factor: about((WIDTH / 2, HEIGHT / 2), scaling(factor, factor))),
+    st.tuples(st.floats(-40, 40), st.floats(-20, 20)).map(lambda angles: about((320.0, 240.0), shear(*angles))),
+    st.tuples(st.floats(-200, 200), st.floats(-200, 200)).map(lambda move: translation(*move)),
+)
+MAPS = AFFINE | st.lists(st.floats(-0.1, 0.1), min_size=8, max_size=8).map(_perspective)
+INSIDE = st.lists(st.tuples(st.floats(0, WIDTH), st.floats(0, HEIGHT)), min_size=1, max_size=8).map(np.array)
+
+
+@given(MAPS, INSIDE)
+def test_the_inverse_undoes_a_map(matrix: Map, points: np.ndarray) -> None:
+    assert np.allclose(map_points(map_points(points, matrix), inverse(matrix)), points, atol=1e-6)
+
+
+@given(MAPS, AFFINE, AFFINE, INSIDE)
+def test_composition_is_associative_and_is_one_map_after_the_other(
+    first: Map, second: Map, third: Map, points: np.ndarray
+) -> None:
+    assert np.allclose(then(then(first, second), third), then(first, then(second, third)), atol=1e-6)
+    step_by_step = map_points(map_points(points, first), second)
+    assert np.allclose(map_points(points, then(first, second)), step_by_step, atol=1e-6)
+
+
+def test_literal_maps() -> None:
+    point = np.array([[10.0, 20.0]])
+    assert map_points(point, horizontal_flip(100)).tolist() == [[90, 20]]
+    assert map_points(point, vertical_flip(100)).tolist() == [[10, 80]]
+    # Counter-clockwise on screen: what points right then points up, and up is towards smaller y.
+    assert map_points(np.array([[1.0, 0.0]]), rotation(90)).tolist() == [[0, -1]]
+    assert map_points(np.array([[0.0, 10.0]]), shear(45, 0)).round(9).tolist() == [[10, 10]]
+
+
+def test_a_point_behind_the_horizon_and_a_flat_map_are_refused() -> None:
+    tilt = affine(1, 0, 0, 0, 1, 0)
+    tilt[2] = (-0.01, 0, 1)
+    with pytest.raises(ValueError, match="horizon"):
+        map_points(np.array([[200.0, 0.0]]), tilt)
+    with pytest.raises(ValueError, match="no inverse"):
+        inverse(affine(1, 1, 0, 1, 1, 0))
+    with pytest.raises(ValueError, match="one line"):
+        rectangle_to_quad(1, 1, [(0, 0), (1, 1), (2, 2), (3, 3)])
+
+
+@given(st.lists(st.floats(-0.2, 0.2), min_size=8, max_size=8))
+def test_a_perspective_map_takes_corners_to_corners(shifts: list[float]) -> None:
+    wanted = canvas_corners(WIDTH, HEIGHT) + np.reshape(shifts, (4, 2)) * (WIDTH, HEIGHT)
+    assert np.allclose(map_points(canvas_corners(WIDTH, HEIGHT), _perspective(shifts)), wanted, atol=1e-6)
+
+
+@given(st.tuples(*[st.floats(0, 400)] * 2), st.tuples(*[st.floats(1, 200)] * 2), MAPS)
+def test_a_box_becomes_a_quad_unless_the_map_keeps_it_upright(start, sides, matrix: Map) -> None:
+    box = Box(np.array([start, np.add(start, sides)]))
+    moved = map_shape(box, matrix)
+    assert isinstance(moved, Box if is_upright(matrix) else Quad)
+    corners = map_points(canvas_corners(*sides) + start, matrix)
+    assert np.allclose(moved.bounds(), [*corners.min(0), *corners.max(0)])
+
+
+SHAPES = st.one_of(
+    st.tuples(COORDINATE, COORDINATE, st.floats(0.5, 300), st.floats(0.5, 300)).map(
+        lambda n: Box(np.array([[n[0], n[1]], [n[0] + n[2], n[1] + n[3]]]))
+    ),
+    st.lists(st.tuples(COORDINATE, COORDINATE), min_size=4, max_size=4).map(lambda p: Quad(np.array(p))),
+    st.lists(st.tuples(COORDINATE, COORDINATE), min_size=3, max_size=9).map(lambda p: Polygon(np.array(p))),
+    st.lists(st.tuples(COORDINATE, COORDINATE), min_size=2, max_size=9).map(lambda p: Polyline(np.array(p))),
+)
+
+
+@given(st.lists(SHAPES, max_size=6), MAPS.filter(is_upright) | AFFINE)
+def test_a_group_maps_as_its_shapes_do(shapes: list[Shape], matrix: Map) -> None:
+    group = ShapeGroup.of(shapes).mapped(matrix)
+    for index, shape in enumerate(shapes):
+        alone = map_shape(shape, matrix)
+        assert group.shape(index).kind == alone.kind
+        assert np.allclose(group.shape(index).canonical().points, alone.canonical().points)
+        assert np.allclose(group.bounds[index], alone.bounds())
+
+
+def _ring(shape: Shape) -> shapely.Geometry:
+    points = (
+        canvas_corners(*np.ptp(shape.points, axis=0)) + shape.points.min(0) if shape.kind == "bbox_2d" else shape.points
+    )
+    return shapely.make_valid(shapely.polygons(points))
+
+
+def _measures(shape: Shape) -> tuple[float, float]:
+    """(inside, whole) by shapely: areas, or lengths segment by segment (an overlay would count a retraced one once)."""
+    canvas = shapely.box(0, 0, WIDTH, HEIGHT)
+    if isinstance(shape, Polyline):
+        segments = shapely.linestrings(np.stack([shape.points[:-1], shape.points[1:]], axis=1))
+        return float(shapely.length(segments & canvas).sum()), float(shapely.length(segments).sum())
+    return float(shapely.area(_ring(shape) & canvas)), float(shapely.area(_ring(shape)))
+
+
+@given(SHAPES)
+def test_cutting_equals_shapely(shape: Shape) -> None:
+    visible, share = cut_at_canvas(shape, WIDTH, HEIGHT)
+    inside, whole = _measures(shape)
+    if whole > 1e-3:
+        assert share == pytest.approx(inside / whole, abs=1e-6)
+    if visible is not None:
+        x1, y1, x2, y2 = visible.bounds()
+        assert x1 >= 0 and y1 >= 0 and x2 <= WIDTH and y2 <= HEIGHT
+        if isinstance(shape, Polyline) or visible is shape:
+            return
+        if isinstance(_ring(shape) & shapely.box(0, 0, WIDTH, HEIGHT), shapely.Polygon):
+            assert float(shapely.area(_ring(visible))) == pytest.approx(inside, rel=1e-6, abs=1e-3)
+
+
+@given(st.floats(0, 360), st.floats(-150, 150), st.floats(-100, 100))
+def test_a_concave_polygon_keeps_its_form(degrees: float, dx: float, dy: float) -> None:
+    letter = np.array([[200, 100], [440, 100], [440, 160], [270, 160], [270, 320], [440, 320], [440, 380], [200, 380]])
+    matrix = then(about((320.0, 240.0), rotation(degrees)), translation(dx, dy))
+    moved = map_shape(Polygon(letter.astype(float)), matrix)
+    visible, _ = cut_at_canvas(moved, WIDTH, HEIGHT)
+    inside = shapely.polygons(moved.points) & shapely.box(0, 0, WIDTH, HEIGHT)
+    assert visible is not None
+    largest = max(shapely.get_parts(inside), key=shapely.area)
+    assert float((shapely.polygons(visible.points) ^ largest).area) < 1e-3
+    assert not is_self_crossing(visible.points.tolist())
+
+
+@given(SHAPES, st.integers(0, 7), st.booleans())
+def test_the_canonical_order_does_not_depend_on_how_the_points_were_given(shape: Shape, turn: int, back: bool) -> None:
+    points = shape.points
+    if isinstance(shape, Quad | Polygon):
+        points = np.roll(points, turn, axis=0)
+    again = shape.with_points(points[::-1] if back else points)
+    assert shape.canonical() == again.canonical()
+    matrix = about((320.0, 240.0), rotation(17))
+    if not isinstance(shape, Box):
+        assert np.allclose(map_shape(shape, matrix).canonical().points, map_shape(again, matrix).canonical().points)
+
+
+def _random_shape(rng: np.random.Generator) -> Shape:
+    center, reach = rng.uniform((-50, -50), (WIDTH + 50, HEIGHT + 50)), rng.uniform(1, 250)
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return Box(np.sort(center + rng.uniform(-reach, reach, (2, 2)), axis=0))
+    if kind == 1:
+        return Polyline(center + rng.uniform(-reach, reach, (int(rng.integers(2, 8)), 2)))
+    count = 4 if kind == 2 else int(rng.integers(3, 10))
+    angles = np.sort(rng.uniform(0, 2 * np.pi, count))  # a star around its middle: simple, often concave
+    radii = rng.uniform(0.3, 1, count) * reach
+    points = center + np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+    return Quad(points) if kind == 2 else Polygon(points)
+
+
+def test_a_hundred_thousand_random_shapes_stay_sound() -> None:
+    """Nothing outside the canvas, no NaN, no sliver made by the cut, no crossing that was not there."""
+    rng = np.random.default_rng(3)
+    kept = 0
+    for _ in range(100):
+        angle, factor = rng.uniform(-180, 180), rng.uniform(0.5, 2)
+        matrix = then(about((320.0, 240.0), rotation(angle)), about((320.0, 240.0), scaling(factor, factor)))
+        group = ShapeGroup.of([_random_shape(rng) for _ in range(1000)]).mapped(matrix)
+        for index in range(1000):
+            shape = group.shape(index)
+            visible, share = cut_at_canvas(shape, WIDTH, HEIGHT)
+            assert 0 <= share <= 1
+            if visible is None or visible is shape:
+                continue
+            kept += 1
+            points = visible.points
+            assert np.isfinite(points).all()
+            assert (points >= 0).all() and (points <= (WIDTH, HEIGHT)).all()
+            extent, before = np.ptp(points, axis=0), np.ptp(shape.points, axis=0)
+            assert ((extent >= SLIVER_PX) | (extent >= before)).all()
+            if isinstance(visible, Quad | Polygon) and not is_self_crossing(shape.points.tolist()):
+                assert not is_self_crossing(points.tolist()), (shape.points.tolist(), points.tolist())
+    assert kept > 10_000
