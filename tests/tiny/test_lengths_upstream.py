@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from plumbline.batch.lengths import PixelLimits, exact_length, grid_size, load_tokenizer
+from plumbline.batch.lengths import PixelLimits, exact_length, grid_size
+from plumbline.batch.tokens import TokenCounter
 from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,7 @@ def test_a_sample_is_as_long_as_the_template_encodes_it(tiny_model, template, tm
     rows = [row for row in records(tmp_path) if mode == "summary" or "objects" in row or "messages" in row]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     dataset = RecordDataset(RecordFile(path), DatasetSettings(mode=mode))
-    limits, tokenizer = PixelLimits.of_folder(tiny_model, max_pixels), load_tokenizer(tiny_model)
+    limits, tokenizer = PixelLimits.of_folder(tiny_model, max_pixels), TokenCounter(tiny_model)
     assert limits == PixelLimits.of_processor(template.processor.image_processor, max_pixels)
     encoder = Encoder(template, limits, 100_000, template.image_token_id, limits.merge)
     for index in range(len(dataset)):

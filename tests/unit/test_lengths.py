@@ -16,12 +16,13 @@ from plumbline.batch.lengths import (
     exact_length,
     grid_size,
     image_tokens,
-    load_tokenizer,
     rendered_parts,
     resize_to_grid,
 )
 from plumbline.batch.measure import Lengths, lengths, settings_of
+from plumbline.batch.tokens import TokenCounter
 from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
+from plumbline.data.images import ImagePolicy
 from plumbline.data.messages import ask_messages
 from plumbline.errors import ConfigError, DamagedFileError, DataError
 
@@ -62,11 +63,11 @@ def test_grid(size, grid) -> None:
 
 
 @pytest.mark.parametrize("size", [(2011, 10), (10, 2011), (0, 5)])
-def test_a_picture_too_thin_for_the_grid_is_refused(size) -> None:
+def test_a_picture_too_thin_for_the_grid_is_refused(size, checkpoint) -> None:
     with pytest.raises(ValueError, match="picture of"):
         grid_size(*size, LIMITS)
     with pytest.raises(DataError, match="picture of"):
-        chat_length([], [size], None, LIMITS)
+        chat_length([], [size], TokenCounter(checkpoint), LIMITS)
 
 
 def test_limits_from_files_and_from_a_processor_agree(checkpoint) -> None:
@@ -103,23 +104,28 @@ def test_prompts_and_answers_are_rendered_apart() -> None:
     ]
 
 
-def test_a_sample_is_measured_from_headers(checkpoint, tmp_path) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_sample_is_measured_by_its_record_or_by_the_header(told, checkpoint, tmp_path) -> None:
     Image.new("RGB", (640, 480)).save(tmp_path / "a.png")
-    record = {"images": ["a.png"], "width": 1, "height": 1, "summary": "one two three"}
+    if told:
+        (tmp_path / "a.png").write_bytes(b"never opened")
+    record = {"images": ["a.png"], "summary": "one two three"} | ({"width": 640, "height": 480} if told else {})
     (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
-    sample = RecordDataset(RecordFile(tmp_path / "d.jsonl"), DatasetSettings(mode="summary")).item(0)
-    tokenizer = load_tokenizer(checkpoint)
-    rest = chat_length(sample.messages, [(32, 32)], tokenizer, PixelLimits(16, 2, 1024, 10**6)) - 1
-    assert exact_length(sample, tokenizer, LIMITS) == rest + 20 * 15
+    policy = ImagePolicy(roots=(str(tmp_path),))
+    settings = DatasetSettings(mode="summary", policy=policy)
+    sample = RecordDataset(RecordFile(tmp_path / "d.jsonl"), settings).item(0)
+    counter = TokenCounter(checkpoint)
+    rest = chat_length(sample.messages, [(32, 32)], counter, PixelLimits(16, 2, 1024, 10**6)) - 1
+    assert exact_length(sample, counter, LIMITS) == rest + 20 * 15
 
 
 def test_damaged_tokenizers_are_named(checkpoint) -> None:
     (checkpoint / "tokenizer.json").write_text("{}")
     with pytest.raises(DamagedFileError, match="is not a tokenizer"):
-        load_tokenizer(checkpoint)
+        TokenCounter(checkpoint)
     (checkpoint / "tokenizer.json").unlink()
     with pytest.raises(DamagedFileError, match="no such file"):
-        load_tokenizer(checkpoint)
+        TokenCounter(checkpoint)
 
 
 def test_the_report_counts_every_sample_once() -> None:

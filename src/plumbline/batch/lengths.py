@@ -10,17 +10,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from plumbline.batch.tokens import TokenCounter
 from plumbline.data.dataset import Sample
-from plumbline.data.images import image_size
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem
 
 if TYPE_CHECKING:
     from PIL import Image
-    from tokenizers import Tokenizer
 
 MAX_RATIO = 200
 LEAST_TOKENS = 4
@@ -132,23 +130,23 @@ def resize_to_grid(image: Image.Image, limits: PixelLimits) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def exact_length(sample: Sample, tokenizer: Tokenizer, limits: PixelLimits) -> int:
+def exact_length(sample: Sample, counter: TokenCounter, limits: PixelLimits) -> int:
     """Tokens of a sample, prompt and answer, as the upstream's template encodes it.
 
-    tokenizer: see `load_tokenizer`. Only the headers of the pictures are read. Raises DataError for a picture that
-    cannot be opened or is too thin for the grid.
+    No picture is opened whose record or plan tells its size, of others only the header is read. Raises DataError for a
+    picture that cannot be opened or is too thin for the grid.
     """
-    return chat_length(sample.messages, [image_size(image) for image in sample.images], tokenizer, limits)
+    return chat_length(sample.messages, [picture.shown_size() for picture in sample.pictures], counter, limits)
 
 
 def chat_length(
     messages: Sequence[Mapping[str, Any]],
     sizes: Sequence[tuple[int, int]],
-    tokenizer: Tokenizer,
+    counter: TokenCounter,
     limits: PixelLimits,
 ) -> int:
     """The same from sizes (width, height) in pixels, one per picture, for plans that have no pictures yet."""
-    text = sum(token_count(part, tokenizer) for part in rendered_parts(messages))
+    text = sum(map(counter.count, rendered_parts(messages)))
     try:
         # Each picture's placeholder is one token of the text already.
         return text + sum(image_tokens(width, height, limits) - 1 for width, height in sizes)
@@ -177,25 +175,6 @@ def rendered_parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _rendered_item(item: Mapping[str, Any]) -> str:
     return _IMAGE_MARK if item["type"] == "image" else item["text"]
-
-
-@lru_cache(maxsize=4096)
-def token_count(text: str, tokenizer: Tokenizer) -> int:
-    """Tokens of a text, special tokens recognised; cached, since every sample repeats its prompt."""
-    return len(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint; DamagedFileError when `tokenizer.json` is missing or unusable."""
-    from tokenizers import Tokenizer
-
-    path = Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise DamagedFileError(Problem(str(path), "no such file", "give the folder of a complete checkpoint"))
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise DamagedFileError(Problem(str(path), f"is not a tokenizer: {error}")) from error
 
 
 def _read_processor(folder: Path) -> dict[str, Any]:

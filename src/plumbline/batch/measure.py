@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from plumbline.batch.lengths import PixelLimits, exact_length, load_tokenizer
+from plumbline.batch.lengths import PixelLimits, exact_length
+from plumbline.batch.tokens import TokenCounter
 from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
 from plumbline.data.findings import printable
 from plumbline.data.images import ImagePolicy
@@ -59,13 +60,13 @@ def measure(dataset: RecordDataset, model: str | Path, max_pixels: int | None = 
 
     max_pixels: as `template.max_pixels`. A record that cannot become a sample is reported, not raised.
     """
-    limits, tokenizer = PixelLimits.of_folder(model, max_pixels), load_tokenizer(model)
+    limits, counter = PixelLimits.of_folder(model, max_pixels), TokenCounter(model)
     tokens: list[int] = []
     problems: list[Problem] = []
     for index in range(len(dataset)):
         try:
             sample = dataset.item(index)
-            tokens.append(exact_length(sample, tokenizer, limits))
+            tokens.append(exact_length(sample, counter, limits))
         except DataError as error:
             problems += error.problems[:1]
     return Lengths(np.array(tokens, dtype=np.int64), tuple(problems))

@@ -16,7 +16,8 @@ from plumbline.data.findings import shown
 from plumbline.data.parse import AnswerObject, ParsedAnswer, parse_answer
 from plumbline.data.record import DataObject
 from plumbline.errors import DataError, Problem
-from plumbline.geometry import Shape, order_objects, shape_from_flat
+from plumbline.geometry import Shape, shape_from_flat
+from plumbline.geometry.order import order_points
 
 __all__ = ["EMIT_NORMS", "AnswerObject", "ParsedAnswer", "encode_answer", "parse_answer", "round_shape", "to_pixels"]
 
@@ -35,11 +36,12 @@ def encode_answer(
     Vertex and object order are normalised here. Raises DataError for geometry outside the picture (clip it first:
     nothing is clamped here) and for text that UTF-8 cannot hold; ValueError for an unknown norm or ordering.
     """
-    shapes = [item.shape.canonical() for item in objects]
+    outlines = [item.shape.canonical_points() for item in objects]
     rows: dict[str, dict[str, object]] = {}
-    for number, index in enumerate(order_objects(shapes, ordering), start=1):
-        numbers = round_shape(shapes[index], width, height, emit_norm)
-        rows[f"object_{number}"] = _object_row(shapes[index].kind, numbers, objects[index].desc)
+    for number, index in enumerate(order_points(outlines, ordering), start=1):
+        kind = objects[index].shape.kind
+        numbers = _rounded(kind, outlines[index], width, height, emit_norm)
+        rows[f"object_{number}"] = _object_row(kind, numbers, objects[index].desc)
     text = json.dumps(rows, ensure_ascii=False)
     for end, escaped in _LINE_ENDS.items():
         text = text.replace(end, escaped)
@@ -48,15 +50,21 @@ def encode_answer(
 
 def round_shape(shape: Shape, width: int, height: int, emit_norm: str) -> list[int]:
     """The flat coordinates of `shape` as the answer writes them; DataError when it leaves the picture."""
-    x1, y1, x2, y2 = shape.bounds()
-    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        what = f"{shape.kind} {shape.flat()} leaves the picture of {width} x {height}"
-        raise DataError(Problem("objects", what, "clip it to the picture first"))
+    return _rounded(shape.kind, shape.points.tolist(), width, height, emit_norm)
+
+
+def _rounded(kind: str, points: Sequence[Sequence[float]], width: int, height: int, emit_norm: str) -> list[int]:
     scale = _scale(emit_norm)
-    if scale is None:
-        return [round(value) for value in shape.flat()]
-    sides = (width, height) * len(shape.points)
-    return [round(scale * value / side) for value, side in zip(shape.flat(), sides, strict=True)]
+    numbers: list[int] = []
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            what = f"{kind} {[value for point in points for value in point]} leaves the picture of {width} x {height}"
+            raise DataError(Problem("objects", what, "clip it to the picture first"))
+        if scale is None:
+            numbers += (round(x), round(y))
+        else:
+            numbers += (round(scale * x / width), round(scale * y / height))
+    return numbers
 
 
 def to_pixels(

@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from plumbline.data.findings import Findings, shown
 from plumbline.data.record import SCHEMA, DataObject, Record
-from plumbline.geometry import KINDS, shape_from_flat
+from plumbline.geometry import KINDS
+from plumbline.geometry.shapes import SHAPES
 
 RECORD_KEYS = ("schema", "images", "width", "height", "objects", "summary", "metadata", "messages")
 OBJECT_KEYS = (*KINDS, "line_points", "desc")
@@ -100,7 +103,9 @@ def is_encodable(text: str) -> bool:
 
 def _build_object(item: Mapping[str, Any]) -> DataObject:
     kind, numbers = geometry_of(item)
-    return DataObject(item["desc"], shape_from_flat(kind, numbers))
+    points = np.array(numbers, dtype=np.float64).reshape(-1, 2) + 0.0  # + 0.0 turns -0.0 into 0.0
+    points.setflags(write=False)
+    return DataObject(item["desc"], SHAPES[kind].trusted(points))
 
 
 def _image_reference(image: str | Mapping[str, Any]) -> str:

@@ -7,15 +7,17 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol, overload
 
+from plumbline.data.contract import build_record
 from plumbline.data.findings import Finding, data_error
 from plumbline.data.fit import Fitted, fit_record
 from plumbline.data.images import ImagePolicy, image_size, is_data_url
 from plumbline.data.messages import build_turn, own_images, with_images
 from plumbline.data.prompts import Prompts, default_prompts
-from plumbline.data.read import Line, collect_findings, open_data, parse_record, read_lines, shown_path
+from plumbline.data.read import BOM, Line, collect_findings, open_data, parse_line, read_lines, shown_path
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
 
@@ -24,7 +26,7 @@ MAX_SHOWN = 20
 
 
 class RecordFile(Sequence[Record]):
-    """A JSONL file as a sequence of records; holds 16 bytes per record and can be pickled to workers.
+    """A JSONL file as a sequence of records; holds 24 bytes per record and can be pickled to workers.
 
     Every line is checked when the file is opened: DataError with the first problems of the whole file. Reading a record
     later raises DataError when the file has changed since.
@@ -33,7 +35,9 @@ class RecordFile(Sequence[Record]):
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._offsets = array("q")
+        self._sizes = array("q")
         self._lines = array("q")
+        self._stream: BufferedReader | None = None
         self._stamp = (0, 0)
         self._index()
 
@@ -52,12 +56,22 @@ class RecordFile(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        with open_data(self.path) as stream:
-            if _stamp(stream.fileno()) != self._stamp:
-                raise DataError(Problem(shown_path(self.path), "has changed since it was opened", "start again"))
-            stream.seek(self._offsets[index])
-            data = stream.readline().removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n")
-        return parse_record(Line(self._lines[index], self._offsets[index], data, True), str(self.path))
+        descriptor = self._opened()
+        if _stamp(descriptor) != self._stamp:
+            raise DataError(Problem(shown_path(self.path), "has changed since it was opened", "start again"))
+        data = os.pread(descriptor, self._sizes[index], self._offsets[index])
+        line = Line(self._lines[index], self._offsets[index], data.removeprefix(BOM).strip(b" \t\r\n"), True)
+        # Every line was checked when the file was opened, and it has not changed since.
+        return build_record(parse_line(line, str(self.path))[0], str(self.path), line.number)
+
+    def _opened(self) -> int:
+        """A descriptor of this process, kept open: a file is read by position, so that forks may share it."""
+        if self._stream is None:
+            self._stream = open_data(self.path)
+        return self._stream.fileno()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stream": None}
 
     def _index(self) -> None:
         with open_data(self.path) as stream:
@@ -67,6 +81,7 @@ class RecordFile(Sequence[Record]):
             _, found = collect_findings(line, str(self.path))
             problems += found
             self._offsets.append(line.offset)
+            self._sizes.append(line.size)
             self._lines.append(line.number)
         if problems:
             rest = len(problems) - MAX_SHOWN

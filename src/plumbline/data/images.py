@@ -11,6 +11,7 @@ import binascii
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,14 +60,19 @@ class ImagePolicy:
         Raises DataError, naming the key to change, for anything else: a path that leaves the roots (by `..`, as an
         absolute path or through a symbolic link), a URL, a UNC path, a NUL byte, a file that is not there.
         """
+        return Path(self._real(image, str(jsonl_folder)))
+
+    def _real(self, image: str, jsonl_folder: str) -> str:
         self._refuse_by_name(image)
-        allowed = self._allowed(jsonl_folder)
+        allowed = [os.path.realpath(folder) for folder in self._folders(jsonl_folder)]
         try:
-            real = self._candidate(image, Path(jsonl_folder))
-            if not any(real.is_relative_to(root) for root in allowed):
-                raise _refusal(image, f"lies outside {', '.join(map(str, allowed))}", "custom.image_roots")
-            if not real.is_file():
-                raise DataError(Problem(shown_path(image), NO_SUCH_FILE, f"looked at {shown_path(real)}"))
+            real = self._candidate(image, jsonl_folder)
+            if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in allowed):
+                raise _refusal(image, f"lies outside {', '.join(allowed)}", "custom.image_roots")
+            if not stat.S_ISREG(Path(real).stat().st_mode):
+                raise FileNotFoundError
+        except FileNotFoundError:
+            raise DataError(Problem(shown_path(image), NO_SUCH_FILE, f"looked at {shown_path(real)}")) from None
         except (OSError, ValueError) as error:  # too long, a loop of links, no permission
             raise DataError(Problem(shown(image), f"cannot be opened: {error}")) from error
         return real
@@ -74,7 +80,7 @@ class ImagePolicy:
     def reference(self, image: str, jsonl_folder: str | Path) -> str:
         """What `load_image` takes: the resolved path, or a data URL within its cap as it is."""
         if not is_data_url(image):
-            return str(self.resolve(image, jsonl_folder))
+            return self._real(image, str(jsonl_folder))
         if len(image) > MAX_DATA_URL_BYTES:
             raise DataError(Problem(shown(image, 30), f"data URL longer than {MAX_DATA_URL_BYTES} bytes"))
         return image
@@ -95,13 +101,10 @@ class ImagePolicy:
     def _folders(self, jsonl_folder: str | Path) -> tuple[str, ...]:
         return self.roots or (str(jsonl_folder), *([self.extra_root] if self.extra_root else []))
 
-    def _allowed(self, jsonl_folder: str | Path) -> list[Path]:
-        return [Path(os.path.realpath(folder)) for folder in self._folders(jsonl_folder)]
-
-    def _candidate(self, image: str, jsonl_folder: Path) -> Path:
-        beside = Path(os.path.realpath(jsonl_folder / image))
-        if self.extra_root and not beside.exists():
-            return Path(os.path.realpath(Path(self.extra_root) / image))
+    def _candidate(self, image: str, jsonl_folder: str) -> str:
+        beside = os.path.realpath(Path(jsonl_folder, image))
+        if self.extra_root and not Path(beside).exists():
+            return os.path.realpath(Path(self.extra_root, image))
         return beside
 
     def _refuse_by_name(self, image: str) -> None:

@@ -21,17 +21,21 @@ from plumbline.data.record import Record, record_to_mapping
 from plumbline.errors import DataError, Problem
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One physical line that is not blank. `data`: without line end and BOM; None when it was longer than allowed."""
+    """One physical line that is not blank.
+
+    data: without line end and BOM, None when it was longer than allowed; size: bytes in the file, line end included.
+    """
 
     number: int
     offset: int
     data: bytes | None
     is_ended: bool
+    size: int = 0
 
 
 def read_records(path: str | Path) -> Iterator[Record]:
@@ -58,17 +62,18 @@ def read_lines(path: str | Path) -> Iterator[Line]:
         number = offset = 0
         while data := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
-            start, offset = offset, offset + len(data)
+            start, size = offset, len(data)
+            offset += size
             is_ended = data.endswith(b"\n")
             if len(data) > MAX_LINE_BYTES and not is_ended:
                 offset += _skip_line(stream)
                 yield Line(number, start, None, True)
                 continue
             if number == 1:
-                data = data.removeprefix(_BOM)
+                data = data.removeprefix(BOM)
             data = data.strip(b" \t\r\n")
             if data:
-                yield Line(number, start, data, is_ended)
+                yield Line(number, start, data, is_ended, size)
 
 
 def open_data(path: str | Path) -> BufferedReader:

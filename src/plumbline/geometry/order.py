@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from plumbline.geometry.shapes import Shape
 
+Points = Sequence[Sequence[float]]
 
-def _top_left(shape: Shape) -> tuple[float, float]:
+
+def _top_left(points: Points) -> tuple[float, float]:
     """(y, x) of a box's corner, or of the first vertex of any other kind in canonical order."""
-    x, y = shape.canonical().points[0].tolist()
+    x, y = points[0]
     return y, x
 
 
-def _center(shape: Shape) -> tuple[float, float]:
+def _center(points: Points) -> tuple[float, float]:
     """(y, x) of the middle of the bounds."""
-    x1, y1, x2, y2 = shape.bounds()
-    return (y1 + y2) / 2, (x1 + x2) / 2
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return (min(ys) + max(ys)) / 2, (min(xs) + max(xs)) / 2
 
 
 _KEYS = {"top_left": _top_left, "center": _center}
@@ -28,7 +30,12 @@ def order_objects(shapes: Sequence[Shape], policy: str = "top_left") -> list[int
 
     Raises ValueError for an unknown policy.
     """
+    return order_points([shape.canonical_points() for shape in shapes], policy)
+
+
+def order_points(points: Sequence[Points], policy: str = "top_left") -> list[int]:
+    """The same for shapes given by their canonical points."""
     if policy not in _KEYS:
         raise ValueError(f"unknown object ordering {policy!r}: one of {', '.join(ORDERINGS)}")
-    keys = [_KEYS[policy](shape) for shape in shapes]
-    return sorted(range(len(shapes)), key=keys.__getitem__)
+    keys = list(map(_KEYS[policy], points))
+    return sorted(range(len(points)), key=keys.__getitem__)

@@ -77,6 +77,12 @@ class Shape:
 
     def canonical(self) -> Self:
         """The same shape with its vertices in the one agreed order. Idempotent; coordinates are never touched."""
+        points = np.array(self.canonical_points(), dtype=np.float64)
+        points.setflags(write=False)
+        return self.trusted(points)
+
+    def canonical_points(self) -> list[list[float]]:
+        """The points of `canonical` as plain numbers."""
         raise NotImplementedError
 
 
@@ -91,8 +97,9 @@ class Box(Shape):
         x1, y1, x2, y2 = self.bounds()
         return (x2 - x1) * (y2 - y1)
 
-    def canonical(self) -> Self:
-        return self.with_points(np.reshape(self.bounds(), (2, 2)))
+    def canonical_points(self) -> list[list[float]]:
+        x1, y1, x2, y2 = self.bounds()
+        return [[x1, y1], [x2, y2]]
 
 
 class _Ring(Shape):
@@ -101,8 +108,8 @@ class _Ring(Shape):
     def area(self) -> float:
         return abs(_twice_signed_area(self.points.tolist())) / 2
 
-    def canonical(self) -> Self:
-        return self.with_points(_canonical_ring(self.points.tolist()))
+    def canonical_points(self) -> list[list[float]]:
+        return _canonical_ring(self.points.tolist())
 
 
 class Quad(_Ring):
@@ -136,10 +143,13 @@ class Polyline(Shape):
         steps = np.diff(self.points, axis=0)
         return float(np.hypot(steps[:, 0], steps[:, 1]).sum())
 
-    def canonical(self) -> Self:
+    def canonical_points(self) -> list[list[float]]:
         forward = self.points.tolist()
-        # Comparing whole chains also settles closed lines, whose two ends are equal.
-        return self.with_points(min(forward, forward[::-1], key=_reading_order))
+        (x1, y1), (x2, y2) = forward[0], forward[-1]
+        if (y1, x1) != (y2, x2):
+            return forward if (y1, x1) < (y2, x2) else forward[::-1]
+        # Comparing whole chains settles closed lines, whose two ends are equal.
+        return min(forward, forward[::-1], key=_reading_order)
 
 
 SHAPES: dict[str, type[Shape]] = {shape.kind: shape for shape in (Box, Quad, Polygon, Polyline)}
@@ -174,8 +184,9 @@ def _twice_signed_area(points: Sequence[Sequence[float]]) -> float:
 
 
 def _canonical_ring(points: list[list[float]]) -> list[list[float]]:
-    first = min((y, x) for x, y in points)
-    starts = [index for index, (x, y) in enumerate(points) if (y, x) == first]
+    keys = [(y, x) for x, y in points]
+    first = min(keys)
+    starts = [index for index, key in enumerate(keys) if key == first]
     rings = [points[start:] + points[:start] for start in starts]
     area = _twice_signed_area(rings[0])
     if area <= 0:

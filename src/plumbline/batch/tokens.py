@@ -1,0 +1,82 @@
+"""How many tokens a text has, by the checkpoint's own tokenizer, at the price of a few table look-ups.
+
+An answer is mostly coordinates. Qwen's pre-tokenizer makes every digit a word of its own, so that a text may be cut at
+its digits: each digit is one token, and the pieces between them repeat from answer to answer and are counted once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plumbline.errors import DamagedFileError, Problem
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_DIGITS = re.compile("[0-9]+")
+_LONE_DIGIT = r"|\p{N}|"
+"""The part of a pre-tokenizer's pattern by which each digit stands alone (others write `\\p{N}{1,3}`)."""
+TEXTS, PIECES = 4096, 65536
+"""Cached counts: of whole texts (prompts repeat) and of the pieces between digits."""
+
+
+class TokenCounter:
+    """Counts tokens. Pickles to workers by its folder. Raises DamagedFileError for an unusable `tokenizer.json`."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._tokenizer, self._cuts = _load(self.folder)
+        self.count = lru_cache(TEXTS)(self._count_pieces if self._cuts else self._count_whole)
+        self._count_piece = lru_cache(PIECES)(self._count_between_digits)
+
+    def __reduce__(self) -> tuple[type[TokenCounter], tuple[Path]]:
+        return TokenCounter, (self.folder,)
+
+    def _count_whole(self, text: str) -> int:
+        """Special tokens are recognised, none are added."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _count_pieces(self, text: str) -> int:
+        pieces = _DIGITS.split(text)
+        if len(pieces) == 1:
+            return self._count_whole(text)
+        digits = len(text) - sum(map(len, pieces))
+        inner = sum(map(self._count_piece, pieces[1:-1]))
+        # A digit marks the side that was cut: white space before a digit is split otherwise than at a text's end.
+        first = self._count_whole(f"{pieces[0]}0") - 1 if pieces[0] else 0
+        last = self._count_whole(f"0{pieces[-1]}") - 1 if pieces[-1] else 0
+        return digits + first + inner + last
+
+    def _count_between_digits(self, piece: str) -> int:
+        return self._count_whole(f"0{piece}0") - 2
+
+
+def _load(folder: Path) -> tuple[Tokenizer, bool]:
+    """The tokenizer, and whether a text may be cut at its digits."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise DamagedFileError(Problem(str(path), "no such file", "give the folder of a complete checkpoint"))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise DamagedFileError(Problem(str(path), f"is not a tokenizer: {error}")) from error
+    return tokenizer, _digits_stand_alone(description)
+
+
+def _digits_stand_alone(description: dict) -> bool:
+    """Told from the pre-tokenizer's pattern and from the added tokens, which are looked for before it."""
+    added = "".join(token["content"] for token in description.get("added_tokens", ()))
+    normalizer = description.get("normalizer") or {}
+    kinds = {normalizer.get("type")} <= {None, "NFC"}
+    return (
+        kinds
+        and not _DIGITS.search(added)
+        and _LONE_DIGIT in json.dumps(description.get("pre_tokenizer")).replace("\\\\", "\\")
+    )

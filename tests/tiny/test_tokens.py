@@ -1,0 +1,83 @@
+"""Counting by pieces between digits equals the real tokenizer, whatever the text."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from plumbline.batch.tokens import TokenCounter
+
+pytestmark = pytest.mark.slow
+
+PARTS = st.one_of(
+    st.text(max_size=6),
+    st.integers(0, 10**6).map(str),
+    st.sampled_from(
+        [
+            " ",
+            "  ",
+            "\n",
+            " \n",
+            "\t",
+            "'s",
+            "é",
+            "e\u0301",
+            "\u0301",
+            "①",
+            "²",
+            "٣",
+            "标签",
+            "😀",
+            "<|im_end|>",
+            ", ",
+            '": ["',
+        ]
+    ),
+)
+TEXTS = st.lists(PARTS, max_size=14).map("".join)
+
+
+@pytest.fixture(scope="module")
+def counter(tiny_model: Path) -> TokenCounter:
+    return TokenCounter(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+
+
+@given(TEXTS)
+@settings(max_examples=1500, deadline=None)
+@example("1  2")
+@example("x \n1")
+@example("1\u0301")
+def test_any_text(counter: TokenCounter, tokenizer: Tokenizer, text: str) -> None:
+    assert counter.count(text) == len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_pieces_are_used_where_digits_stand_alone_and_whole_texts_elsewhere(
+    counter: TokenCounter, tmp_path: Path
+) -> None:
+    answer = '{"object_1": {"bbox_2d": [1, 22, 333, 1000], "desc": "BBU设备/型号:5900"}}'
+    first = counter.count(answer)
+    misses = counter._count_piece.cache_info().misses
+    assert counter.count(answer.replace("333", "787")) == first
+    assert counter._count_piece.cache_info().misses == misses
+    description = json.loads((counter.folder / "tokenizer.json").read_text())
+    split = description["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    split["Regex"] = split["Regex"].replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    grouped = TokenCounter(tmp_path)
+    assert grouped.count("1234567") == len(Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("1234567").ids)
+    assert not grouped._cuts and counter._cuts
+
+
+def test_it_travels_to_a_worker_by_its_folder(counter: TokenCounter) -> None:
+    assert pickle.loads(pickle.dumps(counter)).count("a 12") == counter.count("a 12")
