@@ -140,14 +140,22 @@ def _measures(shape: Shape) -> tuple[float, float]:
 @given(SHAPES)
 def test_cutting_equals_shapely(shape: Shape) -> None:
     visible, share = cut_at_canvas(shape, WIDTH, HEIGHT)
+    if visible is shape:
+        assert share == 1.0
+        return
+    x1, y1, x2, y2 = shape.bounds()
+    if x2 <= 0 or y2 <= 0 or x1 >= WIDTH or y1 >= HEIGHT:  # what only touches the edge shows nothing
+        assert (visible, share) == (None, 0.0)
+        return
     inside, whole = _measures(shape)
     if whole > 1e-3:
         assert share == pytest.approx(inside / whole, abs=1e-6)
     if visible is not None:
         x1, y1, x2, y2 = visible.bounds()
         assert x1 >= 0 and y1 >= 0 and x2 <= WIDTH and y2 <= HEIGHT
-        if isinstance(shape, Polyline) or visible is shape:
-            return
+        crosses = isinstance(shape, Quad | Polygon) and is_self_crossing(shape.points.tolist())
+        if isinstance(shape, Polyline) or crosses:
+            return  # of a self-crossing outline the visible piece may have holes, which a polygon cannot tell
         if isinstance(_ring(shape) & shapely.box(0, 0, WIDTH, HEIGHT), shapely.Polygon):
             assert float(shapely.area(_ring(visible))) == pytest.approx(inside, rel=1e-6, abs=1e-3)
 
