@@ -87,6 +87,7 @@ def _finish(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tu
         return _unmoved(view, colour, left, (*skipped, ("chain", EMPTIED)))
     record = view.record.on_canvas(tuple(outcome.objects), view.width, view.height)
     return Plan(
+        source=view.source,
         width=view.width,
         height=view.height,
         matrix=view.matrix,
@@ -105,8 +106,18 @@ def _unmoved(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[t
     """The source's own geometry."""
     width, height = view.source
     count = len(view.record.objects)
-    record = view.record.on_canvas(view.record.objects, width, height)
-    return Plan(width, height, IDENTITY, record, tuple(range(count)), (1.0,) * count, (), (), colour, applied, skipped)
+    return Plan(
+        source=view.source,
+        width=width,
+        height=height,
+        matrix=IDENTITY,
+        record=view.record.on_canvas(view.record.objects, width, height),
+        kept_indices=tuple(range(count)),
+        coverages=(1.0,) * count,
+        colour=colour,
+        applied=applied,
+        skipped=skipped,
+    )
 
 
 def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Iterable[int]) -> None:

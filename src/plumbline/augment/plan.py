@@ -132,13 +132,15 @@ class ColourOp(Operation, Protocol):
 class Plan:
     """What will be done to one picture of a record, and what the record says afterwards.
 
-    width, height: the final canvas in pixels; matrix: source pixels to canvas pixels; patches: pieces shown twice.
+    source: (width, height) of the picture it is for; width, height: the final canvas; all in pixels. matrix: source
+    pixels to canvas pixels; patches: pieces shown twice.
     record: objects inside the canvas, `width` and `height` of the canvas. kept_indices: for each of its objects the
     index it had in the source (a pasted copy repeats its original's); coverages: their exact visible shares.
     dropped: (index, reason) of the objects that are gone. colour: (operation, numbers) in order. applied, skipped:
     names of operations, with the reason where one was skipped.
     """
 
+    source: tuple[int, int]
     width: int
     height: int
     matrix: Map
@@ -153,8 +155,8 @@ class Plan:
 
     @property
     def moves(self) -> bool:
-        """Whether any pixel changes its place."""
-        return bool(self.patches) or self.matrix is not IDENTITY
+        """Whether the canvas or the place of any pixel differs from the source's."""
+        return bool(self.patches) or self.matrix is not IDENTITY or self.source != (self.width, self.height)
 
 
 def between(rng: np.random.Generator, low: float, high: float) -> float:

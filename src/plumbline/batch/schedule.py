@@ -14,11 +14,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """A sample by its position in an epoch, and the optimiser step for which it is planned (a curriculum's clock)."""
+    """A sample by its position in an epoch, and the optimiser step for which it is planned (a curriculum's clock).
+
+    length: the tokens that a pack counts on; 0 when nothing was planned.
+    """
 
     position: int
     epoch: int = 0
     step: int = 0
+    length: int = 0
 
 
 Unit = tuple[SampleKey, ...]

@@ -85,6 +85,7 @@ def build_arguments(upstream: Mapping[str, Any], *, rlhf_type: str | None) -> Sf
     values.setdefault("loss_scale", "default")  # every assistant turn; upstream's GKD would take the last one only
     values.setdefault("model_type", "qwen3_vl")  # three upstream types share the architecture's name
     values.setdefault("dataloader_persistent_workers", False)  # the upstream's True makes a resume differ
+    values.pop("packing", None)  # ours: upstream's needs FlashAttention and decodes every picture to learn its length
     values.update(
         add_version=False,  # `output_dir` is used as given
         create_checkpoint_symlink=False,

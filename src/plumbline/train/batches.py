@@ -150,20 +150,27 @@ class EncodedSamples(Dataset):
 
     def _row(self, key: SampleKey) -> Row:
         try:
-            return self.encoder(self.samples.item(key.position, key.epoch, key.step))
+            sample = self.samples.item(key.position, key.epoch, key.step)
+            row = self.encoder(sample)
         except UserError as error:
             return {"problem": error.problems[0]}
+        found = len(row["input_ids"])
+        if key.length and found != key.length:
+            what = f"{found} tokens, but its pack was planned with {key.length}"
+            return {"problem": Problem(sample.record.place, what, "a picture has changed since the plan: start again")}
+        return row
 
 
 @dataclass
 class BatchCollator:
-    """Rows -> one padded batch of tensors; keeps the problems of the batch beside it.
+    """Rows -> one batch of tensors, padded, or packed into a single row; keeps the problems of the batch beside it.
 
     skipped: problems met so far in the main process, by record (only grows when `strict` is off).
     """
 
     template: Any
     strict: bool = True
+    packing: bool = False
     skipped: dict[str, Problem] = field(default_factory=dict)
 
     def __call__(self, units: list[list[Row]]) -> dict[str, Any]:
@@ -171,7 +178,7 @@ class BatchCollator:
         rows = [row for unit in units for row in unit]
         problems = [row["problem"] for row in rows if "problem" in row]
         usable = [row for row in rows if "problem" not in row] or [self._empty_row()]
-        batch = self.template.data_collator(usable)
+        batch = packed_batch(usable, self.template) if self.packing else self.template.data_collator(usable)
         kept = {key: batch[key] for key in (*MODEL_INPUTS, "labels") if batch.get(key) is not None}
         return {**kept, "problems": problems} if problems else kept
 
@@ -186,11 +193,37 @@ class BatchCollator:
         if problems and self.strict:
             raise DataError(problems)
         for problem in problems:
-            if problem.where not in self.skipped:
-                logger.warning("skipped: %s", problem)
-            self.skipped[problem.where] = problem
+            self.skip(problem)
+
+    def skip(self, problem: Problem) -> None:
+        """Count a record that is not trained on, and name it the first time."""
+        if problem.where not in self.skipped:
+            logger.warning("skipped: %s", problem)
+        self.skipped[problem.where] = problem
 
 
-def supervised_tokens(labels: Tensor) -> Tensor:
-    """Number of positions whose next token is supervised; labels [B, L]."""
-    return (labels[:, 1:] != IGNORED).sum()
+def packed_batch(rows: list[Row], template: Any) -> dict[str, Tensor]:
+    """All rows in one, without padding or mask.
+
+    `input_ids`, `labels` [1, T]; `position_ids` [4, 1, T]: text positions, then the three rotary ones, all starting
+    again with every sample; pictures one after the other.
+    """
+    positions = [template._get_position_ids(_as_batch(row))["position_ids"] for row in rows]
+    batch = {
+        "input_ids": torch.cat([torch.as_tensor(row["input_ids"]) for row in rows])[None],
+        "labels": torch.cat([torch.as_tensor(row["labels"]) for row in rows])[None],
+        "position_ids": torch.cat(positions, dim=-1),
+    }
+    for name in ("pixel_values", "image_grid_thw"):
+        parts = [row[name] for row in rows if row.get(name) is not None]
+        if parts:
+            batch[name] = torch.cat(parts)
+    return batch
+
+
+def _as_batch(row: Row) -> Row:
+    """What upstream's positions are computed from, as a batch of one."""
+    ids = torch.as_tensor(row["input_ids"])
+    kinds = row.get("mm_token_type_ids")
+    kinds = torch.zeros_like(ids) if kinds is None else torch.as_tensor(kinds)
+    return {"input_ids": ids[None], "mm_token_type_ids": kinds[None], "image_grid_thw": row.get("image_grid_thw")}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plumbline.augment.pipeline import ScheduledAugmentation
-from plumbline.batch.schedule import StepShape
+from plumbline.batch.lengths import PixelLimits
+from plumbline.batch.packing import CLOCK, LengthMeter, RunLength, plan_packs
+from plumbline.batch.schedule import Schedule, SingleSchedule, StepShape
+from plumbline.batch.tokens import TokenCounter
 from plumbline.data.config import FusionSource
 from plumbline.data.dataset import DatasetSettings, RecordFile
 from plumbline.data.epoch import EpochDataset, Source
 from plumbline.data.mixture import Mixture, Share
+from plumbline.errors import DataError, Problem
 from plumbline.train.config import TrainRun
 from plumbline.train.preflight import TARGET, eval_strategy, image_policy, jsonl_keys, prompts_of
 
@@ -123,7 +127,43 @@ def steps_planned(upstream: Mapping[str, Any], units: int, shape: StepShape) -> 
     return math.ceil(shape.updates(units) * upstream.get("num_train_epochs", 3.0))
 
 
-def augmented(run: TrainRun, samples: EpochDataset, total_steps: int) -> EpochDataset:
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is trained when. unplanned: samples that no pack holds because they cannot be measured or are too long."""
+
+    samples: EpochDataset
+    schedule: Schedule
+    shape: StepShape
+    steps: int
+    unplanned: tuple[Problem, ...] = ()
+
+
+def plan_training(
+    run: TrainRun, samples: EpochDataset, ranks: int, progress: Callable[[int], Any] = lambda done: None
+) -> TrainingPlan:
+    """The run's augmentation and the units of its steps; packs are planned here, before any weight is loaded.
+
+    Raises DataError, in a strict run, for samples that cannot be packed.
+    """
+    shape = step_shape(run.upstream, ranks)
+    if not run.upstream.get("packing"):
+        single = SingleSchedule(len(samples), shape)
+        steps = steps_planned(run.upstream, len(single), shape)
+        return TrainingPlan(_augmented(run, samples, steps), single, shape, steps)
+    samples = _augmented(run, samples, CLOCK)
+    model = str(run.upstream["model"])
+    limits = PixelLimits.of_folder(model, run.upstream.get("max_pixels"))
+    max_steps = max(0, int(run.upstream.get("max_steps") or 0))
+    length = RunLength(float(run.upstream.get("num_train_epochs", 3.0)), shape, max_steps)
+    moving = run.custom.augmentation.enabled and run.custom.augmentation.curriculum is not None
+    meter = LengthMeter(samples, TokenCounter(model), limits)
+    packed = plan_packs(meter, int(run.upstream["max_length"]), length, moving=moving, progress=progress)
+    if packed.problems and run.custom.strict:
+        raise DataError(packed.problems[:20])
+    return TrainingPlan(samples, packed, shape, steps_planned(run.upstream, len(packed), shape), packed.problems)
+
+
+def _augmented(run: TrainRun, samples: EpochDataset, total_steps: int) -> EpochDataset:
     """The training samples with the run's augmentation; total_steps: the clock of a curriculum's percents."""
     config = run.custom.augmentation
     if not config.enabled:

@@ -16,6 +16,7 @@ from plumbline.batch.schedule import Schedule, StepShape
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.model.checkpoints import Card
+from plumbline.model.packed_attention import enable_packing
 from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
 from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
@@ -24,7 +25,7 @@ from plumbline.train.health import check_targets, trainable_by_part
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.teacher import TeacherPlan
 from plumbline.train.targets import TrainingTargets
-from plumbline.train.trainer import TrainerParts
+from plumbline.train.trainer import TrainerParts, base_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ install_trainer("gkd", "plumbline.train.kd.trainer.GKDMonitorTrainer")
 class Job:
     """Everything that a pipeline needs beside upstream's arguments, as flat values.
 
-    train, val: datasets of samples; stop: the signal callback; result: filled while running.
+    train, val: datasets of samples; unplanned: samples that no pack holds; stop: the signal callback; collator: made by
+    the pipeline.
     """
 
     train: EpochDataset
@@ -52,6 +54,8 @@ class Job:
     teacher: TeacherPlan | None = None
     weights_from: str | None = None
     strict: bool = True
+    packing: bool = False
+    unplanned: tuple[Problem, ...] = ()
     lmbda: float = 0.0
     seq_kd: bool = False
     sampling_temperature: float = 0.9
@@ -86,7 +90,9 @@ class PipelineMixin:
             image_token_id=config.image_token_id,
             merge=config.vision_config.spatial_merge_size,
         )
-        job.collator = BatchCollator(self.template, strict=job.strict)
+        job.collator = BatchCollator(self.template, strict=job.strict, packing=job.packing)
+        for problem in job.unplanned:
+            job.collator.skip(problem)
         datasets = [None if samples is None else EncodedSamples(samples, encoder) for samples in (job.train, job.val)]
         for dataset in datasets:
             if dataset is not None:
@@ -117,6 +123,8 @@ class PipelineMixin:
         except ValueError as error:
             raise ConfigError(Problem("tuner", f"the adapter cannot be built: {error}", "check its targets")) from error
         check_targets(model, self.job.targets)
+        if self.job.packing:
+            enable_packing(base_of(model))
         if self.job.weights_from is not None:
             adopted = adopt_weights(model, self.job.weights_from)
             logger.info("%d tensors taken from %s, %d start fresh", adopted.copied, adopted.source, adopted.fresh)
@@ -161,6 +169,8 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
         kwargs = {**super()._get_trainer_kwargs(), "teacher_use_disable_adapter": plan.adapters_off}
         if not plan.adapters_off:
             kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
+            if self.job.packing:
+                enable_packing(base_of(kwargs["teacher_model"]))
         return kwargs
 
 

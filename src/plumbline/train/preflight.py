@@ -35,6 +35,7 @@ def check_run(run: TrainRun) -> None:
         *_model_problems(run),
         *_data_problems(run),
         *_training_problems(run),
+        *_packing_problems(run),
         *_checkpoint_problems(run),
         *_teacher_problems(run),
     ]
@@ -53,7 +54,6 @@ def _not_built(run: TrainRun) -> Iterator[Problem]:
         "rlhf.teacher_adapters": bool(upstream.get("teacher_adapters")),
         "rlhf.gkd_logits_topk": upstream.get("gkd_logits_topk") is not None,
         "rlhf.use_vllm": bool(upstream.get("use_vllm")),
-        "training.packing": bool(upstream.get("packing")),
         "training.padding_free": bool(upstream.get("padding_free")),
         "training.group_by_length": bool(upstream.get("group_by_length")),
         "training.streaming": bool(upstream.get("streaming")),
@@ -180,6 +180,29 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem("deepspeed.config", what, "use zero2, an adapter, or freeze_llm: true")
     if run.deepspeed.enabled and not _installed("deepspeed"):
         yield Problem("deepspeed.enabled", "DeepSpeed is not installed", "pip install deepspeed")
+
+
+def _packing_problems(run: TrainRun) -> Iterator[Problem]:
+    """Packing never falls back to padding: what it cannot do stops the run."""
+    upstream, rlhf, curriculum = run.upstream, run.rlhf, run.custom.augmentation.curriculum
+    if not upstream.get("packing"):
+        return
+    kernel = upstream.get("attn_impl")
+    if kernel not in (None, "sdpa") and not str(kernel).startswith("flash_attention"):
+        what = f"{kernel} would let packed samples see each other"
+        yield Problem("model.attn_impl", what, "use sdpa or flash_attention_2, or packing: false")
+    if upstream.get("lazy_tokenize"):
+        yield Problem("training.packing", "cannot work with lazy_tokenize", "take lazy_tokenize out")
+    if rlhf is not None and (rlhf.lmbda > 0 or rlhf.seq_kd):
+        what = "sampled answers (lmbda > 0 or seq_kd) have no length before they are sampled"
+        yield Problem("training.packing", what, "set lmbda: 0 and seq_kd: false, or packing: false")
+    if run.custom.augmentation.enabled and curriculum is not None:
+        if any(phase.until_step is not None for phase in curriculum.phases):
+            what = "counts steps, and a packed run's number of steps is known only after packing"
+            yield Problem("custom.augmentation.curriculum", what, "write until_percent")
+        if (upstream.get("max_steps") or 0) > 0:
+            what = "ends a packed run before its curriculum can know how far it is"
+            yield Problem("training.max_steps", what, "set num_train_epochs instead")
 
 
 def _zero_stage(config: str) -> int:

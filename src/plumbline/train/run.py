@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbline.batch.schedule import SingleSchedule
+from rich.console import Console
+
+from plumbline.batch.packing import PackedSchedule
+from plumbline.data.epoch import EpochDataset
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.model.checkpoints import latest_complete
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
-from plumbline.train.datasets import augmented, files_in_use, open_datasets, step_shape, steps_planned
+from plumbline.train.datasets import TrainingPlan, files_in_use, open_datasets, plan_training
 from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder, require_trainer_state
 from plumbline.train.preflight import (
     card_of,
@@ -188,9 +191,8 @@ def _show_plan(run: TrainRun, datasets: Any, processes: int, *, as_json: bool) -
     train_set, val_set = datasets
     plan, survey = teacher_plan(run), train_set.survey()
     upstream = run.upstream
-    shape = step_shape(upstream, processes)
-    schedule = SingleSchedule(len(train_set), shape)
-    facts = {
+    schedule = _plan(run, train_set, processes)
+    facts: dict[str, Any] = {
         "model": upstream["model"],
         "output_dir": upstream["output_dir"],
         "tuner_type": upstream.get("tuner_type", "lora"),
@@ -202,13 +204,40 @@ def _show_plan(run: TrainRun, datasets: Any, processes: int, *, as_json: bool) -
         "objects": survey.objects,
         "objects_clipped": survey.clipped,
         "objects_dropped": survey.dropped,
-        "steps": steps_planned(upstream, len(schedule), shape),
+        "steps": schedule.steps,
         "max_length": upstream.get("max_length"),
     }
+    if isinstance(schedule.schedule, PackedSchedule):
+        packs = schedule.schedule
+        facts |= {"packs_per_epoch": len(packs), "fill": round(packs.fill, 4), "fill_bound": round(packs.fill_bound, 4)}
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
         print("\n".join(f"{key}: {value}" for key, value in facts.items()))
+
+
+def _plan(run: TrainRun, samples: EpochDataset, ranks: int) -> TrainingPlan:
+    """The plan of a run's steps; packing says how far it is and how well it went."""
+    if not run.upstream.get("packing"):
+        return plan_training(run, samples, ranks)
+    from rich.progress import Progress
+
+    began = time.monotonic()
+    with Progress(disable=not sys.stderr.isatty() or _rank() != 0, transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("measuring samples for packing", total=len(samples))
+        plan = plan_training(run, samples, ranks, lambda done: bar.update(task, completed=done))
+    packs = plan.schedule
+    assert isinstance(packs, PackedSchedule)
+    logger.info(
+        "%d samples in %d packs of %d tokens per epoch, %.1f %% full (%.1f %% possible), planned in %.1f s",
+        len(samples),
+        len(packs),
+        packs.capacity,
+        100 * packs.fill,
+        100 * packs.fill_bound,
+        time.monotonic() - began,
+    )
+    return plan
 
 
 @dataclass(frozen=True)
@@ -264,13 +293,13 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
 
     weights, eval_weights = loss_weights(run)
     custom, rlhf = run.custom, run.rlhf
-    shape = step_shape(run.upstream, int(os.environ.get("WORLD_SIZE", "1")))
-    schedule = SingleSchedule(len(datasets[0]), shape)
-    total_steps = steps_planned(run.upstream, len(schedule), shape)
+    plan = _plan(run, datasets[0], int(os.environ.get("WORLD_SIZE", "1")))
     job = Job(
-        train=augmented(run, datasets[0], total_steps),
-        schedule=schedule,
-        shape=shape,
+        train=plan.samples,
+        schedule=plan.schedule,
+        shape=plan.shape,
+        packing=bool(run.upstream.get("packing")),
+        unplanned=plan.unplanned,
         val=datasets[1],
         card=card_of(run),
         targets=TrainingTargets.of(run.upstream),

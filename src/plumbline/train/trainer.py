@@ -23,6 +23,7 @@ from transformers.trainer_utils import rotate_checkpoints, seed_worker
 from plumbline.batch.schedule import EpochBatches, Schedule, StepShape
 from plumbline.errors import EXIT_FAILURE, Problem, UserError
 from plumbline.model.checkpoints import Card
+from plumbline.model.packed_attention import SEGMENTS, segments_of
 from plumbline.model.upstream import (
     DataLoaderMixin,
     DataLoaderShard,
@@ -190,6 +191,7 @@ class StepMixin(DataLoaderMixin):
         self, model: nn.Module, labels: Tensor, weights: LossWeights, inputs: dict[str, Any]
     ) -> tuple[HeadTerms, Tensor]:
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
+        inputs = inputs | segments_of(inputs.get("position_ids"))
         with self.accelerator.autocast():
             teacher_hidden, teacher_head = self._teacher_side(model, weights, inputs)
             base = base_of(model)
@@ -296,18 +298,23 @@ class StepMixin(DataLoaderMixin):
         """Loss of one evaluation batch; the exact, token-weighted figures come from the meter."""
         self.parts.collator.raise_for_problems(inputs)
         inputs = self._prepare_inputs(inputs)
-        self._ignore_repeated_rows(inputs["labels"])
+        self._ignore_repeated_samples(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
 
-    def _ignore_repeated_rows(self, labels: Tensor) -> None:
+    def _ignore_repeated_samples(self, inputs: dict[str, Any]) -> None:
         """Ranks get equal numbers of batches by repeating samples at the end of the set: those must not count twice."""
         gradient_state = self.accelerator.gradient_state
         rest = gradient_state.remainder if gradient_state.end_of_dataloader else 0
-        if self.accelerator.num_processes > 1 and rest > 0:
-            before = self.accelerator.process_index * self.args.per_device_eval_batch_size
-            labels[max(rest - before, 0) :] = IGNORED
+        if self.accelerator.num_processes == 1 or rest <= 0:
+            return
+        kept = max(rest - self.accelerator.process_index * self.args.per_device_eval_batch_size, 0)
+        segments = segments_of(inputs.get("position_ids")).get(SEGMENTS)
+        if segments is None:
+            inputs["labels"][kept:] = IGNORED
+        else:
+            inputs["labels"][:, sum(segments[:kept]) :] = IGNORED
 
     # -- logging and saving ------------------------------------------------------------------------------------------
 
