@@ -1,0 +1,74 @@
+"""What an epoch shows: shares as exact counts, equal epochs, drawn from the key alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumbline.data.mixture import Mixture, Share
+
+SHARES = st.lists(
+    st.builds(
+        Share,
+        records=st.integers(1, 30),
+        ratio=st.sampled_from([0.25, 0.5, 1.0, 2.5]),
+        target=st.booleans(),
+        mode=st.sampled_from(["dense", "summary", "chat", "mixed", "irrelevant"]),
+        without_replacement=st.booleans(),
+    ),
+    max_size=3,
+).map(lambda others: (Share(7, mode="mixed"), *others))
+MIXTURES = st.builds(
+    Mixture,
+    shares=SHARES,
+    seed=st.integers(0, 5),
+    summary_ratio=st.sampled_from([0.0, 0.3, 1.0]),
+    images_per_turn=st.integers(1, 4),
+    shuffle=st.booleans(),
+)
+
+
+@given(MIXTURES, st.integers(0, 50))
+def test_epochs_are_equally_long_and_depend_on_the_key_alone(mixture: Mixture, epoch: int) -> None:
+    turns = mixture.turns(epoch)
+    assert len(turns) == len(mixture) == len(mixture.turns(epoch + 1))
+    again = Mixture(mixture.shares, mixture.seed, mixture.summary_ratio, mixture.images_per_turn, mixture.shuffle)
+    assert list(again.turns(epoch)) == list(turns)
+
+
+@given(MIXTURES, st.integers(0, 5))
+def test_every_source_has_its_share_and_every_turn_one_source_and_mode(mixture: Mixture, epoch: int) -> None:
+    turns = mixture.turns(epoch)
+    told = Counter(source for turn in turns for source in [turn.source] * len(turn.records))
+    for number, share in enumerate(mixture.shares):
+        assert told[number] == mixture.count(share)
+        mine = [turn for turn in turns if turn.source == number]
+        shown = Counter(record for turn in mine for record in turn.records)
+        assert all(0 <= record < share.records for record in shown)
+        if share.without_replacement and shown:
+            assert max(shown.values()) - min(shown.get(record, 0) for record in range(share.records)) <= 1
+        modes = Counter(turn.mode for turn in mine for _ in turn.records)
+        if share.mode == "mixed":
+            assert modes["summary"] == round(mixture.summary_ratio * mixture.count(share))
+        elif shown:
+            assert set(modes) == {share.mode}
+        full = [len(turn.records) for turn in mine if turn.mode == "dense"]
+        assert all(size <= mixture.images_per_turn for size in full)
+        assert sum(size < mixture.images_per_turn for size in full) <= 1
+        assert all(len(turn.records) == 1 for turn in mine if turn.mode == "chat")
+
+
+def test_a_plain_file_is_shown_whole_in_another_order_each_epoch() -> None:
+    mixture = Mixture((Share(50),), seed=3)
+    first, second = ([turn.records[0] for turn in mixture.turns(epoch)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50)) and first != second
+    in_order = Mixture((Share(50),), shuffle=False)
+    assert [turn.records[0] for turn in in_order.turns(9)] == list(range(50))
+    assert not in_order.is_random and Mixture((Share(5), Share(9, 0.5, False))).is_random
+
+
+def test_a_source_is_measured_by_the_targets_and_a_target_by_itself() -> None:
+    mixture = Mixture((Share(100), Share(20, ratio=2.0), Share(1000, ratio=0.1, target=False)))
+    assert [mixture.count(share) for share in mixture.shares] == [100, 40, 12]
