@@ -100,6 +100,12 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_records(folder, "train", 8, 0), write_records(folder, "val", 3, 1)
 
 
+@pytest.fixture
+def make_records() -> Callable[[Path, str, int, int], Path]:
+    """`make_records(folder, name, count, seed)`: another JSONL like those of `records`."""
+    return write_records
+
+
 def deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():

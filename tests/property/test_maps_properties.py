@@ -222,3 +222,10 @@ def test_a_hundred_thousand_random_shapes_stay_sound() -> None:
             if isinstance(visible, Quad | Polygon) and not is_self_crossing(shape.points.tolist()):
                 assert not is_self_crossing(points.tolist()), (shape.points.tolist(), points.tolist())
     assert kept > 10_000
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=8))
+def test_self_crossing_equals_shapely_on_a_coarse_grid(points: list[tuple[int, int]]) -> None:
+    """On a grid of seven everything degenerate happens: repeated points, collinear edges, touching corners."""
+    outline = [list(map(float, point)) for point in points]
+    assert is_self_crossing(outline) == (not shapely.is_simple(shapely.linearrings(outline)))

@@ -257,7 +257,7 @@ def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["statuses"]["error:image"] == 1
     assert sorted(row["key"] for row in read_rows(output)) == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
-    assert sorted(path.name for path in overlays.iterdir()) == ["p0.png.png", "p1.png.png", "p2.png.png"]
+    assert sorted(path.name for path in overlays.iterdir()) == ["p0.png", "p1.png", "p2.png"]
 
 
 def test_the_scripts_of_the_documents_work(adapter: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_several_records_share_a_turn(tmp_path: Path) -> None:
     assert list(answer) == ["image_1", "image_2"]
     assert answer["image_2"]["object_1"]["desc"] == "a1-0"
     alone = samples.item(2)
-    assert list(json.loads(alone.messages[-1]["content"]))[0] == "object_1"
+    assert next(iter(json.loads(alone.messages[-1]["content"]))) == "object_1"
     summaries = dataset(source(tmp_path, "b", 2, "summary"), images_per_turn=2, shuffle=False)
     assert json.loads(summaries.item(0).messages[-1]["content"]) == {"image_1": "b×0", "image_2": "b×1"}
 

@@ -102,9 +102,32 @@ def is_self_crossing(points: Sequence[Sequence[float]]) -> bool:
         turns = [_turn(points[i - 2], points[i - 1], points[i]) for i in range(4)]
         if all(turns):  # 4:0 is convex, 3:1 concave, 2:2 a bow-tie
             return sum(turn > 0 for turn in turns) == 2
+    if _winds_once_around_its_middle(points):
+        return False
     import shapely
 
     return not shapely.is_simple(shapely.linearrings(np.asarray(points, dtype=np.float64)))
+
+
+def _winds_once_around_its_middle(points: Sequence[Sequence[float]]) -> bool:
+    """Whether every edge turns the same way around the mean of the vertices, and all together once.
+
+    Then the outline cannot cross itself. Most drawn outlines are like that, and telling costs a tenth of a full test.
+    """
+    cx = sum(x for x, _ in points) / len(points)
+    cy = sum(y for _, y in points) / len(points)
+    ax, ay = points[-1][0] - cx, points[-1][1] - cy
+    way = 0.0
+    sides = 0
+    for x, y in points:
+        bx, by = x - cx, y - cy
+        turn = ax * by - ay * bx
+        if turn == 0 or turn * way < 0:
+            return False
+        way = turn
+        sides += (ay < 0) != (by < 0)
+        ax, ay = bx, by
+    return sides == 2
 
 
 def is_flat(points: Sequence[Sequence[float]]) -> bool:

@@ -57,12 +57,13 @@ def make_engine(plan: Plan) -> Any:
 
 
 def overlays(folder: Path, draw: Draw) -> OnCaption:
-    """A callback that saves each picture with its objects as `<folder>/<key>.png`."""
+    """A callback that saves each picture with its objects under its key, as PNG (`a.png`, but `a.jpg.png`)."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(Problem("--draw", f"{folder} is a file", "name a folder"))
 
     def save(row: CaptionRow, picture: Image.Image) -> None:
-        path = folder / f"{safe_name(row.key)}.png"
+        name = safe_name(row.key)
+        path = folder / (name if name.lower().endswith(".png") else f"{name}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         draw(picture, row.objects).save(path)
 

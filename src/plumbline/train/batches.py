@@ -8,7 +8,8 @@ its place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from plumbline.data.dataset import Picture, Sample
 from plumbline.data.epoch import EpochDataset
 from plumbline.data.images import load_image
 from plumbline.errors import DataError, Problem, UserError
+from plumbline.train.telemetry import sample_tally
 
 logger = logging.getLogger(__name__)
 
@@ -135,11 +137,15 @@ def row_problems(row: Row, images: int, image_token_id: int, merge: int) -> list
 
 
 class EncodedSamples(Dataset):
-    """Map-style dataset of encoded rows. An item is the list of rows of a unit; a failure is `{"problem": Problem}`."""
+    """Map-style dataset of encoded rows. An item is the list of rows of a unit; a failure is `{"problem": Problem}`.
 
-    def __init__(self, samples: EpochDataset, encoder: Encoder):
+    sources: names by which rows are numbered; those of `samples` when absent.
+    """
+
+    def __init__(self, samples: EpochDataset, encoder: Encoder, sources: Sequence[str] = ()):
         self.samples = samples
         self.encoder = encoder
+        self.sources = list(sources) or [source.name for source in samples.sources]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -158,19 +164,21 @@ class EncodedSamples(Dataset):
         if key.length and found != key.length:
             what = f"{found} tokens, but its pack was planned with {key.length}"
             return {"problem": Problem(sample.record.place, what, "a picture has changed since the plan: start again")}
-        return row
+        return {**row, "source": self.sources.index(sample.source), "tally": sample_tally(sample, found)}
 
 
 @dataclass
 class BatchCollator:
     """Rows -> one batch of tensors, padded, or packed into a single row; keeps the problems of the batch beside it.
 
-    skipped: problems met so far in the main process, by record (only grows when `strict` is off).
+    sources: how many data sources there are; with several, a batch tells the source of every label. skipped: problems
+    met so far in the main process, by record (only grows when `strict` is off).
     """
 
     template: Any
     strict: bool = True
     packing: bool = False
+    sources: int = 1
     skipped: dict[str, Problem] = field(default_factory=dict)
 
     def __call__(self, units: list[list[Row]]) -> dict[str, Any]:
@@ -180,7 +188,17 @@ class BatchCollator:
         usable = [row for row in rows if "problem" not in row] or [self._empty_row()]
         batch = packed_batch(usable, self.template) if self.packing else self.template.data_collator(usable)
         kept = {key: batch[key] for key in (*MODEL_INPUTS, "labels") if batch.get(key) is not None}
+        kept["tally"] = sum((row["tally"] for row in usable if "tally" in row), Counter(slots=kept["labels"].numel()))
+        if self.sources > 1:
+            kept["sources"] = self._sources(usable, kept["labels"])
         return {**kept, "problems": problems} if problems else kept
+
+    def _sources(self, rows: list[Row], labels: Tensor) -> Tensor:
+        """The number of the data source of every label; the shape of `labels`."""
+        numbers = torch.tensor([row.get("source", 0) for row in rows])
+        if not self.packing:
+            return numbers[:, None].expand_as(labels).contiguous()
+        return numbers.repeat_interleave(torch.tensor([len(row["input_ids"]) for row in rows]))[None]
 
     def _empty_row(self) -> Row:
         turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": "-"}]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
+from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +16,9 @@ from transformers import TrainerCallback
 
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.train.health import FrozenTensors
+from plumbline.train.telemetry import epoch_account
+
+EPOCHS = "epochs.jsonl"
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,33 @@ class FrozenGuard(TrainerCallback):
             self._frozen.check(model)
             logger.info("%d frozen tensors are byte-identical after step %d", len(self._frozen), state.global_step)
             self._frozen = None
+
+
+class EpochAccount(TrainerCallback):
+    """Counts what the samples of an epoch were and writes one line per epoch into `epochs.jsonl` of the run folder.
+
+    After a resume an epoch's line counts the samples since then.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / EPOCHS
+        self._tally: Counter[str] = Counter()
+
+    def add(self, tally: Counter[str]) -> None:
+        """Add what a batch holds."""
+        self._tally += tally
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the line, summed over ranks."""
+        tally, self._tally = self._tally, Counter()
+        if dist.is_available() and dist.is_initialized():
+            everywhere: list[Counter[str]] = [Counter()] * dist.get_world_size()
+            dist.all_gather_object(everywhere, tally)
+            tally = sum(everywhere, Counter())
+        if state.is_world_process_zero and tally["samples"]:
+            account = epoch_account(tally, round(state.epoch or 0), state.global_step)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(account, ensure_ascii=False) + "\n")
 
 
 def finish_checkpoint(folder: Path, card: Card) -> None:

@@ -20,7 +20,7 @@ from plumbline.model.packed_attention import enable_packing
 from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
 from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
-from plumbline.train.callbacks import FrozenGuard, StopOnSignal
+from plumbline.train.callbacks import EpochAccount, FrozenGuard, StopOnSignal
 from plumbline.train.health import check_targets, trainable_by_part
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.teacher import TeacherPlan
@@ -90,10 +90,13 @@ class PipelineMixin:
             image_token_id=config.image_token_id,
             merge=config.vision_config.spatial_merge_size,
         )
-        job.collator = BatchCollator(self.template, strict=job.strict, packing=job.packing)
+        job.collator = BatchCollator(self.template, job.strict, job.packing, len(job.train.sources))
         for problem in job.unplanned:
             job.collator.skip(problem)
-        datasets = [None if samples is None else EncodedSamples(samples, encoder) for samples in (job.train, job.val)]
+        names = [source.name for source in job.train.sources]
+        datasets = [
+            None if samples is None else EncodedSamples(samples, encoder, names) for samples in (job.train, job.val)
+        ]
         for dataset in datasets:
             if dataset is not None:
                 self._check_samples(dataset)
@@ -137,14 +140,18 @@ class PipelineMixin:
     def _get_trainer_kwargs(self) -> dict[str, Any]:
         job = self.job
         assert job.collator is not None
+        account = EpochAccount(Path(self.args.output_dir))
+        sources = tuple(source.name for source in job.train.sources)
         parts = TrainerParts(
+            account=account,
+            sources=sources if len(sources) > 1 else (),
             collator=job.collator,
             schedule=job.schedule,
             shape=job.shape,
             card=job.card,
             weights=job.weights,
             eval_weights=job.eval_weights,
-            callbacks=(FrozenGuard(), job.stop),
+            callbacks=(FrozenGuard(), account, job.stop),
             save_delay_steps=job.save_delay_steps,
             save_delay_epochs=job.save_delay_epochs,
             lmbda=job.lmbda,

@@ -6,23 +6,33 @@ accumulated micro-batches log the same number as one large batch.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from plumbline.augment.plan import Plan
+from plumbline.data.dataset import Sample
 
 # The order of the sums in the tensor that is reduced over ranks.
 SUMS = ("objective", "ce", "ce_tokens", "kd", "tokens", "hits", "steps", "nonfinite")
 
 
 class Meter:
-    """Sums of one logging window (or one evaluation) on this rank; stays on the device until it is read."""
+    """Sums of one logging window (or one evaluation) on this rank; stays on the device until it is read.
 
-    def __init__(self) -> None:
+    sources: names of the data sources when there are several; each has its own cross-entropy.
+    """
+
+    def __init__(self, sources: Sequence[str] = ()) -> None:
+        self._names = (*SUMS, *(f"{kind}/{name}" for name in sources for kind in ("ce", "ce_tokens")))
         self._sums: dict[str, Tensor | float] = {}
         self._reset()
 
     def _reset(self) -> None:
-        self._sums = dict.fromkeys(SUMS, 0.0)
+        self._sums = dict.fromkeys(self._names, 0.0)
 
     def add(self, **amounts: Tensor | float) -> None:
         """Add to the named sums (see `SUMS`); tensors are scalars without gradient."""
@@ -31,13 +41,13 @@ class Meter:
 
     def reduce_and_reset(self, device: torch.device) -> dict[str, float]:
         """The sums over all ranks; `steps` counts once. Starts a new window."""
-        totals = torch.tensor([float(self._sums[name]) for name in SUMS], dtype=torch.float64, device=device)
+        totals = torch.tensor([float(self._sums[name]) for name in self._names], dtype=torch.float64, device=device)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
             for shared in ("steps", "nonfinite"):  # every rank counts the same optimiser steps
-                totals[SUMS.index(shared)] /= dist.get_world_size()
+                totals[self._names.index(shared)] /= dist.get_world_size()
         self._reset()
-        return dict(zip(SUMS, totals.tolist(), strict=True))
+        return dict(zip(self._names, totals.tolist(), strict=True))
 
 
 def window_metrics(sums: dict[str, float], mode: str, *, llm_kd_weight: float) -> dict[str, float]:
@@ -45,7 +55,8 @@ def window_metrics(sums: dict[str, float], mode: str, *, llm_kd_weight: float) -
 
     mode: "train" or "eval"; llm_kd_weight: 0 where no teacher took part, and the metric is then omitted.
     `loss` is the whole objective per supervised token, `sft_loss` raw CE per token where CE was computed, `llm_kd_loss`
-    is weighted, `token_count` is per optimiser step in training and of the whole set in evaluation.
+    is weighted, `sft_loss/NAME` is that of one data source, `token_count` is per optimiser step in training and of the
+    whole set in evaluation.
     """
     tokens = sums["tokens"]
     metrics: dict[str, float] = {}
@@ -56,7 +67,50 @@ def window_metrics(sums: dict[str, float], mode: str, *, llm_kd_weight: float) -
             metrics["llm_kd_loss"] = llm_kd_weight * sums["kd"] / tokens
     if sums["ce_tokens"]:
         metrics["sft_loss"] = sums["ce"] / sums["ce_tokens"]
+    for name, count in sums.items():
+        if name.startswith("ce_tokens/") and count:
+            source = name.partition("/")[2]
+            metrics[f"sft_loss/{source}"] = sums[f"ce/{source}"] / count
     metrics["token_count"] = tokens / max(sums["steps"], 1.0) if mode == "train" else tokens
     if sums["nonfinite"]:
         metrics["nonfinite_steps"] = sums["nonfinite"]
     return {f"{mode}/{name}": value for name, value in metrics.items()}
+
+
+def sample_tally(sample: Sample, tokens: int) -> Counter[str]:
+    """What one sample adds to the account of an epoch; see `epoch_account`. tokens: of its encoded row."""
+    tally = Counter({"samples": 1, f"source/{sample.source}": 1, f"mode/{sample.mode}": 1, "tokens": tokens})
+    for picture in sample.pictures:
+        if not isinstance(picture.plan, Plan):
+            continue
+        plan = picture.plan
+        tally["objects_kept"] += len(plan.kept_indices)
+        tally.update(f"dropped/{reason}" for _, reason in plan.dropped)
+        tally.update(f"applied/{name}" for name in plan.applied)
+        tally.update(f"skipped/{name}: {reason}" for name, reason in plan.skipped)
+        tally.update(f"coverage/{min(int(share * 10), 9) / 10:.1f}" for share in plan.coverages if share < 1)
+        tally["coverage/1.0"] += sum(share == 1 for share in plan.coverages)
+    return tally
+
+
+def epoch_account(tally: Counter[str], epoch: int, step: int) -> dict[str, object]:
+    """The account of an epoch for `epochs.jsonl`.
+
+    `padding_ratio`: share of the batches' slots that held no token; `coverage`: objects by visible share, "0.3" means
+    0.3 up to 0.4, "1.0" wholly visible; `dropped`, `applied`, `skipped`: counts by reason or operation.
+    """
+    groups: dict[str, dict[str, int]] = {}
+    for name, count in sorted(tally.items()):
+        group, _, key = name.partition("/")
+        if key:
+            groups.setdefault(group, {})[key] = count
+    slots = tally["slots"]
+    return {
+        "epoch": epoch,
+        "step": step,
+        "samples": tally["samples"],
+        "tokens": tally["tokens"],
+        "padding_ratio": round(1 - tally["tokens"] / slots, 4) if slots else 0.0,
+        "objects_kept": tally["objects_kept"],
+        **groups,
+    }

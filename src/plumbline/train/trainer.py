@@ -34,7 +34,7 @@ from plumbline.model.upstream import (
     gathered,
 )
 from plumbline.train.batches import IGNORED, BatchCollator
-from plumbline.train.callbacks import finish_checkpoint
+from plumbline.train.callbacks import EpochAccount, finish_checkpoint
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
 from plumbline.train.telemetry import Meter, window_metrics
 
@@ -56,10 +56,12 @@ class TrainerParts:
     collator: BatchCollator
     schedule: Schedule
     shape: StepShape
+    account: EpochAccount
     card: Card
     weights: LossWeights
     eval_weights: LossWeights
     callbacks: tuple[Any, ...] = ()
+    sources: tuple[str, ...] = ()
     save_delay_steps: int = 0
     save_delay_epochs: float = 0.0
     lmbda: float = 0.0
@@ -98,7 +100,7 @@ class StepMixin(DataLoaderMixin):
 
     def __init__(self, *args: Any, parts: TrainerParts, **kwargs: Any) -> None:
         self.parts = parts
-        self._meters = {"train": Meter(), "eval": Meter()}
+        self._meters = {mode: Meter(parts.sources) for mode in ("train", "eval")}
         self._nonfinite_in_a_row = 0
         self._redirect = ForwardRedirection()
         super().__init__(*args, **kwargs)
@@ -151,6 +153,7 @@ class StepMixin(DataLoaderMixin):
         batches = list(itertools.islice(epoch_iterator, num_batches))
         for batch in batches:
             self.parts.collator.raise_for_problems(batch)
+            self.parts.account.add(batch.pop("tally"))
         batches = self._before_step(batches)
         counts = [(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]
         tokens = torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.long)
@@ -171,13 +174,17 @@ class StepMixin(DataLoaderMixin):
         """The objective of one micro-batch, normalised over `num_items_in_batch` supervised tokens of all ranks."""
         mode = "train" if self.model.training else "eval"
         labels = inputs.pop("labels")
-        inputs.pop("problems", None)
+        sources = inputs.pop("sources", None)
+        for name in ("problems", "tally"):
+            inputs.pop(name, None)
         weights = self._weights(mode)
         unwrapped = self.accelerator.unwrap_model(model)
         terms, tokens = self._redirect(
             model, unwrapped, lambda **tensors: self._objective(unwrapped, labels, weights, tensors), **inputs
         )
         self._measure(mode, terms, tokens)
+        if sources is not None and self._has_answers(mode):
+            self._measure_sources(mode, terms, sources[:, 1:][labels[:, 1:] != IGNORED])
         if num_items_in_batch is None:
             return terms.objective / tokens.clamp(min=1)
         # Gradients are averaged over processes, sums are not: undo the division.
@@ -258,6 +265,14 @@ class StepMixin(DataLoaderMixin):
         kept = {name: torch.where(finite, amount, torch.zeros_like(amount)) for name, amount in amounts.items()}
         self._meters[mode].add(**kept)
 
+    def _measure_sources(self, mode: str, terms: HeadTerms, sources: Tensor) -> None:
+        """Cross-entropy of each data source; sources: [N], the source of each supervised row."""
+        if not torch.isfinite(terms.objective.detach()):
+            return
+        for number, name in enumerate(self.parts.sources):
+            mine = sources == number
+            self._meters[mode].add(**{f"ce/{name}": terms.row_ce[mine].sum(), f"ce_tokens/{name}": mine.sum()})
+
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -327,7 +342,7 @@ class StepMixin(DataLoaderMixin):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluation whose `eval_loss` is the token-weighted objective, not a mean of batch means."""
-        self._meters["eval"] = Meter()
+        self._meters["eval"] = Meter(self.parts.sources)
         output = super().evaluation_loop(*args, **kwargs)
         sums = self._meters["eval"].reduce_and_reset(self.accelerator.device)
         metrics = window_metrics(sums, "eval", llm_kd_weight=self.parts.eval_weights.llm_kd_weight)

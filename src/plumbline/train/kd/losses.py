@@ -46,12 +46,14 @@ class HeadTerms:
         `sft_alpha * ce + llm_kd_weight * kd`.
     ce, kd: scalar sums over rows, detached and unweighted; kd is 0 without a teacher.
     hits: number of rows whose arg max is the target.
+    row_ce: cross-entropy of each row [N], detached.
     """
 
     objective: Tensor
     ce: Tensor
     kd: Tensor
     hits: Tensor
+    row_ce: Tensor
 
 
 def generalized_jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -93,16 +95,17 @@ class _FusedHead(torch.autograd.Function):
         teacher_rows: Tensor | None,
         teacher_weight: Tensor | None,
         weights: LossWeights,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         sums = torch.zeros(3, dtype=_accumulator(rows.dtype), device=rows.device)
+        row_ce = torch.zeros(rows.shape[0], dtype=sums.dtype, device=rows.device)
         for start in range(0, rows.shape[0], CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             taught = None
             if teacher_rows is not None and teacher_weight is not None:
                 taught = (teacher_rows[part], teacher_weight)
-            terms, grad_logits = _chunk(rows[part], weight, targets[part], taught, weights)
+            terms, row_ce[part], grad_logits = _chunk(rows[part], weight, targets[part], taught, weights)
             sums += terms
             if grad_rows is not None:
                 grad_rows[part] = grad_logits.to(weight.dtype) @ weight
@@ -111,11 +114,11 @@ class _FusedHead(torch.autograd.Function):
         ctx.save_for_backward(grad_rows, grad_weight)
         ctx.weight_dtype = weight.dtype
         objective = weights.sft_alpha * sums[0] + weights.llm_kd_weight * sums[1]
-        ctx.mark_non_differentiable(sums)
-        return objective, sums
+        ctx.mark_non_differentiable(sums, row_ce)
+        return objective, sums, row_ce
 
     @staticmethod
-    def backward(ctx: Any, grad_objective: Tensor, _grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_objective: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
         grad_rows, grad_weight = ctx.saved_tensors
         return (
             None if grad_rows is None else grad_rows * grad_objective.to(grad_rows.dtype),
@@ -133,12 +136,13 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def _chunk(
     rows: Tensor, weight: Tensor, targets: Tensor, taught: tuple[Tensor, Tensor] | None, weights: LossWeights
-) -> tuple[Tensor, Tensor]:
-    """(sums [ce, kd, hits], gradient of the objective with respect to the chunk's logits [n, V])."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(sums [ce, kd, hits], cross-entropy [n], gradient of the objective by the chunk's logits [n, V])."""
     logits = (rows @ weight.t()).to(_accumulator(rows.dtype))
     log_p = logits.log_softmax(-1)
     index = torch.arange(targets.numel(), device=targets.device)
-    ce = -log_p[index, targets].sum()
+    row_ce = -log_p[index, targets]
+    ce = row_ce.sum()
     hits = (logits.argmax(-1) == targets).sum().to(ce.dtype)
     grad = log_p.exp().mul_(weights.sft_alpha)
     grad[index, targets] -= weights.sft_alpha
@@ -151,7 +155,7 @@ def _chunk(
         value, kd_grad = generalized_jsd(log_p, teacher_logits.log_softmax(-1), weights.beta)
         kd = value.sum()
         grad.add_(kd_grad, alpha=weights.llm_kd_weight / temperature)
-    return torch.stack([ce, kd, hits]), grad
+    return torch.stack([ce, kd, hits]), row_ce, grad
 
 
 def head_terms(
@@ -170,5 +174,5 @@ def head_terms(
     """
     with torch.autocast(rows.device.type, enabled=False):
         rows = rows.to(weight.dtype)
-        objective, sums = _FusedHead.apply(rows, weight, targets, teacher_rows, teacher_weight, weights)
-    return HeadTerms(objective, ce=sums[0], kd=sums[1], hits=sums[2])
+        objective, sums, row_ce = _FusedHead.apply(rows, weight, targets, teacher_rows, teacher_weight, weights)
+    return HeadTerms(objective, ce=sums[0], kd=sums[1], hits=sums[2], row_ce=row_ce)
