@@ -32,6 +32,8 @@ class TokenCounter:
         self._tokenizer, self._cuts = _load(self.folder)
         self.count = lru_cache(TEXTS)(self._count_pieces if self._cuts else self._count_whole)
         self._count_piece = lru_cache(PIECES)(self._count_between_digits)
+        self._count_first = lru_cache(TEXTS)(self._count_before_digit)
+        self._count_last = lru_cache(TEXTS)(self._count_after_digit)
 
     def __reduce__(self) -> tuple[type[TokenCounter], tuple[Path]]:
         return TokenCounter, (self.folder,)
@@ -46,13 +48,18 @@ class TokenCounter:
             return self._count_whole(text)
         digits = len(text) - sum(map(len, pieces))
         inner = sum(map(self._count_piece, pieces[1:-1]))
-        # A digit marks the side that was cut: white space before a digit is split otherwise than at a text's end.
-        first = self._count_whole(f"{pieces[0]}0") - 1 if pieces[0] else 0
-        last = self._count_whole(f"0{pieces[-1]}") - 1 if pieces[-1] else 0
-        return digits + first + inner + last
+        return digits + self._count_first(pieces[0]) + inner + self._count_last(pieces[-1])
+
+    # A digit marks the side that was cut: white space before a digit is split otherwise than at a text's end.
 
     def _count_between_digits(self, piece: str) -> int:
         return self._count_whole(f"0{piece}0") - 2
+
+    def _count_before_digit(self, piece: str) -> int:
+        return self._count_whole(f"{piece}0") - 1
+
+    def _count_after_digit(self, piece: str) -> int:
+        return self._count_whole(f"0{piece}") - 1
 
 
 def _load(folder: Path) -> tuple[Tokenizer, bool]:

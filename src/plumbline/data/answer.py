@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from plumbline.data.contract import is_encodable
 from plumbline.data.findings import shown
@@ -37,12 +38,22 @@ def encode_answer(
     nothing is clamped here) and for text that UTF-8 cannot hold; ValueError for an unknown norm or ordering.
     """
     outlines = [item.shape.canonical_points() for item in objects]
-    rows: dict[str, dict[str, object]] = {}
+    parts = []
     for number, index in enumerate(order_points(outlines, ordering), start=1):
         kind = objects[index].shape.kind
         numbers = _rounded(kind, outlines[index], width, height, emit_norm)
-        rows[f"object_{number}"] = _object_row(kind, numbers, objects[index].desc)
-    text = json.dumps(rows, ensure_ascii=False)
+        count = f'"line_points": {len(numbers) // 2}, ' if kind == "line" else ""
+        told = f'{count}"{kind}": {numbers}, "desc": {_json_text(objects[index].desc)}'
+        parts.append(f'"object_{number}": {{{told}}}')
+    return "{" + ", ".join(parts) + "}"
+
+
+@lru_cache(maxsize=65536)
+def _json_text(desc: str) -> str:
+    """`desc` as a JSON string on one line; cached, since descriptions repeat from picture to picture."""
+    if not is_encodable(desc):
+        raise DataError(Problem("desc", f"half a surrogate pair in {shown(desc)}", "write the whole character"))
+    text = json.dumps(desc, ensure_ascii=False)
     for end, escaped in _LINE_ENDS.items():
         text = text.replace(end, escaped)
     return text
@@ -54,17 +65,14 @@ def round_shape(shape: Shape, width: int, height: int, emit_norm: str) -> list[i
 
 
 def _rounded(kind: str, points: Sequence[Sequence[float]], width: int, height: int, emit_norm: str) -> list[int]:
-    scale = _scale(emit_norm)
-    numbers: list[int] = []
     for x, y in points:
         if not (0 <= x <= width and 0 <= y <= height):
             what = f"{kind} {[value for point in points for value in point]} leaves the picture of {width} x {height}"
             raise DataError(Problem("objects", what, "clip it to the picture first"))
-        if scale is None:
-            numbers += (round(x), round(y))
-        else:
-            numbers += (round(scale * x / width), round(scale * y / height))
-    return numbers
+    scale = _scale(emit_norm)
+    if scale is None:
+        return [round(value) for point in points for value in point]
+    return [number for x, y in points for number in (round(scale * x / width), round(scale * y / height))]
 
 
 def to_pixels(
@@ -90,13 +98,6 @@ def to_pixels(
         pixels = shape.with_points(shape.points * (width, height) / limits)
         objects.append(DataObject(item.desc, pixels.canonical()))
     return tuple(objects), tuple(problems)
-
-
-def _object_row(kind: str, numbers: list[int], desc: str) -> dict[str, object]:
-    if not is_encodable(desc):
-        raise DataError(Problem("desc", f"half a surrogate pair in {shown(desc)}", "write the whole character"))
-    row: dict[str, object] = {"line_points": len(numbers) // 2} if kind == "line" else {}
-    return row | {kind: numbers, "desc": desc}
 
 
 def _scale(emit_norm: str) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -62,7 +62,7 @@ def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
         images=tuple(_image_reference(image) for image in raw.get("images") or ()),
         width=raw.get("width"),
         height=raw.get("height"),
-        objects=tuple(_build_object(item) for item in raw.get("objects") or ()),
+        objects=_build_objects(raw.get("objects") or ()),
         summary=raw.get("summary"),
         metadata=MappingProxyType(raw.get("metadata") or {}),
         messages=tuple(raw["messages"]) if raw.get("messages") is not None else None,
@@ -73,7 +73,7 @@ def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
 
 def geometry_of(item: Mapping[str, Any]) -> tuple[str, list[float]]:
     """(kind, numbers) of an object without breaches."""
-    kind = next(kind for kind in KINDS if kind in item)
+    kind = KIND_OF_KEYS.get(tuple(item)) or next(kind for kind in KINDS if kind in item)
     return kind, item[kind]
 
 
@@ -101,11 +101,18 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def _build_object(item: Mapping[str, Any]) -> DataObject:
-    kind, numbers = geometry_of(item)
-    points = np.array(numbers, dtype=np.float64).reshape(-1, 2) + 0.0  # + 0.0 turns -0.0 into 0.0
+def _build_objects(items: Sequence[Mapping[str, Any]]) -> tuple[DataObject, ...]:
+    """All points of a record go into one array, of which each shape is a slice."""
+    shapes = [geometry_of(item) for item in items]
+    points = np.array([value for _, numbers in shapes for value in numbers], dtype=np.float64).reshape(-1, 2)
+    points += 0.0  # turns -0.0 into 0.0
     points.setflags(write=False)
-    return DataObject(item["desc"], SHAPES[kind].trusted(points))
+    objects, start = [], 0
+    for item, (kind, numbers) in zip(items, shapes, strict=True):
+        end = start + len(numbers) // 2
+        objects.append(DataObject(item["desc"], SHAPES[kind].trusted(points[start:end])))
+        start = end
+    return tuple(objects)
 
 
 def _image_reference(image: str | Mapping[str, Any]) -> str:

@@ -11,13 +11,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol, overload
 
-from plumbline.data.contract import build_record
 from plumbline.data.findings import Finding, data_error
 from plumbline.data.fit import Fitted, fit_record
 from plumbline.data.images import ImagePolicy, image_size, is_data_url
 from plumbline.data.messages import build_turn, own_images, with_images
 from plumbline.data.prompts import Prompts, default_prompts
-from plumbline.data.read import BOM, Line, collect_findings, open_data, parse_line, read_lines, shown_path
+from plumbline.data.read import BOM, Line, collect_findings, open_data, read_lines, reload, shown_path
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
 
@@ -34,6 +33,7 @@ class RecordFile(Sequence[Record]):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._name = str(self.path)
         self._offsets = array("q")
         self._sizes = array("q")
         self._lines = array("q")
@@ -62,7 +62,7 @@ class RecordFile(Sequence[Record]):
         data = os.pread(descriptor, self._sizes[index], self._offsets[index])
         line = Line(self._lines[index], self._offsets[index], data.removeprefix(BOM).strip(b" \t\r\n"), True)
         # Every line was checked when the file was opened, and it has not changed since.
-        return build_record(parse_line(line, str(self.path))[0], str(self.path), line.number)
+        return reload(line, self._name)
 
     def _opened(self) -> int:
         """A descriptor of this process, kept open: a file is read by position, so that forks may share it."""

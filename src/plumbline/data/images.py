@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -64,7 +64,7 @@ class ImagePolicy:
 
     def _real(self, image: str, jsonl_folder: str) -> str:
         self._refuse_by_name(image)
-        allowed = [os.path.realpath(folder) for folder in self._folders(jsonl_folder)]
+        allowed = [_real_folder(folder) for folder in self._folders(jsonl_folder)]
         try:
             real = self._candidate(image, jsonl_folder)
             if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in allowed):
@@ -102,9 +102,9 @@ class ImagePolicy:
         return self.roots or (str(jsonl_folder), *([self.extra_root] if self.extra_root else []))
 
     def _candidate(self, image: str, jsonl_folder: str) -> str:
-        beside = os.path.realpath(Path(jsonl_folder, image))
+        beside = _real_path(jsonl_folder, image)
         if self.extra_root and not Path(beside).exists():
-            return os.path.realpath(Path(self.extra_root, image))
+            return _real_path(self.extra_root, image)
         return beside
 
     def _refuse_by_name(self, image: str) -> None:
@@ -122,6 +122,19 @@ class ImagePolicy:
                 raise DataError(Problem(shown(image), what, "download the picture and give its path"))
             raise _refusal(image, "is a URL of a host that is not allowed", "custom.image_url_allow")
         raise _refusal(image, "is neither a path nor an http(s) URL", "custom.image_roots")
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    """Folders are resolved once per process; the pictures in them, which may be links of their own, every time."""
+    return os.path.realpath(folder)
+
+
+def _real_path(folder: str, image: str) -> str:
+    """The real path of a picture named from a folder."""
+    named = Path(folder, image)
+    inside = Path(_real_folder(str(named.parent)), named.name)
+    return os.path.realpath(inside) if named.name in ("", "..") or inside.is_symlink() else str(inside)
 
 
 def is_data_url(image: str) -> bool:

@@ -14,13 +14,13 @@ from plumbline.model.checkpoints import write_atomically
 class Recipe:
     """What the demonstration trains with. sft_steps, gkd_steps: optimiser steps; the rest as in the YAML."""
 
-    sft_steps: int = 340
+    sft_steps: int = 430
     gkd_steps: int = 24
     batch_size: int = 2
     sft_learning_rate: float = 2.5e-3
-    gkd_learning_rate: float = 5e-4
+    gkd_learning_rate: float = 1e-3
     lora_rank: int = 32
-    llm_kd_weight: float = 0.1
+    llm_kd_weight: float = 0.03
     seed: int = 42
 
     def as_dict(self) -> dict[str, Any]:

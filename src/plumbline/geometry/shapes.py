@@ -179,8 +179,13 @@ def _twice_signed_area(points: Sequence[Sequence[float]]) -> float:
     sign exactly: the canonical direction of a thin ring cannot flip back on a second call.
     """
     x0, y0 = points[0]
-    moved = [(x - x0, y - y0) for x, y in points]
-    return math.fsum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(moved, moved[1:] + moved[:1], strict=True))
+    ax, ay = points[-1][0] - x0, points[-1][1] - y0
+    terms = []
+    for x, y in points:
+        bx, by = x - x0, y - y0
+        terms.append(ax * by - bx * ay)
+        ax, ay = bx, by
+    return math.fsum(terms)
 
 
 def _canonical_ring(points: list[list[float]]) -> list[list[float]]:
