@@ -123,22 +123,24 @@ def _unmoved(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[t
 def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Iterable[int]) -> None:
     """Cut the mapped objects at the canvas and judge them by the rule."""
     width, height, objects, bounds = view.width, view.height, view.record.objects, group.bounds
+    moved, shape_of = group.moved, group.shape
     for index in indices:
         x1, y1, x2, y2 = bounds[index]
+        item = objects[index]
+        if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
+            outcome.objects.append(DataObject(item.desc, shape_of(index)) if moved else item)
+            outcome.indices.append(index)
+            outcome.coverages.append(1.0)
+            continue
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             outcome.dropped.append((index, "outside"))
             continue
-        item, share = objects[index], 1.0
-        if group.moved:
-            item = DataObject(item.desc, group.shape(index))
-        if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-            visible, share = cut_at_canvas(item.shape, width, height)
-            cut = _cut(item, visible, share, view.rule)
-            if isinstance(cut, str):
-                outcome.dropped.append((index, cut))
-                continue
-            item = cut
-        outcome.objects.append(item)
+        visible, share = cut_at_canvas(shape_of(index), width, height)
+        kept = _cut(item, visible, share, view.rule)
+        if isinstance(kept, str):
+            outcome.dropped.append((index, kept))
+            continue
+        outcome.objects.append(kept)
         outcome.indices.append(index)
         outcome.coverages.append(share)
 

@@ -95,8 +95,9 @@ class View:
         """Take over a step."""
         if step.matrix is not IDENTITY:
             self.matrix = step.matrix @ self.matrix
-            moved = [Patch(patch.rect, step.matrix @ patch.matrix, patch.indices) for patch in self.patches]
-            self.patches = tuple(moved)
+            if self.patches:
+                moved = [Patch(patch.rect, step.matrix @ patch.matrix, patch.indices) for patch in self.patches]
+                self.patches = tuple(moved)
             self._group = None
         if step.patch is not None:
             self.patches = (*self.patches, step.patch)

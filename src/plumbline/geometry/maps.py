@@ -116,14 +116,16 @@ def is_upright(matrix: Map) -> bool:
 
 def map_points(points: Points, matrix: Map) -> Points:
     """Points [N, 2] under the map; ValueError when one lies on or behind the horizon of a perspective map."""
+    homogeneous = np.ones((len(points), 3))
+    homogeneous[:, :2] = points
+    moved = homogeneous @ matrix.T
     g, h, one = matrix[2].tolist()
-    moved = points @ matrix[:2, :2].T + matrix[:2, 2]
-    if g == h == 0:
-        return moved if one == 1 else moved / one
-    depth = points @ matrix[2, :2] + one
+    if g == h == 0 and one == 1:
+        return moved[:, :2]
+    depth = moved[:, 2:]
     if depth.size and depth.min() <= 0:
         raise ValueError("a point lies behind the horizon of the perspective map")
-    return moved / depth[:, None]
+    return moved[:, :2] / depth
 
 
 def corners_of_box(box: Points) -> Points:

@@ -114,35 +114,38 @@ class CropRules:
         step = Step(translation(-x, -y), width, height, self.rule())
         if not view.record.objects:
             return step
-        shares = _visible_shares(view.group, (x, y, x + width, y + height))
-        lines = [isinstance(shape, Polyline) for shape in view.group.sources]
-        if self.line_policy == "skip" and any(
-            line and 0 < share < 1 for line, share in zip(lines, shares, strict=True)
-        ):
+        window = (x, y, x + width, y + height)
+        whole = [_holds(window, bounds) for bounds in view.group.bounds]
+        touched = [
+            index for index, bounds in enumerate(view.group.bounds) if not whole[index] and overlaps(window, bounds)
+        ]
+        if self.line_policy == "skip" and any(_is_cut_line(view.group, index, window) for index in touched):
             return Skip("a line would be cut")
-        kept = sum(self._keeps(line, share) for line, share in zip(lines, shares, strict=True))
-        if kept < min(self.min_objects, len(shares)):
-            return Skip("too few objects would be left")
-        return step
+        kept, needed = sum(whole), min(self.min_objects, len(whole))
+        for index in touched:
+            if kept >= needed:
+                break
+            kept += self._keeps(view.group, index, window)
+        return step if kept >= needed else Skip("too few objects would be left")
 
-    def _keeps(self, is_line: bool, share: float) -> bool:
-        if self.line_policy == "drop" and is_line and share < 1:
+    def _keeps(self, group: ShapeGroup, index: int, window: Bounds) -> bool:
+        if self.line_policy == "drop" and _is_cut_line(group, index, window):
             return False
+        share = _visible_share(group, index, window)
         return share > 0 and share >= self.min_coverage
 
 
-def _visible_shares(group: ShapeGroup, window: Bounds) -> list[float]:
-    """Exact share of each shape inside the window."""
-    return [_visible_share(group, index, bounds, window) for index, bounds in enumerate(group.bounds)]
+def _holds(window: Bounds, bounds: Bounds) -> bool:
+    return bounds[0] >= window[0] and bounds[1] >= window[1] and bounds[2] <= window[2] and bounds[3] <= window[3]
 
 
-def _visible_share(group: ShapeGroup, index: int, bounds: Bounds, window: Bounds) -> float:
+def _is_cut_line(group: ShapeGroup, index: int, window: Bounds) -> bool:
+    return isinstance(group.sources[index], Polyline) and 0 < _visible_share(group, index, window) < 1
+
+
+def _visible_share(group: ShapeGroup, index: int, window: Bounds) -> float:
+    """Exact share of a shape inside the window."""
     left, top, right, bottom = window
-    x1, y1, x2, y2 = bounds
-    if x1 >= left and y1 >= top and x2 <= right and y2 <= bottom:
-        return 1.0
-    if x2 <= left or y2 <= top or x1 >= right or y1 >= bottom:
-        return 0.0
     shape = group.shape(index)
     return visible_fraction(shape.with_points(shape.points - (left, top)), right - left, bottom - top)
 
