@@ -123,6 +123,25 @@ def data_stats(
     return verbs.stats(file, top=top, as_json=as_json)
 
 
+@data_app.command(name="preview")
+def data_preview(
+    config: Path,
+    *,
+    output: Path = Path("output/preview"),
+    limit: Annotated[int, Parameter(help="Samples shown.")] = 8,
+    epoch: int = 0,
+    base_config: BaseConfig = None,
+    as_json: AsJson = False,
+) -> int:
+    """Draw samples of a run before and after augmentation: a page, a picture, and the numeric check of its geometry.
+
+    Example: `plumbline data preview configs/my_run.yaml --output output/preview`
+    """
+    from plumbline.report.preview import preview
+
+    return preview(config, base_config, output, limit, epoch, as_json=as_json)
+
+
 @data_app.command(name="lengths")
 def data_lengths(
     file: Path,

@@ -149,8 +149,8 @@ def plan_training(
     if not run.upstream.get("packing"):
         single = SingleSchedule(len(samples), shape)
         steps = steps_planned(run.upstream, len(single), shape)
-        return TrainingPlan(_augmented(run, samples, steps), single, shape, steps)
-    samples = _augmented(run, samples, CLOCK)
+        return TrainingPlan(augmented(run, samples, steps), single, shape, steps)
+    samples = augmented(run, samples, CLOCK)
     model = str(run.upstream["model"])
     limits = PixelLimits.of_folder(model, run.upstream.get("max_pixels"))
     max_steps = max(0, int(run.upstream.get("max_steps") or 0))
@@ -163,7 +163,7 @@ def plan_training(
     return TrainingPlan(samples, packed, shape, steps_planned(run.upstream, len(packed), shape), packed.problems)
 
 
-def _augmented(run: TrainRun, samples: EpochDataset, total_steps: int) -> EpochDataset:
+def augmented(run: TrainRun, samples: EpochDataset, total_steps: int) -> EpochDataset:
     """The training samples with the run's augmentation; total_steps: the clock of a curriculum's percents."""
     config = run.custom.augmentation
     if not config.enabled:

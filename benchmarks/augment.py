@@ -1,0 +1,422 @@
+"""One planned warp against a chain of warps: albumentations 2.0.8 with the same operations and the same numbers.
+
+    uv pip install --group bench --constraint constraints.txt
+    python benchmarks/augment.py --json
+
+A site photo of 12 megapixels with 240 points is flipped, turned, zoomed, slanted, tilted, cropped, brought onto the
+model's grid of at most one megapixel, and recoloured. The numbers are those that our plan draws; the peer gets them as
+literals, and both must put every point in the same place and show the same picture before anything is timed. Both run
+with one thread, as a dataloader worker does. Times are medians; "ours" includes the plan.
+
+Fidelity is measured without colour against the exact picture: a band-limited function whose value at every mapped
+pixel is known. Only pixels whose way never leaves a canvas of the chain count, for both. Places are measured by
+painting the 240 points as dots and finding their centroids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+
+from plumbline.augment.ops import OPERATIONS
+from plumbline.augment.pipeline import Augmentation
+from plumbline.augment.plan import Plan, Step, View
+from plumbline.augment.render import FILL, render
+from plumbline.batch.lengths import PixelLimits, grid_size
+from plumbline.data.keyed import KeyedStream, keyed_generator
+from plumbline.data.record import DataObject, Record
+from plumbline.geometry import Box, Polygon, Polyline, Quad
+from plumbline.geometry.maps import Map, inverse, local_scale, map_points, scaling, translation
+
+PEER = "2.0.8"
+LIMITS = PixelLimits(patch=16, merge=2, min_pixels=1 << 16, max_pixels=1 << 20)
+GEOMETRY: dict[str, dict[str, Any]] = {
+    "hflip": {},
+    "rotate": {"max_deg": 10.0},
+    "scale": {"factor": (0.9, 1.1)},
+    "shear": {"max_x_deg": 5.0, "max_y_deg": 3.0},
+    "perspective": {"max_shift": 0.05},
+    "random_crop": {"area": (0.6, 0.95), "min_objects": 0},
+}
+JITTER = OPERATIONS["color_jitter"]()
+RINGS, RING_POINTS = 10, 24
+DOT_PX = 1.5
+SAME_PLACE_PX, SAME_PICTURE_DB = 0.5, 25.0
+
+
+class DifferentError(Exception):
+    """Both pipelines were given the same numbers and did not do the same."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One draw. steps: (operation, its step) in order; matrix: source to grid, of grid[0] x grid[1] pixels."""
+
+    record: Record
+    plan: Plan
+    steps: tuple[tuple[str, Step], ...]
+    grid: tuple[int, int]
+    matrix: Map
+
+    @property
+    def points(self) -> np.ndarray:
+        """All points of the record, [240, 2] in pixels of the source."""
+        return np.concatenate([item.shape.points for item in self.record.objects])
+
+    def passes(self, points: np.ndarray, margin: float) -> np.ndarray:
+        """Which points of the grid [N, 2] come from `margin` inside every canvas on their way."""
+        ok = np.ones(len(points), bool)
+        width, height = self.plan.width, self.plan.height
+        here = map_points(points, scaling(width / self.grid[0], height / self.grid[1]))
+        sizes = [self.plan.source, *((step.width, step.height) for _, step in self.steps)]
+        for (_, step), size in zip(reversed(self.steps), reversed(sizes[:-1]), strict=True):
+            here = map_points(here, inverse(step.matrix))
+            ok &= inside(here, size, margin)
+        return ok
+
+
+def inside(points: np.ndarray, size: tuple[int, int], margin: float) -> np.ndarray:
+    """Which points [N, 2] lie at least `margin` inside a picture of this size."""
+    return ((points > margin) & (points < np.subtract(size, margin))).all(axis=1)
+
+
+def ring_record(size: tuple[int, int]) -> Record:
+    """Ten polygons of 24 points, two beside each other in five rows."""
+    width, height = size
+    turns = np.arange(RING_POINTS) * 2 * np.pi / RING_POINTS
+    ring = np.stack([np.cos(turns), np.sin(turns)], axis=1) * 0.4 * min(width / 2, height / 5)
+    middles = [(width * (0.25 + 0.5 * (i % 2)), height * (0.1 + 0.2 * (i // 2))) for i in range(RINGS)]
+    objects = tuple(DataObject(f"ring {i}", Polygon(ring + middle)) for i, middle in enumerate(middles))
+    return Record(images=("photo.jpg",), width=width, height=height, objects=objects)
+
+
+def chain(colour: bool = True) -> Augmentation:
+    """The operations, all of which act."""
+    geometry = tuple(OPERATIONS[name](**params) for name, params in GEOMETRY.items())
+    return Augmentation((*geometry, JITTER) if colour else geometry)
+
+
+def draw_case(record: Record, number: int) -> Case:
+    """The plan with this key, and once more step by step, so that each operation's own numbers are known."""
+    size = (record.width or 0, record.height or 0)
+    plan = chain().plan(record, size, keyed_generator(0, 0, number, "bench"))
+    view, rng, steps = View(record, size), keyed_generator(0, 0, number, "bench"), []
+    for name, params in GEOMETRY.items():
+        step = OPERATIONS[name](**params).draw(view, rng)
+        assert isinstance(step, Step), "nothing here can be skipped"
+        view.advance(step)
+        steps.append((name, step))
+    assert np.array_equal(view.matrix, plan.matrix), "the same key gives the same numbers"
+    grid = grid_size(plan.width, plan.height, LIMITS)
+    to_grid = scaling(grid[0] / plan.width, grid[1] / plan.height)
+    return Case(record, plan, tuple(steps), grid, to_grid @ plan.matrix)
+
+
+# ------------------------------------------------------------------------------------------------------------- the peer
+def load_peer() -> Any:
+    """albumentations, or None when it is not installed in the right version."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for its newest version
+    try:
+        import albumentations
+    except ImportError:
+        return None
+    return albumentations if albumentations.__version__ == PEER else None
+
+
+def peer_chain(peer: Any, case: Case, colour: bool = True, resize_first: bool = False) -> Callable[..., dict[str, Any]]:
+    """The same operations with the case's numbers as literals; its own classes, defaults and interpolation."""
+
+    class LiteralPerspective(peer.Perspective):  # type: ignore[misc]
+        """Draws our corners."""
+
+        def get_params_dependent_on_data(self, params: Any, data: Any) -> dict[str, Any]:
+            height, width = params["shape"][:2]
+            return {"matrix": tilt, "matrix_bbox": tilt, "max_width": width, "max_height": height}
+
+    class OrderedJitter(peer.ColorJitter):  # type: ignore[misc]
+        """Brightness, contrast, saturation in this order, not in a drawn one."""
+
+        def get_params(self) -> dict[str, Any]:
+            return {**super().get_params(), "order": [0, 1, 2]}
+
+    steps = dict(case.steps)
+    (cos, sin, _), _, _ = steps["rotate"].matrix.tolist()
+    zoom = float(steps["scale"].matrix[0, 0])
+    # Its slants have the other sign.
+    slant = [-math.degrees(math.atan(steps["shear"].matrix[i, 1 - i])) for i in (0, 1)]
+    # Its pixel centres lie on whole numbers, ours on halves.
+    tilt = translation(-0.5, -0.5) @ steps["perspective"].matrix @ translation(0.5, 0.5)
+    crop = steps["random_crop"]
+    left, top = (round(-value) for value in crop.matrix[:2, 2])
+    angle = math.degrees(math.atan2(sin, cos))
+    brightness, contrast, saturation = ((value, value) for value in case.plan.colour[0][1])
+    resize = [peer.Resize(height=case.grid[1], width=case.grid[0], p=1)]
+    window = peer.Crop(x_min=left, y_min=top, x_max=left + crop.width, y_max=top + crop.height, p=1)
+    if resize_first:  # the same share of the picture, on the small one
+        window = peer.RandomCrop(height=case.grid[1] * 4 // 5, width=case.grid[0] * 4 // 5, p=1)
+    operations = [
+        peer.HorizontalFlip(p=1),
+        peer.Rotate(limit=(angle, angle), fill=FILL, p=1),
+        peer.Affine(scale=(zoom, zoom), fill=FILL, p=1),
+        peer.Affine(shear={"x": (slant[0],) * 2, "y": (slant[1],) * 2}, fill=FILL, p=1),
+        LiteralPerspective(fill=FILL, p=1),
+        window,
+    ]
+    operations = [*resize, *operations] if resize_first else [*operations, *resize]
+    if colour:
+        operations.append(
+            OrderedJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=(0, 0), p=1)
+        )
+    composed = peer.Compose(operations, keypoint_params=peer.KeypointParams(format="xy", remove_invisible=False))
+    return lambda image, points: composed(image=image, keypoints=points - 0.5)
+
+
+def compare(peer: Any, case: Case, photo: np.ndarray) -> float:
+    """Largest distance in pixels between our points and the peer's. DifferentError when they do not do the same.
+
+    What may differ: the peer scales points by the plain ratio of the sides but pixels about their centres.
+    """
+    theirs = peer_chain(peer, case)(photo, case.points)
+    moved = map_points(case.points, case.matrix)
+    apart = float(np.hypot(*(theirs["keypoints"] + 0.5 - moved).T).max())
+    if apart > SAME_PLACE_PX:
+        raise DifferentError(f"points lie {apart:.2f} px apart")
+    seen = case.passes(pixel_centres(case.grid), margin=4).reshape(case.grid[::-1])
+    likeness = psnr(mean_square(render(photo, case.plan, case.grid)[seen], theirs["image"][seen]))
+    if likeness < SAME_PICTURE_DB:
+        raise DifferentError(f"the pictures differ: {likeness:.1f} dB")
+    return apart
+
+
+# -------------------------------------------------------------------------------------------------------- what is shown
+def photo_like(size: tuple[int, int]) -> np.ndarray:
+    """Smooth coloured ground, a few edges, sensor noise; uint8 RGB [H, W, 3]."""
+    width, height = size
+    rng = np.random.default_rng(0)
+    small = rng.integers(30, 226, (height // 100, width // 100, 3), dtype=np.uint8)
+    ground = cv2.resize(small, size, interpolation=cv2.INTER_CUBIC)
+    ground[height // 3 : height // 2, width // 4 : width // 2] = (210, 200, 60)
+    noise = rng.integers(-6, 7, (height, width, 1), dtype=np.int16)
+    return np.clip(ground + noise, 0, 255).astype(np.uint8)
+
+
+def dots(size: tuple[int, int], points: np.ndarray, sigma: float) -> np.ndarray:
+    """Round dots of light on black, sampled exactly; sigma in pixels."""
+    width, height = size
+    picture = np.zeros((height, width, 3), np.uint8)
+    reach = math.ceil(4 * sigma)
+    for x, y in points:
+        left, top = max(int(x) - reach, 0), max(int(y) - reach, 0)
+        xs = np.exp(-(((np.arange(left, min(int(x) + reach + 1, width)) + 0.5 - x) / sigma) ** 2) / 2)
+        ys = np.exp(-(((np.arange(top, min(int(y) + reach + 1, height)) + 0.5 - y) / sigma) ** 2) / 2)
+        picture[top : top + len(ys), left : left + len(xs)] = np.rint(255 * np.outer(ys, xs))[..., None]
+    return picture
+
+
+def point_errors(picture: np.ndarray, points: np.ndarray) -> Iterator[float]:
+    """Distance in pixels from each mapped point to the centroid of the light around it."""
+    light = np.where(picture[..., 0] == FILL[0], 0, picture[..., 0]).astype(np.float64)
+    reach = math.ceil(5 * DOT_PX)
+    for x, y in points:
+        left, top = int(x) - reach, int(y) - reach
+        window = light[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+        ys, xs = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]] + 0.5
+        total = window.sum()
+        yield math.hypot((xs * window).sum() / total - x, (ys * window).sum() / total - y) if total else math.inf
+
+
+@dataclass(frozen=True)
+class Waves:
+    """127.5 plus waves of all directions; nothing shorter than `shortest` pixels."""
+
+    shortest: float
+    count: int = 12
+
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(5)
+        length = self.shortest * np.exp(rng.uniform(0, math.log(10), self.count))
+        angle, phase = rng.uniform(0, 2 * np.pi, (2, self.count))
+        return 2 * np.pi * np.cos(angle) / length, 2 * np.pi * np.sin(angle) / length, phase
+
+    def picture(self, size: tuple[int, int]) -> np.ndarray:
+        """Sampled at the pixel centres, rounded; uint8 RGB [H, W, 3]. sin(a + b) as a sum of products is one matmul."""
+        fx, fy, phase = self._numbers()
+        xs, ys = (np.arange(side)[:, None] + 0.5 for side in size)
+        rows = np.hstack([np.cos(ys * fy), np.sin(ys * fy)]).astype(np.float32)
+        columns = np.hstack([np.sin(xs * fx + phase), np.cos(xs * fx + phase)]).astype(np.float32)
+        values = np.rint(127.5 + 120 / self.count * (rows @ columns.T)).astype(np.uint8)
+        return np.repeat(values[..., None], 3, axis=2)
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Exact values at points [N, 2]."""
+        fx, fy, phase = self._numbers()
+        return 127.5 + 120 / self.count * np.sin(np.outer(points[:, 0], fx) + np.outer(points[:, 1], fy) + phase).sum(1)
+
+
+def pixel_centres(size: tuple[int, int]) -> np.ndarray:
+    """[W * H, 2], row by row."""
+    ys, xs = np.mgrid[: size[1], : size[0]]
+    return np.stack([xs.ravel(), ys.ravel()], axis=1) + 0.5
+
+
+def mean_square(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.square(a.astype(np.float64) - b).mean())
+
+
+def psnr(mean_square_error: float) -> float:
+    """Peak signal to noise in dB for values of 0 to 255."""
+    return 10 * math.log10(255**2 / max(mean_square_error, 1e-9))
+
+
+# -------------------------------------------------------------------------------------------------------- what is found
+def fidelity(peer: Any, cases: list[Case], shortest_px: float) -> dict[str, float]:
+    """Point errors and PSNR of both. shortest_px: shortest wave in pixels of the grid."""
+    errors: tuple[list[float], list[float]] = ([], [])
+    squares: tuple[list[float], list[float]] = ([], [])
+    for case in cases:
+        scale = local_scale(case.matrix, *case.plan.source)
+        moved = map_points(case.points, case.matrix)
+        edge = 8 * DOT_PX
+        measured = case.passes(moved, edge / scale) & inside(moved, case.grid, edge)
+        painted = dots(case.plan.source, case.points, DOT_PX / scale)
+        waves = Waves(shortest_px / scale)
+        centres = pixel_centres(case.grid)
+        seen = case.passes(centres, 4 / scale)
+        exact = waves.at(map_points(centres[seen], inverse(case.matrix)))
+        source = waves.picture(case.plan.source)
+        for side, show in enumerate((partial(render, plan=uncoloured(case), size=case.grid), peer_shows(peer, case))):
+            errors[side].extend(point_errors(show(painted), moved[measured]))
+            squares[side].append(mean_square(show(source)[..., 0].ravel()[seen], exact))
+    return {
+        "max_point_error_px": round(max(errors[0]), 3),
+        "psnr_ours": round(psnr(statistics.mean(squares[0])), 2),
+        "psnr_chain": round(psnr(statistics.mean(squares[1])), 2),
+        "points_measured": len(errors[0]),
+        "albumentations_point_error_px": round(max(errors[1]), 3),
+    }
+
+
+def uncoloured(case: Case) -> Plan:
+    return replace(case.plan, colour=())
+
+
+def peer_shows(peer: Any, case: Case) -> Callable[[np.ndarray], np.ndarray]:
+    run = peer_chain(peer, case, colour=False)
+    return lambda image: run(image, case.points)["image"]
+
+
+def timings(peer: Any, cases: list[Case], photo: np.ndarray, rounds: int) -> dict[str, float]:
+    """Medians over all cases and rounds, taken in turn so that a busy machine slows all alike."""
+    operations = chain()
+    times: dict[str, list[float]] = {"ours": [], "chain": [], "resize_first": [], "floor": []}
+    for number, case in list(enumerate(cases)) * rounds:
+        run, run_small = (peer_chain(peer, case, resize_first=first) for first in (False, True))
+        output = np.empty((case.grid[1], case.grid[0], 3), np.uint8)
+        rng = keyed_generator(0, 0, number, "bench")
+        began = time.perf_counter()
+        render(photo, operations.plan(case.record, case.plan.source, rng), case.grid)
+        ours = time.perf_counter()
+        run(photo, case.points)
+        theirs = time.perf_counter()
+        run_small(photo, case.points)
+        small = time.perf_counter()
+        photo.max(axis=None, initial=0)
+        output.fill(1)
+        marks = (began, ours, theirs, small, time.perf_counter())
+        for name, (start, end) in zip(times, pairwise(marks), strict=True):
+            times[name].append((end - start) * 1e3)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "ours_ms": round(medians["ours"], 2),
+        "albumentations_ms": round(medians["chain"], 2),
+        "ratio": round(medians["chain"] / medians["ours"], 2),
+        "albumentations_resize_first_ms": round(medians["resize_first"], 2),
+        "floor_ms": round(medians["floor"], 2),
+    }
+
+
+def planning_rate(count: int) -> float:
+    """Plans per second of one core: records of ten objects of all kinds in memory, the same operations."""
+    records = [mixed_record(number) for number in range(100)]
+    operations, stream = chain(), KeyedStream(0, "bench")
+    began = time.perf_counter()
+    for number in range(count):
+        record = records[number % len(records)]
+        operations.plan(record, (record.width or 0, record.height or 0), stream.at(0, number))
+    return count / (time.perf_counter() - began)
+
+
+def mixed_record(number: int) -> Record:
+    """Four boxes, two quads, two polygons, two lines in random places of a picture of 3000 x 4000."""
+    rng = np.random.default_rng(number)
+    objects = []
+    for kind in (Box, Box, Box, Box, Quad, Quad, Polygon, Polygon, Polyline, Polyline):
+        x, y, w, h = rng.integers((0, 0, 40, 40), (2000, 3000, 900, 900)).tolist()
+        corners = {
+            Box: [(x, y), (x + w, y + h)],
+            Quad: [(x, y), (x + w, y + 20), (x + w - 10, y + h), (x + 5, y + h - 15)],
+            Polygon: [(x, y), (x + w, y), (x + w // 2, y + h // 2), (x + w, y + h), (x, y + h)],
+            Polyline: [(x, y), (x + w // 2, y + h), (x + w, y + h // 3)],
+        }
+        objects.append(DataObject("BBU设备/品牌:华为/显示完整", kind(np.array(corners[kind], dtype=np.float64))))
+    return Record(images=("photo.jpg",), width=3000, height=4000, objects=tuple(objects))
+
+
+def measure(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is printed. Raises DifferentError before anything is timed."""
+    size = (options.width, options.height)
+    record, photo = ring_record(size), photo_like(size)
+    cases = [draw_case(record, number) for number in range(options.draws)]
+    apart = max(compare(peer, case, photo) for case in cases)
+    return {
+        **timings(peer, cases, photo, options.rounds),
+        **fidelity(peer, cases, options.shortest_wave),
+        "plan_records_per_s": round(planning_rate(options.plans)),
+        "points_apart_px": round(apart, 3),
+        "picture": list(size),
+        "grid": list(cases[0].grid),
+        "points": RINGS * RING_POINTS,
+        "draws": len(cases),
+        "floor": "one read of the source and one write of the grid, the bytes that any pipeline must move",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=3000, help="pixels of the photo")
+    parser.add_argument("--height", type=int, default=4000, help="pixels of the photo")
+    parser.add_argument("--draws", type=int, default=8, help="different draws of all numbers")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each draw is timed")
+    parser.add_argument("--plans", type=int, default=10_000, help="records planned for the rate")
+    parser.add_argument("--shortest-wave", type=float, default=4.0, help="of the exact picture, in pixels of the grid")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    peer = load_peer()
+    if peer is None:
+        print(f"albumentations {PEER} is needed: uv pip install --group bench -c constraints.txt", file=sys.stderr)
+        return 2
+    cv2.setNumThreads(1)
+    try:
+        figures = measure(peer, options)
+    except DifferentError as error:
+        print(f"nothing is timed: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
