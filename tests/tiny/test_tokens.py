@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from plumbline.batch.answers import AnswerCounter
 from plumbline.batch.tokens import TokenCounter
+from plumbline.data.answer import EMIT_NORMS, encode_answer
+from plumbline.data.messages import control_text
+from plumbline.data.record import DataObject
+from plumbline.geometry import ORDERINGS, Box, Polygon, Polyline, Quad
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +88,23 @@ def test_pieces_are_used_where_digits_stand_alone_and_whole_texts_elsewhere(
 
 def test_it_travels_to_a_worker_by_its_folder(counter: TokenCounter) -> None:
     assert pickle.loads(pickle.dumps(counter)).count("a 12") == counter.count("a 12")
+
+
+COORDINATES = st.tuples(st.floats(0, 640, width=32), st.floats(0, 480, width=32))
+SHAPES = st.one_of(
+    st.lists(COORDINATES, min_size=2, max_size=2).map(lambda p: Box(np.array(p)).canonical()),
+    st.lists(COORDINATES, min_size=4, max_size=4).map(lambda p: Quad(np.array(p))),
+    st.lists(COORDINATES, min_size=3, max_size=7).map(lambda p: Polygon(np.array(p))),
+    st.lists(COORDINATES, min_size=2, max_size=7).map(lambda p: Polyline(np.array(p))),
+)
+OBJECTS = st.lists(st.builds(DataObject, desc=TEXTS.filter(str.strip), shape=SHAPES), min_size=1, max_size=12)
+
+
+@given(OBJECTS, st.sampled_from(EMIT_NORMS), st.sampled_from(ORDERINGS))
+@settings(max_examples=600, deadline=None)
+def test_an_answer_is_counted_without_writing_it(counter: TokenCounter, objects: Any, norm: str, ordering: str) -> None:
+    told = AnswerCounter(counter).count(objects, 640, 480, norm, ordering)
+    if any(control_text(item.desc) for item in objects):
+        assert told is None
+        return
+    assert told == counter.count(encode_answer(objects, 640, 480, norm, ordering) + "<|im_end|>\n")

@@ -7,17 +7,20 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plumbline.batch.answers import AnswerCounter
 from plumbline.batch.bins import Pack, equalise, lower_bound, pack_samples
-from plumbline.batch.lengths import PixelLimits, exact_length
+from plumbline.batch.lengths import PixelLimits, exact_length, image_tokens, rendered_parts
 from plumbline.batch.schedule import SampleKey, StepShape, Unit
 from plumbline.batch.tokens import TokenCounter
-from plumbline.data.epoch import EpochDataset
+from plumbline.data.epoch import Drawn, EpochDataset
 from plumbline.data.keyed import keyed_generator
+from plumbline.data.messages import ask_messages
 from plumbline.data.mixture import Turn
 from plumbline.errors import DataError, Problem
 
@@ -42,9 +45,45 @@ class LengthMeter:
     def one(self, key: SampleKey) -> int | Problem:
         """Tokens of a sample, or why it cannot be one."""
         try:
+            drawn = self.samples.draw(key.position, key.epoch, key.step)
+            quick = self._dense(drawn)
+            if quick is not None:
+                return quick
             return exact_length(self.samples.item(key.position, key.epoch, key.step), self.counter, self.limits)
         except DataError as error:
             return error.problems[0]
+
+    def _dense(self, drawn: Drawn) -> int | None:
+        """The length of a dense answer about one picture, without writing the answer; None for every other sample."""
+        record = drawn.fitted[0].record
+        if drawn.turn.mode != "dense" or len(drawn.fitted) > 1 or record.messages is not None:
+            return None
+        plan = drawn.plans[0][0] if drawn.plans else None
+        told = record if plan is None else plan.record
+        if told.width is None or told.height is None or len(told.images) != 1:
+            return None
+        settings = self.samples.sources[drawn.turn.source].settings
+        answer = self._answers.count(told.objects, told.width, told.height, settings.emit_norm, settings.ordering)
+        try:
+            picture = image_tokens(told.width, told.height, self.limits) - 1  # its placeholder is counted as text
+        except ValueError:
+            return None
+        return None if answer is None else self._prompt(drawn.turn.source) + picture + answer
+
+    @cached_property
+    def _answers(self) -> AnswerCounter:
+        return AnswerCounter(self.counter)
+
+    @cached_property
+    def _prompts(self) -> dict[int, int]:
+        return {}
+
+    def _prompt(self, source: int) -> int:
+        """Tokens before the answer to one picture."""
+        if source not in self._prompts:
+            chat = ask_messages(["picture"], *self.samples.sources[source].settings.prompts.of_mode("dense"))
+            self._prompts[source] = sum(map(self.counter.count, rendered_parts(chat["messages"])))
+        return self._prompts[source]
 
     def many(
         self, keys: Sequence[SampleKey], progress: Callable[[int], Any] = lambda done: None

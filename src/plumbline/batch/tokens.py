@@ -38,6 +38,11 @@ class TokenCounter:
     def __reduce__(self) -> tuple[type[TokenCounter], tuple[Path]]:
         return TokenCounter, (self.folder,)
 
+    @property
+    def cuts_at_digits(self) -> bool:
+        """Whether texts may be counted in pieces between their digits."""
+        return self._cuts
+
     def _count_whole(self, text: str) -> int:
         """Special tokens are recognised, none are added."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)

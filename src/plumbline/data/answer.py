@@ -12,6 +12,9 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plumbline.data.contract import is_encodable
 from plumbline.data.findings import shown
 from plumbline.data.parse import AnswerObject, ParsedAnswer, parse_answer
@@ -19,6 +22,7 @@ from plumbline.data.record import DataObject
 from plumbline.errors import DataError, Problem
 from plumbline.geometry import Shape, shape_from_flat
 from plumbline.geometry.order import order_points
+from plumbline.geometry.shapes import Points
 
 __all__ = ["EMIT_NORMS", "AnswerObject", "ParsedAnswer", "encode_answer", "parse_answer", "round_shape", "to_pixels"]
 
@@ -42,10 +46,20 @@ def encode_answer(
     for number, index in enumerate(order_points(outlines, ordering), start=1):
         kind = objects[index].shape.kind
         numbers = _rounded(kind, outlines[index], width, height, emit_norm)
-        count = f'"line_points": {len(numbers) // 2}, ' if kind == "line" else ""
-        told = f'{count}"{kind}": {numbers}, "desc": {_json_text(objects[index].desc)}'
-        parts.append(f'"object_{number}": {{{told}}}')
+        parts.append(f'"object_{number}": {{{object_text(kind, numbers, objects[index].desc)}}}')
     return "{" + ", ".join(parts) + "}"
+
+
+def object_text(kind: str, numbers: Sequence[int], desc: str) -> str:
+    """What stands between the braces of one object; numbers: as the answer writes them, [x1, y1, ...]."""
+    count = f'"line_points": {len(numbers) // 2}, ' if kind == "line" else ""
+    return f'{count}"{kind}": {list(numbers)}, "desc": {_json_text(desc)}'
+
+
+def rounded_numbers(points: Points, width: int, height: int, emit_norm: str) -> NDArray[np.float64]:
+    """The coordinates of points [N, 2] inside the picture as the answer writes them, whole numbers in floats."""
+    scale = _scale(emit_norm)
+    return np.rint(points) if scale is None else np.rint(scale * points / (width, height))
 
 
 @lru_cache(maxsize=65536)

@@ -58,6 +58,15 @@ class Source:
         return cls(name, records, settings, Share(count, mode=mode or settings.mode))
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The records of a turn, fitted to their pictures. plans: per record, of its pictures; empty when not augmented."""
+
+    turn: Turn
+    fitted: Sequence[Fitted]
+    plans: Sequence[tuple[PicturePlan | None, ...]]
+
+
 class EpochDataset:
     """All samples of a run. augmenter None: nothing is augmented (validation never is)."""
 
@@ -82,6 +91,12 @@ class EpochDataset:
 
         Raises IndexError outside the epoch and DataError, naming file and line, for a record that cannot be used.
         """
+        drawn = self.draw(position, epoch, step)
+        source = self.sources[drawn.turn.source]
+        return build_sample(drawn.fitted, drawn.turn.mode, source.settings, drawn.plans, source.name)
+
+    def draw(self, position: int, epoch: int = 0, step: int = 0) -> Drawn:
+        """What `item` tells, before it is put into words; raises as `item` does for its records."""
         if not 0 <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)}")
         turn = self.mixture.turns(epoch)[position]
@@ -94,7 +109,7 @@ class EpochDataset:
             plans = [
                 self._planned(source, item.record, epoch, key, step) for item, key in zip(fitted, keys, strict=True)
             ]
-        return build_sample(fitted, turn.mode, source.settings, plans, source.name)
+        return Drawn(turn, fitted, plans)
 
     def _fitted(self, source: Source, turn: Turn, index: int, epoch: int) -> Fitted:
         fitted = fit_for(source.records[index], turn.mode)

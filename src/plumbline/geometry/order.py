@@ -39,3 +39,21 @@ def order_points(points: Sequence[Points], policy: str = "top_left") -> list[int
         raise ValueError(f"unknown object ordering {policy!r}: one of {', '.join(ORDERINGS)}")
     keys = list(map(_KEYS[policy], points))
     return sorted(range(len(points)), key=keys.__getitem__)
+
+
+def last_in_order(shapes: Sequence[Shape], policy: str = "top_left") -> int:
+    """`order_objects(shapes, policy)[-1]` without the order of the others."""
+    if policy == "top_left":
+        keys = [_first_vertex(shape) for shape in shapes]
+    else:
+        keys = [_KEYS[policy](shape.canonical_points()) for shape in shapes]
+    return max(range(len(shapes)), key=lambda index: (keys[index], index))
+
+
+def _first_vertex(shape: Shape) -> tuple[float, float]:
+    """(y, x) of the first canonical vertex, which is a smallest one of the corners, or of a line's two ends."""
+    if shape.kind == "bbox_2d":
+        x1, y1, _, _ = shape.bounds()
+        return y1, x1
+    points = shape.points.tolist()
+    return min((y, x) for x, y in ((points[0], points[-1]) if shape.kind == "line" else points))
