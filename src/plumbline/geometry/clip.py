@@ -1,7 +1,7 @@
 """Cutting shapes at the picture's edge, exactly; and telling self-crossing outlines.
 
-Polygons go through shapely, so that concave ones keep their form and no edge is invented along the border. Lines are
-cut segment by segment: an overlay would also split a line where it crosses itself.
+Outlines that an edge would cut into pieces go through shapely, so that concave ones keep their form and no edge is
+invented along the border. Lines are cut segment by segment: an overlay would also split a line where it crosses itself.
 """
 
 from __future__ import annotations
@@ -74,15 +74,16 @@ def _cut_points(shape: Shape, width: float, height: float) -> tuple[Ring, float,
         longest = max(range(len(pieces)), key=lengths.__getitem__, default=None)
         kept = [] if longest is None or lengths[longest] == 0 else pieces[longest]
         return kept, sum(lengths), _length(points)
-    if _is_convex(points):
-        ring = _cut_convex(points, width, height)
-        return ring if len(ring) > 2 else [], _area(ring), _area(points)
-    return _cut_any(shape, width, height)
+    convex = _is_convex(points)
+    ring = _cut_ring(points, width, height, convex) if convex or not is_self_crossing(points) else None
+    if ring is None:
+        return _cut_any(shape, width, height)
+    return ring if len(ring) > 2 else [], _area(ring), _area(points)
 
 
 def _cut_any(shape: Shape, width: float, height: float) -> tuple[Ring, float, float]:
-    """The same for concave and self-crossing outlines, by shapely."""
-    import shapely  # only here: most commands never cut a concave outline
+    """The same for outlines that cross themselves or fall into pieces, by shapely."""
+    import shapely  # only here: most commands never cut such an outline
 
     outline = shapely.make_valid(shapely.polygons(shape.points))
     inside = shapely.intersection(outline, shapely.box(0, 0, width, height))
@@ -169,18 +170,29 @@ def _is_convex(points: Ring) -> bool:
     return flips <= 2
 
 
-def _cut_convex(points: Ring, width: float, height: float) -> Ring:
-    """A convex ring cut at the four edges in turn (Sutherland and Hodgman, 1974); empty when nothing is inside."""
+def _cut_ring(points: Ring, width: float, height: float, convex: bool) -> Ring | None:
+    """A simple ring cut at the four edges in turn (Sutherland and Hodgman, 1974); empty when nothing is inside.
+
+    None when a concave ring crosses or touches an edge so often that its pieces could fall apart or meet in a point.
+    """
     for axis, limit, sign in ((0, 0.0, 1.0), (0, width, -1.0), (1, 0.0, 1.0), (1, height, -1.0)):
-        points = _cut_half(points, axis, limit, sign)
+        distances = [sign * (point[axis] - limit) for point in points]
+        if min(distances, default=0.0) >= 0:
+            continue
+        if not convex and not _is_left_once(distances):
+            return None
+        points = _cut_half(points, distances, axis, limit)
     return points
 
 
-def _cut_half(points: Ring, axis: int, limit: float, sign: float) -> Ring:
-    """The part of a convex ring where sign * (coordinate - limit) >= 0."""
-    distances = [sign * (point[axis] - limit) for point in points]
-    if min(distances, default=0.0) >= 0:
-        return points
+def _is_left_once(distances: list[float]) -> bool:
+    """Whether a closed walk at these distances from a line is behind it for one stretch, and never on it."""
+    returns = sum(before < 0 < after for before, after in zip(distances, distances[1:] + distances[:1], strict=True))
+    return returns <= 1 and 0.0 not in distances
+
+
+def _cut_half(points: Ring, distances: list[float], axis: int, limit: float) -> Ring:
+    """The part of a ring on the side of an edge where the distances are not negative."""
     kept: Ring = []
     for i, (point, here) in enumerate(zip(points, distances, strict=True)):
         last, there = points[i - 1], distances[i - 1]
