@@ -3,8 +3,8 @@
     python benchmarks/loader.py --json
 
 A tiny model on 12-megapixel pictures would be all decoding, a large model all training; so the pictures are those of a
-small camera (1024 x 768, JPEG) and the step is the tiny model's on the CPU. The wait for the first batch (workers start)
-is told apart. `step_ms` includes the wait.
+small camera (1024 x 768, JPEG) and the step is the tiny model's on the CPU. The wait for the first batch, when workers
+start, is told apart. `step_ms` includes the wait.
 """
 
 from __future__ import annotations
