@@ -149,6 +149,28 @@ def test_flips_and_whole_pixel_moves_copy_pixels_exactly() -> None:
     assert np.array_equal(render(image, crop), image[60:180, 80:240])
 
 
+@pytest.mark.parametrize("side", [320, 321, 640, 1280])
+def test_a_large_picture_keeps_its_places_and_its_values_on_a_small_grid(side: int) -> None:
+    """A picture that is halved before the warp: even and odd sides, once and more often."""
+    plan = Augmentation((build("rotate", max_deg=20.0),)).plan(
+        Record(images=("a",), summary="s"), (side, side), keyed_generator(0, 0, side, "test")
+    )
+    grid, factor = (96, 96), 96 / side
+    flat = render(np.full((side, side, 3), 200, np.uint8), plan, grid)
+    assert (flat[40:56, 40:56] == 200).all()
+    middle, sigma = np.array([0.4, 0.45]) * side, 1.5 / factor
+    ys, xs = np.mgrid[:side, :side] + 0.5
+    spot = 250 * np.exp(-((xs - middle[0]) ** 2 + (ys - middle[1]) ** 2) / 2 / sigma**2)
+    shown = render(np.repeat(np.uint8(np.rint(spot))[..., None], 3, axis=2), plan, grid)[..., 0].astype(float)
+    x, y = map_points(middle[None], plan.matrix)[0] * factor
+    ys, xs = np.mgrid[int(y) - 6 : int(y) + 7, int(x) - 6 : int(x) + 7] + 0.5
+    window = shown[int(y) - 6 : int(y) + 7, int(x) - 6 : int(x) + 7]
+    found = (xs * window).sum() / window.sum(), (ys * window).sum() / window.sum()
+    assert np.hypot(found[0] - x, found[1] - y) <= 0.1
+    exact = 250 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 2 / 1.5**2)
+    assert np.abs(window - exact).max() <= 8  # what halving and interpolating would soften is made up for
+
+
 def test_half_turn_by_rotation_equals_both_flips() -> None:
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     plan = plan_of(build("hflip"), build("vflip"))

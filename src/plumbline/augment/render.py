@@ -89,7 +89,9 @@ def _interpolated(image: np.ndarray, matrix: Map, width: int, height: int) -> np
         picture = cv2.warpAffine(small, affine, (width, height), flags=cv2.INTER_LINEAR, borderValue=FILL)
     else:
         picture = cv2.warpPerspective(small, pixels, (width, height), flags=cv2.INTER_LINEAR, borderValue=FILL)
-    return picture if small is image else _resharpened(picture, local_scale(from_small, small.shape[1], small.shape[0]))
+    if small is image:
+        return picture
+    return _resharpened(picture, image.shape[0] / small.shape[0], local_scale(from_small, *small.shape[1::-1]))
 
 
 def _halved(image: np.ndarray, matrix: Map) -> tuple[np.ndarray, Map]:
@@ -105,15 +107,16 @@ def _halved(image: np.ndarray, matrix: Map) -> tuple[np.ndarray, Map]:
     return image, matrix
 
 
-def _resharpened(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Undo, to the second order, the mean blur of halving and interpolating at `scale` pixels per halved pixel.
+def _resharpened(picture: np.ndarray, blocks: float, scale: float) -> np.ndarray:
+    """Undo, to the second order, the mean blur of averaging `blocks` pixels along each axis and interpolating there.
 
-    A blur of variance v dampens a wave of frequency w by v w^2 / 2 (Taylor), the kernel (-a, 1 + 2a, -a) raises it by
-    a w^2. In halved pixels the variance is 1/6 for bilinear sampling at places spread evenly, 1/16 for the mean of two.
+    scale: pixels of `picture` per averaged pixel. By Taylor's series a blur of variance v dampens a wave of frequency w
+    by v w^2 / 2, and the kernel (-a, 1 + 2a, -a) raises it by a w^2. In averaged pixels the variance of the mean is
+    (1 - 1 / blocks^2) / 12, that of bilinear sampling at places spread evenly 1 / 6.
     """
     import cv2
 
-    a = scale**2 * (1 / 6 + 1 / 16) / 2
+    a = scale**2 * ((1 - blocks**-2) / 12 + 1 / 6) / 2
     kernel = np.array([-a, 1 + 2 * a, -a])
     return cv2.sepFilter2D(picture, -1, kernel, kernel)
 

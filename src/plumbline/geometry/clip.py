@@ -45,15 +45,6 @@ def cut_at_canvas(shape: Shape, width: float, height: float) -> tuple[Shape | No
         return shape, 1.0
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
         return None, 0.0
-    edges = [
-        edge
-        for edge, crossed in zip(
-            ((0, 0.0, 1.0), (0, width, -1.0), (1, 0.0, 1.0), (1, height, -1.0)),
-            (x1 < 0, x2 > width, y1 < 0, y2 > height),
-            strict=True,
-        )
-        if crossed
-    ]
     points, visible, whole = _cut_points(shape, width, height)
     share = min(1.0, visible / whole) if whole > 0 else float(bool(points))
     if not points or _is_sliver(points, (x2 - x1, y2 - y1)):
