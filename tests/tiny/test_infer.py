@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,8 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_rows_of_an_undisturbed_one(
 def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
     adapter: Path, photos: Path, tmp_path: Path
 ) -> None:
+    for number in range(30):  # enough of them that the signal comes before the end
+        shutil.copy(photos / "p0.png", photos / f"q{number:02}.png")
     output, overlays = tmp_path / "captions.jsonl", tmp_path / "overlays"
     program = Path(sys.executable).with_name("plumbline")
     command = [
@@ -231,12 +234,12 @@ def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
         overlays,
         "--json",
     ]
-    command += ["--max-new-tokens", "150"]
+    command += ["--max-new-tokens", "20"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     dry = subprocess.run([*command, "--dry-run"], env=environment, capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
     plan = json.loads(dry.stdout)
-    assert (plan["images"], plan["todo"], plan["mode"], plan["emit_norm"]) == (4, 4, "dense", "norm1000")
+    assert (plan["images"], plan["todo"], plan["mode"], plan["emit_norm"]) == (34, 34, "dense", "norm1000")
     assert not output.exists()
 
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -251,13 +254,14 @@ def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
     assert "the same command goes on from here" in stderr
     report = json.loads(stdout)
     assert report["interrupted"]
-    assert report["written"] == sum(1 for _ in read_rows(output)) < 4
+    assert report["written"] == sum(1 for _ in read_rows(output)) < 34
 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["statuses"]["error:image"] == 1
-    assert sorted(row["key"] for row in read_rows(output)) == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
-    assert sorted(path.name for path in overlays.iterdir()) == ["p0.png", "p1.png", "p2.png"]
+    drawn = ["p0.png", "p1.png", "p2.png", *(f"q{number:02}.png" for number in range(30))]
+    assert sorted(row["key"] for row in read_rows(output)) == ["broken.jpg", *drawn]
+    assert sorted(path.name for path in overlays.iterdir()) == drawn
 
 
 def test_the_scripts_of_the_documents_work(adapter: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def tokenizer(tiny_model: Path) -> Tokenizer:
 
 
 @given(TEXTS)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @example("1  2")
 @example("x \n1")
 @example("1\u0301")
@@ -101,7 +101,7 @@ OBJECTS = st.lists(st.builds(DataObject, desc=TEXTS.filter(str.strip), shape=SHA
 
 
 @given(OBJECTS, st.sampled_from(EMIT_NORMS), st.sampled_from(ORDERINGS))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_an_answer_is_counted_without_writing_it(counter: TokenCounter, objects: Any, norm: str, ordering: str) -> None:
     told = AnswerCounter(counter).count(objects, 640, 480, norm, ordering)
     if any(control_text(item.desc) for item in objects):
