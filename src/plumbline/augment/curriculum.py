@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from plumbline.config.limits import Length, Range
-from plumbline.config.types import judge
+from plumbline.config.types import judge, suggest
 
 Found = list[tuple[str, str, str]]
 
@@ -66,11 +66,13 @@ def curriculum_problems(
     for number, phase in enumerate(curriculum.phases):
         for name, params in phase.ops.items():
             path = f"phases[{number}].ops.{name}"
-            if chain.count(name) != 1:
-                what = "is not among the operations" if name not in chain else "stands more than once in the chain"
-                found.append((path, what, f"operations: {', '.join(chain)}"))
-                continue
-            found += _parameter_problems(path, params, operations[chain.index(name)], sections[name])
+            if name not in chain:
+                fix = suggest(name, chain) or f"operations: {', '.join(chain)}"
+                found.append((path, "is not among the operations", fix))
+            elif chain.count(name) > 1:
+                found.append((path, "stands more than once in the chain", "name an operation that stands there once"))
+            else:
+                found += _parameter_problems(path, params, operations[chain.index(name)], sections[name])
     return found
 
 
@@ -78,7 +80,7 @@ def _parameter_problems(path: str, params: Mapping[str, Any], operation: Any, se
     found: Found = []
     for key, value in params.items():
         if key not in section.fields:
-            fix = f"parameters: {', '.join(section.fields)}"
+            fix = suggest(key, section.fields) or f"parameters: {', '.join(section.fields)}"
             found.append((f"{path}.{key}", "is not a parameter of the operation", fix))
         elif not _is_movable(getattr(operation, key)):
             found.append((f"{path}.{key}", "is not a number or a range: it cannot move", ""))
