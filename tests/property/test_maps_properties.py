@@ -185,43 +185,48 @@ def test_the_canonical_order_does_not_depend_on_how_the_points_were_given(shape:
         assert np.allclose(map_shape(shape, matrix).canonical().points, map_shape(again, matrix).canonical().points)
 
 
-def _random_shape(rng: np.random.Generator) -> Shape:
-    center, reach = rng.uniform((-50, -50), (WIDTH + 50, HEIGHT + 50)), rng.uniform(1, 250)
-    kind = int(rng.integers(4))
-    if kind == 0:
-        return Box(np.sort(center + rng.uniform(-reach, reach, (2, 2)), axis=0))
-    if kind == 1:
-        return Polyline(center + rng.uniform(-reach, reach, (int(rng.integers(2, 8)), 2)))
-    count = 4 if kind == 2 else int(rng.integers(3, 10))
-    angles = np.sort(rng.uniform(0, 2 * np.pi, count))  # a star around its middle: simple, often concave
-    radii = rng.uniform(0.3, 1, count) * reach
-    points = center + np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
-    return Quad(points) if kind == 2 else Polygon(points)
+def _random_shapes(rng: np.random.Generator, count: int) -> list[Shape]:
+    """Boxes, scribbled lines, and quads and polygons that are stars around their middle: simple, often concave."""
+    middles = rng.uniform((-50, -50), (WIDTH + 50, HEIGHT + 50), (count, 1, 2))
+    reaches = rng.uniform(1, 250, (count, 1, 1))
+    scribbles = middles + reaches * rng.uniform(-1, 1, (count, 9, 2))
+    kinds, corners = rng.integers(4, size=count).tolist(), rng.integers(3, 10, count).tolist()
+    shapes: list[Shape] = []
+    for index, (kind, corner) in enumerate(zip(kinds, corners, strict=True)):
+        if kind == 0:
+            shapes.append(Box.trusted(np.sort(scribbles[index, :2], axis=0)))
+        elif kind == 1:
+            shapes.append(Polyline.trusted(scribbles[index, : corner - 1]))
+        else:
+            corner = 4 if kind == 2 else corner
+            angles, radii = np.sort(rng.uniform(0, 2 * np.pi, corner)), rng.uniform(0.3, 1, (corner, 1))
+            star = middles[index] + reaches[index] * radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            shapes.append((Quad if kind == 2 else Polygon).trusted(star))
+    return shapes
 
 
 def test_a_hundred_thousand_random_shapes_stay_sound() -> None:
     """Nothing outside the canvas, no NaN, no sliver made by the cut, no crossing that was not there."""
     rng = np.random.default_rng(3)
-    kept = 0
+    cut: list[tuple[Shape, Shape]] = []
     for _ in range(100):
         angle, factor = rng.uniform(-180, 180), rng.uniform(0.5, 2)
         matrix = then(about((320.0, 240.0), rotation(angle)), about((320.0, 240.0), scaling(factor, factor)))
-        group = ShapeGroup.of([_random_shape(rng) for _ in range(1000)]).mapped(matrix)
-        for index in range(1000):
-            shape = group.shape(index)
+        group = ShapeGroup.of(_random_shapes(rng, 1000)).mapped(matrix)
+        for shape in map(group.shape, range(1000)):
             visible, share = cut_at_canvas(shape, WIDTH, HEIGHT)
             assert 0 <= share <= 1
-            if visible is None or visible is shape:
-                continue
-            kept += 1
-            points = visible.points
-            assert np.isfinite(points).all()
-            assert (points >= 0).all() and (points <= (WIDTH, HEIGHT)).all()
-            extent, before = np.ptp(points, axis=0), np.ptp(shape.points, axis=0)
-            assert ((extent >= SLIVER_PX) | (extent >= before)).all()
-            if isinstance(visible, Quad | Polygon) and not is_self_crossing(shape.points.tolist()):
-                assert not is_self_crossing(points.tolist()), (shape.points.tolist(), points.tolist())
-    assert kept > 10_000
+            if visible is not None and visible is not shape:
+                cut.append((shape, visible))
+    assert len(cut) > 10_000
+    before, after = (ShapeGroup.of([pair[side] for pair in cut]) for side in (0, 1))
+    assert np.isfinite(after.points).all()
+    assert (after.points >= 0).all() and (after.points <= (WIDTH, HEIGHT)).all()
+    whole, left = (np.subtract(*np.hsplit(np.array(group.bounds), 2)[::-1]) for group in (before, after))
+    assert ((left >= SLIVER_PX) | (left >= whole)).all()
+    for shape, visible in cut:
+        if isinstance(visible, Quad | Polygon) and is_self_crossing(visible.points.tolist()):
+            assert is_self_crossing(shape.points.tolist()), (shape.points.tolist(), visible.points.tolist())
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=8))
