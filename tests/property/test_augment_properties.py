@@ -294,6 +294,18 @@ def test_a_small_object_is_shown_again_larger_and_hides_nothing() -> None:
     assert pasted > 10
 
 
+@pytest.mark.parametrize("between", [[], ["pad_to_multiple"], ["scale", "rotate"]])
+def test_what_is_pasted_stays_before_the_horizon_of_later_tilts(between: list[str]) -> None:
+    """The pasted piece lies elsewhere than the source, and the objects that are not on it further away still."""
+    strong = {"scale": {"factor": (4.0, 4.0)}, "rotate": {"max_deg": 90.0}, "pad_to_multiple": {"multiple": 500}}
+    names = [("small_object_zoom_paste", {"zoom": (3.0, 8.0)}), *((name, strong[name]) for name in between)]
+    chain = [build(name, **params) for name, params in [*names, *[("perspective", {"max_shift": 0.2})] * 2]]
+    if between == ["pad_to_multiple"]:  # the piece can lie beside the source
+        chain[:2] = chain[1::-1]
+    copies = [plan.kept_indices.count(4) for plan in (plan_of(*chain, seed=seed) for seed in range(150))]
+    assert max(copies) == 2 or between == ["scale", "rotate"]
+
+
 def test_a_chain_that_would_lose_every_object_is_undone_and_counted() -> None:
     lonely = Record(images=("a",), width=WIDTH, height=HEIGHT, objects=(RECORD.objects[4],))
     undone = 0

@@ -121,21 +121,21 @@ def _unmoved(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[t
 
 
 def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Iterable[int]) -> None:
-    """Cut the mapped objects at the canvas and judge them by the rule."""
+    """Cut the mapped objects at the canvas and judge them by the rule. indices: of the group's shapes in the record."""
     width, height, objects, bounds = view.width, view.height, view.record.objects, group.bounds
     moved, shape_of = group.moved, group.shape
-    for index in indices:
-        x1, y1, x2, y2 = bounds[index]
+    for place, index in enumerate(indices):
+        x1, y1, x2, y2 = bounds[place]
         item = objects[index]
         if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
-            outcome.objects.append(DataObject(item.desc, shape_of(index)) if moved else item)
+            outcome.objects.append(DataObject(item.desc, shape_of(place)) if moved else item)
             outcome.indices.append(index)
             outcome.coverages.append(1.0)
             continue
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             outcome.dropped.append((index, "outside"))
             continue
-        visible, share = cut_at_canvas(shape_of(index), width, height)
+        visible, share = cut_at_canvas(shape_of(place), width, height)
         kept = _cut(item, visible, share, view.rule)
         if isinstance(kept, str):
             outcome.dropped.append((index, kept))

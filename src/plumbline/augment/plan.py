@@ -88,8 +88,8 @@ class View:
         return self._group
 
     def copied(self, patch: Patch) -> ShapeGroup:
-        """All objects as `patch` shows them; only those of its indices are on it."""
-        return self._at_start.mapped(patch.matrix)
+        """The objects of `patch` as it shows them, in the order of its indices."""
+        return ShapeGroup.of([self.record.objects[index].shape for index in patch.indices]).mapped(patch.matrix)
 
     def advance(self, step: Step) -> None:
         """Take over a step."""

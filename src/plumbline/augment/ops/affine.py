@@ -13,6 +13,7 @@ from plumbline.geometry.maps import (
     Map,
     about,
     canvas_corners,
+    corners_of_box,
     horizontal_flip,
     map_points,
     rectangle_to_quad,
@@ -103,8 +104,8 @@ class Shear:
 class Perspective:
     """Move the four corners apart from each other, as if the camera had moved.
 
-    The corners are those of everything that is shown or could be shown again (canvas and mapped source together), so
-    that no point of the source ever lies behind the horizon, however many operations follow each other.
+    The corners are those of everything that is shown or could be shown again (canvas, mapped source and pasted pieces
+    together), so that none of it ever lies behind the horizon, however many operations follow each other.
     """
 
     max_shift: Annotated[float, Range(ge=0, le=0.2)] = 0.05
@@ -114,6 +115,8 @@ class Perspective:
 
     def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
         everything = map_points(canvas_corners(*view.source), view.matrix).tolist()
+        for patch in view.patches:
+            everything += map_points(corners_of_box(np.reshape(patch.rect, (2, 2))), patch.matrix).tolist()
         xs, ys = [0.0, view.width, *(x for x, _ in everything)], [0.0, view.height, *(y for _, y in everything)]
         left, top = min(xs), min(ys)
         width, height = max(xs) - left, max(ys) - top
