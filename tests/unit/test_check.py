@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,28 @@ def test_a_clean_file_has_no_finding(tmp_path) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
     path = write(tmp_path, GOOD | {"objects": shapes}, chat, GOOD | {"images": ["b.jpg"], "objects": []})
     assert findings(path) == []
+
+
+def test_a_large_file_is_judged_in_every_core_with_the_same_findings(tmp_path, monkeypatch) -> None:
+    records: list[object] = [GOOD | {"images": [f"{i}.jpg"]} for i in range(700)]
+    records[300] = GOOD | {"images": ["5.jpg"], "summary": "again"}
+    records[301] = "{broken"
+    records[600] = records[7]
+    path = write(tmp_path, *records)
+    alone = findings(path)
+    monkeypatch.setattr("plumbline.data.check._BYTES_PER_PROCESS", 1000)
+    monkeypatch.setattr("plumbline.data.check.cores", lambda: 2)
+    run = Check([path])
+    together = [(f.code, f.line, f.where) for f in run.findings()]
+    assert together == alone
+    assert [(code, line) for code, line, _ in alone] == [
+        ("duplicate-image", 301),
+        ("not-json", 302),
+        ("duplicate-record", 601),
+    ]
+    assert run.records == 700
+    assert not multiprocessing.active_children()
+    assert [line for _, line, _ in findings(path, limit=302)] == [301, 302]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +21,7 @@ from plumbline.data.keyed import keyed_generator
 from plumbline.data.messages import ask_messages
 from plumbline.data.mixture import Turn
 from plumbline.errors import DataError, Problem
+from plumbline.forked import cores, forked_map
 
 WINDOWS = 20
 """Stretches of an epoch that are packed apart when a curriculum moves within it."""
@@ -89,36 +88,16 @@ class LengthMeter:
         self, keys: Sequence[SampleKey], progress: Callable[[int], Any] = lambda done: None
     ) -> list[int | Problem]:
         """The same for many, in all cores when there are enough of them; `progress` hears how many are done."""
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        processes = min(cores, len(keys) // LEAST_PER_PROCESS)
+        processes = min(cores(), len(keys) // LEAST_PER_PROCESS)
         chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
         found: list[int | Problem] = []
-        for part in self._measured(chunks, processes):
+        for part in forked_map(self._chunk, chunks, processes):
             found += part
             progress(len(found))
         return found
 
-    def _measured(self, chunks: Sequence[Sequence[SampleKey]], processes: int) -> Iterator[list[int | Problem]]:
-        if processes < 2:
-            yield from map(self._chunk, chunks)
-            return
-        # Forked, so that the records' offsets are shared; the children only read.
-        with multiprocessing.get_context("fork").Pool(processes, _take_meter, (self,)) as pool:
-            yield from pool.imap(_chunk_in_worker, chunks)
-
     def _chunk(self, keys: Iterable[SampleKey]) -> list[int | Problem]:
         return [self.one(key) for key in keys]
-
-
-_METER: list[LengthMeter] = []
-
-
-def _take_meter(meter: LengthMeter) -> None:
-    _METER[:] = [meter]
-
-
-def _chunk_in_worker(keys: Sequence[SampleKey]) -> list[int | Problem]:
-    return _METER[0]._chunk(keys)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plumbline.data.content import check_content
 from plumbline.data.contract import image_of
@@ -20,9 +22,16 @@ from plumbline.data.findings import Finding, Findings, shown
 from plumbline.data.images import NO_SUCH_FILE, ImagePolicy, is_data_url, load_image
 from plumbline.data.read import Line, collect_findings, open_data, read_lines, shown_path
 from plumbline.errors import DataError
+from plumbline.forked import cores, forked_map
 
 _WINDOW = 64
 """Lines whose pictures may be waiting for their decoding while further lines are read."""
+
+
+_CHUNK = 256
+"""Lines that are handed to a process at once."""
+_BYTES_PER_PROCESS = 500_000
+"""Below this a file is judged sooner than a process is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +43,34 @@ class CheckOptions:
     policy: ImagePolicy = field(default_factory=ImagePolicy)
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
+class _Picture(NamedTuple):
     """One named picture and the size its record claims (None: no claim, or several pictures)."""
 
     where: str
     image: str
     size: tuple[int, int] | None
+
+
+class _Examined(NamedTuple):
+    """One line by itself. digest: hash of its bytes, None when it is no JSON object."""
+
+    number: int
+    found: list[Finding]
+    pictures: list[_Picture]
+    digest: int | None
+
+
+def _examine(file: str, lines: Sequence[Line]) -> list[_Examined]:
+    return [_examine_line(file, line) for line in lines]
+
+
+def _examine_line(file: str, line: Line) -> _Examined:
+    raw, found = collect_findings(line, file)
+    if not isinstance(raw, dict):
+        return _Examined(line.number, list(found), [], None)
+    pictures = list(_named_pictures(raw, found))
+    check_content(raw, found)
+    return _Examined(line.number, list(found), pictures, hash(line.data))
 
 
 class Check:
@@ -78,28 +108,35 @@ class Check:
         for file in self.files:
             folder = str(Path(file).parent.absolute())
             count = 0
-            for line in read_lines(file):
-                if count == self.options.limit:
-                    break
+            for examined in self._examined(file):
                 count += 1
                 self.records += 1
-                raw, found = collect_findings(line, file)
-                pictures = self._check_record(raw, line, folder, found) if isinstance(raw, dict) else []
-                yield found, pictures
+                found = Findings(file, examined.number)
+                found += examined.found
+                self._check_repeats(examined, folder, found)
+                yield found, examined.pictures
             if not count and self.options.limit != 0:
                 found = Findings(file, 0)
                 found.add("empty-file", "", "holds no record")
                 yield found, []
 
-    def _check_record(self, raw: Mapping[str, Any], line: Line, folder: str, found: Findings) -> list[_Picture]:
-        pictures = list(_named_pictures(raw, found))
-        check_content(raw, found)
-        first = self._contents.setdefault((found.file, hash(line.data)), line.number)
-        if first != line.number:
+    def _examined(self, file: str) -> Iterator[_Examined]:
+        """The lines of a file, judged each by itself: in every core, unless there are few or threads at work."""
+        size = Path(file).stat().st_size if Path(file).is_file() else 0
+        processes = 1 if self.options.images else min(cores(), size // _BYTES_PER_PROCESS)
+        lines = islice(read_lines(file), self.options.limit)
+        for part in forked_map(partial(_examine, file), iter(lambda: list(islice(lines, _CHUNK)), []), processes):
+            yield from part
+
+    def _check_repeats(self, examined: _Examined, folder: str, found: Findings) -> None:
+        """What only shows beside other lines."""
+        if examined.digest is None:
+            return
+        first = self._contents.setdefault((found.file, examined.digest), found.line)
+        if first != found.line:
             found.add("duplicate-record", "", f"the same as line {first}", "remove one")
-        elif pictures:
-            self._check_names(pictures, folder, found)
-        return pictures
+        elif examined.pictures:
+            self._check_names(examined.pictures, folder, found)
 
     def _check_names(self, pictures: Sequence[_Picture], folder: str, found: Findings) -> None:
         names: set[str] = set()

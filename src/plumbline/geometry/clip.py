@@ -105,6 +105,10 @@ def is_self_crossing(points: Sequence[Sequence[float]]) -> bool:
             return sum(turn > 0 for turn in turns) == 2
     if _winds_once_around_its_middle(points):
         return False
+    if len(points) <= _FEW:
+        crosses = _has_crossing_edges(points)
+        if crosses is not None:
+            return crosses
     import shapely
 
     return not shapely.is_simple(shapely.linearrings(np.asarray(points, dtype=np.float64)))
@@ -129,6 +133,48 @@ def _winds_once_around_its_middle(points: Sequence[Sequence[float]]) -> bool:
         sides += (ay < 0) != (by < 0)
         ax, ay = bx, by
     return sides == 2
+
+
+_FEW = 10
+"""Vertices up to which comparing every pair of edges costs less than handing the outline to shapely."""
+
+
+def _has_crossing_edges(points: Sequence[Sequence[float]]) -> bool | None:
+    """Whether two edges cross or touch; None where fractions make that a question of rounding, for shapely to judge."""
+    ring = [*points, points[0]]
+    count = len(points)
+    for (ax, ay), (bx, by), (cx, cy) in zip([points[-1], *points], points, ring[1:], strict=False):
+        ux, uy, vx, vy = bx - ax, by - ay, cx - bx, cy - by
+        turn = ux * vy - uy * vx
+        if turn == 0:
+            if not isinstance(turn, int):
+                return None
+            if ux * vx + uy * vy <= 0:  # straight back over the edge before
+                return True
+    for first in range(count - 2):
+        (ax, ay), (bx, by) = ring[first], ring[first + 1]
+        ux, uy = bx - ax, by - ay
+        for second in range(first + 2, count - (first == 0)):
+            (cx, cy), (dx, dy) = ring[second], ring[second + 1]
+            one = ux * (cy - ay) - uy * (cx - ax)
+            two = ux * (dy - ay) - uy * (dx - ax)
+            if (one > 0 and two > 0) or (one < 0 and two < 0):
+                continue
+            vx, vy = dx - cx, dy - cy
+            three = vx * (ay - cy) - vy * (ax - cx)
+            four = vx * (by - cy) - vy * (bx - cx)
+            if (three > 0 and four > 0) or (three < 0 and four < 0):
+                continue
+            if one and two and three and four:
+                return True
+            if not isinstance(one, int):
+                return None
+            # On one line, or a vertex on the other edge's line: they meet where their bounds do.
+            if max(min(ax, bx), min(cx, dx)) <= min(max(ax, bx), max(cx, dx)) and max(min(ay, by), min(cy, dy)) <= min(
+                max(ay, by), max(cy, dy)
+            ):
+                return True
+    return False
 
 
 def is_flat(points: Sequence[Sequence[float]]) -> bool:
