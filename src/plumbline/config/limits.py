@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -57,9 +57,5 @@ class NameOrFile:
 class Named:
     """A mapping `{name: ..., params: {...}}` that makes one of several frozen dataclasses, chosen by its name."""
 
-    classes: tuple[tuple[str, type], ...]
-
-    @classmethod
-    def of(cls, classes: Mapping[str, type]) -> Named:
-        """From name -> class."""
-        return cls(tuple(classes.items()))
+    classes: Callable[[], Mapping[str, type]]
+    """Gives name -> class; called when a configuration first names one, so that no other pays for their imports."""

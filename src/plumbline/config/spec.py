@@ -15,7 +15,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from plumbline.config.limits import Length, MayBeEmpty, Named, NameOrFile, Range
@@ -69,7 +69,7 @@ def type_of(hint: Any) -> ValueType:
     if get_origin(hint) is Annotated:
         base, *limits = get_args(hint)
         if isinstance(limits[0], Named):
-            return NamedParams({name: section_of(cls) for name, cls in limits[0].classes})
+            return NamedParams(partial(_sections_of, limits[0]))
         return _limited(type_of(base), limits)
     simple: dict[Any, ValueType] = {
         bool: Bool(),
@@ -84,6 +84,10 @@ def type_of(hint: Any) -> ValueType:
     if dataclasses.is_dataclass(hint):
         return section_of(hint)  # type: ignore[arg-type]
     return _generic(hint)
+
+
+def _sections_of(named: Named) -> dict[str, Section]:
+    return {name: section_of(cls) for name, cls in named.classes().items()}
 
 
 def _generic(hint: Any) -> ValueType:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from plumbline.config.limits import Length, NameOrFile, Range
@@ -314,7 +315,12 @@ class Interval:
 class NamedParams:
     """`{name: ..., params: {...}}`: the name picks the section that judges the parameters."""
 
-    sections: Mapping[str, Section]
+    load: Callable[[], Mapping[str, Section]]
+
+    @cached_property
+    def sections(self) -> Mapping[str, Section]:
+        """Name -> what its parameters may be."""
+        return self.load()
 
     def accepts(self, node: Node) -> bool:
         return isinstance(node, MapNode)
