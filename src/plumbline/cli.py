@@ -142,6 +142,32 @@ def data_preview(
     return preview(config, base_config, output, limit, epoch, as_json=as_json)
 
 
+@data_app.command(name="convert")
+def data_convert(
+    source: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="File to write.")],
+    from_: Annotated[
+        Literal["coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb"] | None,
+        Parameter(name="--from", help="Format of SOURCE; without it SOURCE is JSONL of the contract."),
+    ] = None,
+    to: Annotated[Literal["jsonl", "coco"], Parameter(help="Format of the output.")] = "jsonl",
+    images: Annotated[Path | None, Parameter(help="Folder of the pictures: they must be there.")] = None,
+    classes: Annotated[Path | None, Parameter(help="YOLO: data.yaml or a text file with one name per line.")] = None,
+    boxes: Annotated[bool, Parameter(negative=(), help="Write quads and outlines as upright boxes.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Convert other tools' annotations to JSONL, or JSONL to COCO, and tell what was lost. Exit 0, or 3 with losses.
+
+    Example: `plumbline data convert instances.json --from coco --images photos --output train.jsonl`
+    """
+    from plumbline.data.convert import verbs
+
+    options = verbs.ConvertOptions(images, classes, boxes)
+    return verbs.convert(source, from_, to, output, options, as_json=as_json)
+
+
 @data_app.command(name="lengths")
 def data_lengths(
     file: Path,

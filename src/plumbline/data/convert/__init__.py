@@ -1,0 +1,1 @@
+"""Annotations of other tools to the JSONL contract, and back to COCO."""

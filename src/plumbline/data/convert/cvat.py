@@ -1,0 +1,122 @@
+"""CVAT's "CVAT for images 1.1" XML, streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.convert.outlines import ellipse, mask_outlines, turned_box
+from plumbline.data.convert.picture import Picture, Report, path_name, text_number, whole, with_attributes
+from plumbline.data.findings import printable
+from plumbline.data.read import open_data, shown_path
+from plumbline.errors import DamagedFileError, Problem
+
+_SHAPES = ("box", "polygon", "polyline", "ellipse", "mask")
+_OTHER = ("points", "cuboid", "skeleton")
+
+
+def read_cvat(source: Path, report: Report) -> Iterator[Picture]:
+    """The pictures of `source` in its order. Raises DamagedFileError where the file is no XML, or one that attacks."""
+    from defusedxml.common import DefusedXmlException
+    from defusedxml.ElementTree import ParseError, iterparse
+
+    with open_data(source) as stream:
+        try:
+            yield from _pictures(iterparse(stream, events=("start", "end")), source, report)
+        except (ParseError, DefusedXmlException, ValueError) as error:
+            what = f"is not CVAT's XML: {printable(str(error))[:200]}"
+            raise DamagedFileError(Problem(shown_path(source), what, "export it as 'CVAT for images 1.1'")) from error
+
+
+def _pictures(events: Any, source: Path, report: Report) -> Iterator[Picture]:
+    root = None
+    count = 0
+    depth = 0
+    for event, element in events:
+        if event == "start":
+            root = element if root is None else root
+            depth += 1
+            continue
+        depth -= 1
+        if element.tag == "track":
+            report.lose("track of a video", f"{source}: track {element.get('id')}")
+        if element.tag == "image":
+            yield _picture(element, f"{source}: image[{count}]", report)
+            count += 1
+        if depth == 1 and root is not None:
+            root.clear()  # what was read is let go: a large file never stands in memory
+
+
+def _picture(element: Any, place: str, report: Report) -> Picture:
+    picture = Picture(
+        path_name(element.get("name")),
+        place,
+        whole(text_number(element.get("width"))),
+        whole(text_number(element.get("height"))),
+    )
+    for index, shape in enumerate(element):
+        where = f"{shape.tag}[{index}]"
+        if shape.tag in _SHAPES:
+            _add(picture, shape, where, report)
+        elif shape.tag == "tag":
+            texts = [f"{item.get('name')}:{(item.text or '').strip()}" for item in shape.iter("attribute")]
+            picture.metadata.setdefault("tags", []).append("/".join([str(shape.get("label")), *texts]))
+        elif shape.tag in _OTHER:
+            report.lose(f"shape of the kind {shape.tag}", f"{place}: {where}")
+        else:
+            report.lose("element that is not known", f"{place}: {printable(str(shape.tag))[:60]}")
+    return picture
+
+
+def _add(picture: Picture, shape: Any, where: str, report: Report) -> None:
+    place = f"{picture.place}: {where}"
+    attributes = [(item.get("name"), (item.text or "").strip()) for item in shape.iter("attribute")]
+    desc = with_attributes(shape.get("label"), [(name, "" if text == "false" else text) for name, text in attributes])
+    if shape.get("occluded") == "1":
+        report.lose("mark of occlusion", place)
+    number = {name: text_number(shape.get(name)) for name in ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry")}
+    degrees = text_number(shape.get("rotation") or 0)
+    if shape.tag == "box":
+        x1, y1, x2, y2 = (number[name] for name in ("xtl", "ytl", "xbr", "ybr"))
+        if degrees % 360 == 0:
+            picture.add("bbox_2d", [x1, y1, x2, y2], desc, where, report)
+        else:
+            corners = turned_box(x1, y1, x2 - x1, y2 - y1, degrees, about=((x1 + x2) / 2, (y1 + y2) / 2))
+            picture.add("quad", corners, desc, where, report)
+    elif shape.tag == "ellipse":
+        report.change("ellipse, written as a polygon", place)
+        numbers = ellipse(number["cx"], number["cy"], number["rx"], number["ry"], degrees)
+        picture.add("poly", numbers, desc, where, report)
+    elif shape.tag == "mask":
+        _add_mask(picture, shape, desc, where, report)
+    else:
+        pairs = [point.split(",") for point in (shape.get("points") or "").split(";") if point.strip()]
+        flat = [text_number(value) for pair in pairs for value in (pair if len(pair) == 2 else [math.nan])]
+        picture.add("poly" if shape.tag == "polygon" else "line", flat, desc, where, report)
+
+
+def _add_mask(picture: Picture, shape: Any, desc: object, where: str, report: Report) -> None:
+    place = f"{picture.place}: {where}"
+    left, top, width, height = (whole(text_number(shape.get(name)) + shift) for name, shift in _MASK)
+    try:
+        counts = [int(run) for run in (shape.get("rle") or "").split(",")]
+        outlines = mask_outlines(counts, width or 0, height or 0, by_columns=False)
+    except ValueError:
+        outlines = None
+    if not outlines or left is None or top is None or width is None or height is None:
+        report.lose("broken mask", place)
+        return
+    x, y = left - 1, top - 1
+    if len(outlines) == 1:
+        report.change("mask, written as its outer outline", place)
+        flat = [value + (y if i % 2 else x) for i, value in enumerate(outlines[0])]
+        picture.add("poly", flat, desc, where, report)
+    else:
+        report.change("mask of several parts, written as its box", place)
+        picture.add("bbox_2d", [x, y, x + width, y + height], desc, where, report)
+
+
+_MASK = (("left", 1), ("top", 1), ("width", 0), ("height", 0))
+"""Attributes of a mask; its place may be 0, which `whole` does not take."""

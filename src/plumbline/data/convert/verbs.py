@@ -1,0 +1,182 @@
+"""What `plumbline data convert` does: a source in another tool's format to the contract, or the contract to COCO."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.contract import find_breaches
+from plumbline.data.convert.picture import Picture, Report
+from plumbline.data.findings import Findings
+from plumbline.data.images import image_size
+from plumbline.data.read import shown_path, write_lines
+from plumbline.data.record import SCHEMA
+from plumbline.errors import EXIT_FINDINGS, EXIT_OK, DataError, Problem
+
+FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """images: the folder of the pictures. classes: names for YOLO. boxes: outlines become upright boxes."""
+
+    images: Path | None = None
+    classes: Path | None = None
+    boxes: bool = False
+
+
+def convert(
+    source: Path, source_format: str | None, target_format: str, output: Path, options: ConvertOptions, *, as_json: bool
+) -> int:
+    """Convert and print the report: 0, or 3 where something could not be kept.
+
+    Raises DataError or DamagedFileError before anything is written.
+    """
+    if (target_format == "coco") != (source_format is None):
+        fix = "to the contract: --from FORMAT; from the contract to COCO: --to coco without --from"
+        raise DataError(Problem("--from", "names one way, --to the other", fix))
+    if not source.exists():
+        raise DataError(Problem(shown_path(source), "no such file or folder"))
+    if output.exists() and output.samefile(source):
+        raise DataError(Problem(shown_path(output), "is the source", "give another --output"))
+    if not output.absolute().parent.is_dir():
+        raise DataError(Problem(shown_path(output.parent), "no such folder", "make it first"))
+    report = Report()
+    if source_format is None:
+        from plumbline.data.convert.coco_writer import write_coco
+
+        write_coco(source, output, report)
+    else:
+        pictures, images = _open(source, source_format, options, report)
+        write_lines(output, _lines(_with_progress(pictures, report), images, output, options, report))
+    _print(report, source, output, as_json)
+    return EXIT_FINDINGS if report.lost else EXIT_OK
+
+
+def _open(
+    source: Path, source_format: str, options: ConvertOptions, report: Report
+) -> tuple[Iterator[Picture], Path | None]:
+    """The pictures of the source and the folder that their names are relative to, None when it was not told."""
+    is_folder_format = source_format in ("yolo", "yolo-obb")
+    if source.is_dir() and not is_folder_format and source_format != "labelme":
+        raise DataError(Problem(shown_path(source), "is a folder", f"{source_format} is one file"))
+    if is_folder_format:
+        from plumbline.data.convert.yolo import pictures_folder, read_yolo
+
+        images = options.images or pictures_folder(source)
+        is_turned = source_format == "yolo-obb"
+        return read_yolo(source, images, report, classes=options.classes, is_turned=is_turned), images
+    if options.images is not None and not options.images.is_dir():
+        raise DataError(Problem(shown_path(options.images), "no such folder", "give the folder of the pictures"))
+    if options.classes is not None:
+        raise DataError(Problem("--classes", f"{source_format} carries its own names", "leave it out"))
+    return _reader(source_format)(source, report), options.images
+
+
+def _reader(source_format: str) -> Callable[[Path, Report], Iterator[Picture]]:
+    from plumbline.data.convert.coco import read_coco
+    from plumbline.data.convert.cvat import read_cvat
+    from plumbline.data.convert.label_studio import read_label_studio
+    from plumbline.data.convert.labelme import read_labelme
+
+    readers: dict[str, Callable[[Path, Report], Iterator[Picture]]] = {
+        "coco": read_coco,
+        "lvis": partial(read_coco, is_lvis=True),
+        "labelme": read_labelme,
+        "label-studio": read_label_studio,
+        "cvat": read_cvat,
+    }
+    return readers[source_format]
+
+
+def _lines(
+    pictures: Iterator[Picture], images: Path | None, output: Path, options: ConvertOptions, report: Report
+) -> Iterator[str]:
+    """The records as JSON; what the contract refuses is counted and left out."""
+    folder = output.absolute().parent
+    for picture in pictures:
+        report.pictures += 1
+        if not picture.name:
+            report.lose("picture without a file name", picture.place)
+            continue
+        file = None if images is None or "://" in picture.name else images / picture.name
+        if file is not None and not file.is_file():
+            report.lose("picture that is not in the folder of pictures", f"{picture.place}: {file}")
+            continue
+        if file is not None and picture.width is None and picture.objects:
+            try:
+                picture.width, picture.height = image_size(file)
+            except DataError as error:
+                report.lose("picture that cannot be read", str(error.problems[0]))
+                continue
+        if not picture.objects and picture.summary is None:
+            report.lose("picture without objects", picture.place)
+            continue
+        if options.boxes:
+            picture.objects = [_as_box(item, picture.place, report) for item in picture.objects]
+        row = _row(picture, picture.name if file is None else Path(os.path.relpath(file.absolute(), folder)).as_posix())
+        found = Findings(picture.place, 0)
+        find_breaches(row, found)
+        if found:
+            report.lose(f"picture whose record breaks the contract ({found[0].code})", str(found[0].problem()))
+            continue
+        report.records += 1
+        report.objects += len(picture.objects)
+        yield json.dumps(row, ensure_ascii=False)
+
+
+def _row(picture: Picture, image: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"schema": SCHEMA, "images": [image]}
+    if picture.width is not None and picture.height is not None:
+        row |= {"width": picture.width, "height": picture.height}
+    if picture.objects:
+        row["objects"] = picture.objects
+    if picture.summary is not None:
+        row["summary"] = picture.summary
+    return row | ({"metadata": picture.metadata} if picture.metadata else {})
+
+
+def _as_box(item: dict[str, Any], place: str, report: Report) -> dict[str, Any]:
+    kind = next((kind for kind in ("quad", "poly") if kind in item), None)
+    if kind is None:
+        return item
+    report.change("outline, written as its box", place)
+    xs, ys = item[kind][::2], item[kind][1::2]
+    return {"bbox_2d": [min(xs), min(ys), max(xs), max(ys)], "desc": item["desc"]}
+
+
+def _with_progress(pictures: Iterator[Picture], report: Report) -> Iterator[Picture]:
+    """The same pictures; on a terminal a line on stderr tells how far it has come."""
+    if not sys.stderr.isatty():
+        yield from pictures
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("converting") as status:
+        for picture in pictures:
+            if report.pictures % 100 == 0:
+                status.update(f"converting: {report.pictures:,} pictures, {report.objects:,} objects")
+            yield picture
+
+
+def _print(report: Report, source: Path, output: Path, as_json: bool) -> None:
+    if as_json:
+        row = {"source": str(source), "output": str(output)} | report.as_dict()
+        print(json.dumps(row, ensure_ascii=True))
+        return
+    for title, counts in (("Not kept", report.lost), ("Kept in another form", report.changed)):
+        if counts:
+            print(f"{title}:")
+        for reason, count in counts.most_common():
+            print(f"  {count:>8,}  {reason}")
+            for place in report.examples[reason]:
+                print(f"            {place}")
+    print(
+        f"{report.pictures:,} pictures -> {report.records:,} records, {report.objects:,} objects: {shown_path(output)}"
+    )
