@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from plumbline.data.contract import are_coordinates, is_right_count
 from plumbline.data.convert.outlines import coco_counts, mask_outlines
 from plumbline.data.convert.picture import Picture, Report, finite, listing, mapping, path_name, whole
 from plumbline.data.convert.stream import json_items
@@ -149,9 +150,11 @@ def _geometry(row: dict[str, Any], drawn_as: object, place: str, report: Report)
 def _outlines(segmentation: object) -> tuple[list[list[float]], str]:
     """Outlines of a segmentation and how it was written: polygons, mask, none, broken."""
     if isinstance(segmentation, list):
-        parts = [part for part in map(finite, segmentation) if part is not None and len(part) >= 6]
-        sound = len(parts) == len(segmentation) and all(len(part) % 2 == 0 for part in parts)
-        return (parts, "polygons") if sound else ([], "broken")
+        sound = all(
+            isinstance(part, list) and is_right_count("poly", len(part)) and are_coordinates(part)
+            for part in segmentation
+        )
+        return (segmentation, "polygons") if sound else ([], "broken")
     if not isinstance(segmentation, dict):
         return [], "none"
     counts, size = segmentation.get("counts"), segmentation.get("size")

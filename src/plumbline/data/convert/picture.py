@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from plumbline.data.contract import are_coordinates
 from plumbline.data.findings import printable, shown
 from plumbline.geometry.clip import is_flat
 
@@ -107,20 +108,11 @@ _WORDS = {"bbox_2d": "box", "quad": "quad", "poly": "outline", "line": "line"}
 
 
 def finite(numbers: object) -> list[float] | None:
-    """The numbers to a thousandth of a pixel, whole ones as int; None when one is no finite number."""
-    found: list[float] = []
-    if not isinstance(numbers, list | tuple):
+    """The numbers to a thousandth of a pixel, whole ones as int; None when one is no coordinate of the contract."""
+    if not isinstance(numbers, list) or not are_coordinates(numbers) or not all(map(math.isfinite, numbers)):
         return None
-    for value in numbers:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        if isinstance(value, float):
-            if not math.isfinite(value):
-                return None
-            value = round(value, _DECIMALS)
-            value = int(value) if value.is_integer() else value
-        found.append(value)
-    return found
+    rounded = [round(value, _DECIMALS) for value in numbers]
+    return [int(value) if value == int(value) else value for value in rounded]
 
 
 def text_number(text: object) -> float:
