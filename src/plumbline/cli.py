@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -98,16 +99,22 @@ def data_check(
     image_root: ImageRoots = None,
     limit: Limit = None,
     max_report: Annotated[int | None, Parameter(help="Findings listed; by default 100, with --json all.")] = None,
+    html: Annotated[Path | None, Parameter(help="Also write a page: the findings over their pictures.")] = None,
     as_json: AsJson = False,
 ) -> int:
     """List everything that is wrong with the records of FILES. Exit 0, or 3 with findings.
 
-    Example: `plumbline data check train.jsonl val.jsonl --images`
+    Example: `plumbline data check train.jsonl val.jsonl --images --html findings.html`
     """
     from plumbline.data import verbs
 
-    roots = image_root or []
-    return verbs.check(files, images=images, image_roots=roots, limit=limit, max_report=max_report, as_json=as_json)
+    gallery = None
+    if html is not None:
+        from plumbline.report.gallery import write_gallery
+
+        gallery = partial(write_gallery, html)
+    options = verbs.options_of(images, image_root or [], limit)
+    return verbs.check(files, options, max_report=max_report, gallery=gallery, as_json=as_json)
 
 
 @data_app.command(name="stats")

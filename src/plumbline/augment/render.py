@@ -28,10 +28,13 @@ def render(image: np.ndarray, plan: Plan, size: tuple[int, int] | None = None) -
 
     image: uint8 RGB [H, W, 3], the source with EXIF applied; never written to. size: (width, height) of the result when
     the canvas is to be brought onto the model's grid by the same single warp; None keeps the canvas. Raises ValueError
-    for another dtype or form.
+    for another dtype or form, and for a picture of another size than the plan was made for.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"the picture must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    if (image.shape[1], image.shape[0]) != tuple(plan.source):
+        wanted = "{} x {}".format(*plan.source)
+        raise ValueError(f"the picture is {image.shape[1]} x {image.shape[0]}, the plan is for one of {wanted}")
     width, height = size or (plan.width, plan.height)
     to_grid = scaling(width / plan.width, height / plan.height)
     picture = _warped(image, to_grid @ plan.matrix, width, height)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.data.check import Check, CheckOptions
@@ -14,32 +15,53 @@ from plumbline.data.images import ImagePolicy
 from plumbline.data.stats import collect_stats
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK
 
+EXAMPLES = 12
+"""Findings of each rule that a gallery shows."""
 _SHOWN = 100
 """Findings printed as text unless asked otherwise; the table below them counts all."""
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a check found. examples: by code, the first EXAMPLES findings; counts: by code, all of them."""
+
+    files: Sequence[str]
+    records: int
+    counts: Mapping[str, int]
+    examples: Mapping[str, Sequence[Finding]]
+    policy: ImagePolicy
+
+
+def options_of(images: bool, image_roots: Sequence[Path], limit: int | None) -> CheckOptions:
+    """What the command line says about a check."""
+    return CheckOptions(images=images, limit=limit, policy=ImagePolicy(roots=tuple(map(str, image_roots))))
+
+
 def check(
     files: Sequence[Path],
+    options: CheckOptions,
     *,
-    images: bool = False,
-    image_roots: Sequence[Path] = (),
-    limit: int | None = None,
     max_report: int | None = None,
+    gallery: Callable[[Checked], None] | None = None,
     as_json: bool = False,
 ) -> int:
     """Print the findings of `files`; 0 when there are none, 3 otherwise.
 
-    max_report: findings listed (0: only counts); None lists 100 as text and all as JSON.
+    max_report: findings listed (0: only counts); None lists 100 as text and all as JSON. gallery: gets what was found.
     """
-    policy = ImagePolicy(roots=tuple(map(str, image_roots)))
-    run = Check(files, CheckOptions(images=images, limit=limit, policy=policy))
+    run = Check(files, options)
     most = max_report if max_report is not None else None if as_json else _SHOWN
     listed: list[Finding] = []
     counts: Counter[str] = Counter()
+    examples: dict[str, list[Finding]] = {}
     for finding in _with_progress(run):
         counts[finding.code] += 1
+        if counts[finding.code] <= EXAMPLES:
+            examples.setdefault(finding.code, []).append(finding)
         if most is None or len(listed) < most:
             listed.append(finding)
+    if gallery is not None:
+        gallery(Checked(run.files, run.records, counts, examples, options.policy))
     if as_json:
         _print_check_json(run, listed, counts)
     else:
