@@ -13,7 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -129,25 +132,39 @@ def measure(samples_count: int, records_count: int) -> dict[str, Any]:
         began = time.perf_counter()
         encoded = [len(encoder(small.samples.item(key.position))["input_ids"]) for key in keys]
         encode_ms = (time.perf_counter() - began) / samples_count * 1e3
-        large = LengthMeter(open_samples(write_records(folder, records_count)), counter, limits)
-        began = time.perf_counter()
-        packs = plan_packs(large, CAPACITY, RunLength(1, StepShape()))
-        seconds = time.perf_counter() - began
-    usage = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        command = [sys.executable, __file__, "--plan", str(write_records(folder, records_count)), str(model)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {
         "plan_ms_per_image": round(plan_ms, 4),
         "encode_ms_per_image": round(encode_ms, 2),
         "speedup": round(encode_ms / plan_ms, 1),
         "mismatches": sum(a != b for a, b in zip(planned, encoded, strict=True)),
-        "fill": round(packs.fill, 5),
-        "fill_bound": round(packs.fill_bound, 5),
+        **json.loads(done.stdout),
         "images": samples_count,
         "picture": [WIDTH, HEIGHT],
         "objects_mean": OBJECTS,
         "records": records_count,
-        "records_planned_s": round(seconds, 2),
-        "peak_rss_bytes": max(usage),
         "floor": "one parse of the record's JSON (about 300 bytes an object) and one pass over its points",
+    }
+
+
+def plan_alone(path: Path, model: Path) -> dict[str, Any]:
+    """Open and plan a file in a process that has done nothing else, as its memory is measured too (not by `getrusage`, which remembers the process that started it)."""
+    began = time.perf_counter()
+    samples = open_samples(path)
+    opened = time.perf_counter()
+    meter = LengthMeter(samples, TokenCounter(model), PixelLimits.of_folder(model, MAX_PIXELS))
+    packs = plan_packs(meter, CAPACITY, RunLength(1, StepShape()))
+    planned = time.perf_counter()
+    own = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    helper = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "fill": round(packs.fill, 5),
+        "fill_bound": round(packs.fill_bound, 5),
+        "records_opened_s": round(opened - began, 2),
+        "records_planned_s": round(planned - opened, 2),
+        "peak_rss_bytes": int(own[1]) * 1024 if own else None,
+        "peak_rss_of_a_helper_bytes": helper * 1024,
     }
 
 
@@ -156,7 +173,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="pictures planned and encoded")
     parser.add_argument("--records", type=int, default=100_000, help="records planned for the packs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plan", nargs=2, type=Path, metavar=("JSONL", "MODEL"), help="only plan this file")
     options = parser.parse_args()
+    if options.plan:
+        print(json.dumps(plan_alone(*options.plan)))
+        return
     figures = measure(options.images, options.records)
     print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
 

@@ -49,7 +49,7 @@ def test_literal_packs_and_bounds() -> None:
     assert best_fit_decreasing([3, 7, 5, 5], 10) == [[1, 0], [2, 3]]
     assert lower_bound([6, 6, 6], 10) == 3, "no two of them fit together although the sum needs only two packs"
     assert lower_bound([], 10) == 0
-    assert subset_fill([6, 5, 4, 3, 2], 10) == [[0, 2], [1, 4, 3]]
+    assert sorted(map(sorted, subset_fill([6, 5, 4, 3, 2], 10))) == [[0, 2], [1, 3, 4]]
 
 
 @pytest.mark.parametrize("lengths", [[11], [0], [3, -1]])
@@ -75,6 +75,7 @@ def test_realistic_lengths_are_packed_close_to_the_bound() -> None:
         (rng.integers(300, 2500, 5000), 4096),
         (np.clip(rng.lognormal(5.5, 0.6, 5000), 20, 2048).astype(int), 2048),
         (np.clip(rng.normal(900, 200, 5000), 100, 4000).astype(int), 4096),
+        (np.clip(rng.normal(900, 200, 100_000), 100, 4000).astype(int), 4096),
     ):
         packs = len(pack_samples(lengths, capacity))
         assert lengths.sum() / (packs * capacity) >= 0.985

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Pack = list[int]
 
-CANDIDATES = 64
+WINDOW = 24
+"""Samples among which `subset_fill` looks for those that fill a pack."""
 GOOD = 0.995
 """Share of the bound at which best fit decreasing is good enough."""
 
@@ -53,58 +54,48 @@ def best_fit_decreasing(lengths: ArrayLike, capacity: int) -> list[Pack]:
 
 
 def subset_fill(lengths: ArrayLike, capacity: int) -> list[Pack]:
-    """Packs filled one after the other: the longest sample left, and a subset of the others that fills its room best.
+    """Packs filled one after the other: a sample, and what fills its room of the next `WINDOW` in a shuffled order.
 
-    The subset sums of up to `CANDIDATES` samples of different lengths are bits of one whole number (the idea of the
-    minimum bin slack heuristic of Gupta and Ho, 1999, with Bellman's recursion in the place of its search). Better than
-    best fit decreasing where lengths crowd around a part of the capacity, worse for a few hundred samples.
-    Raises as `best_fit_decreasing` does.
+    Which subset of the window fills it best is told by subset sums as bits of one whole number (the idea of the minimum
+    bin slack heuristic of Gupta and Ho, 1999, with Bellman's recursion in the place of its search). A shuffled order
+    keeps the mixture of lengths the same to the end, so that the last packs fill as well as the first: near the bound
+    where several samples share a pack. What takes more than half a pack comes first, the longest before the others;
+    where that is most of them, best fit decreasing does better. Deterministic. Raises as `best_fit_decreasing` does.
     """
-    sizes = _checked(lengths, capacity)
-    stacks: dict[int, list[int]] = {}
-    for index in np.argsort(sizes, kind="stable")[::-1].tolist():
-        stacks.setdefault(int(sizes[index]), []).append(index)
-    left = sorted(stacks)
+    sizes = _checked(lengths, capacity).tolist()
+    order = list(range(len(sizes)))
+    random.Random(0).shuffle(order)
+    large = sorted((index for index in order if 2 * sizes[index] > capacity), key=sizes.__getitem__)
+    waiting = [index for index in order if 2 * sizes[index] <= capacity]
+    window: list[int] = []
     packs: list[Pack] = []
-
-    def take(size: int) -> int:
-        index = stacks[size].pop()
-        if not stacks[size]:
-            del left[bisect_left(left, size)]
-        return index
-
-    while left:
-        longest = left[-1]
-        pack = [take(longest)]
-        room = capacity - longest
-        pack += [take(size) for size in _best_subset(_candidates(left, stacks, room), room)]
-        packs.append(pack)
+    while large or window or waiting:
+        while len(window) < WINDOW and waiting:
+            window.append(waiting.pop())
+        first = large.pop() if large else window.pop(0)
+        others = _best_subset(window, sizes, capacity - sizes[first])
+        if others:
+            window = [index for index in window if index not in others]
+        packs.append([first, *others])
     return packs
 
 
-def _candidates(left: Sequence[int], stacks: dict[int, list[int]], room: int) -> list[int]:
-    """Lengths that fit into `room`, spread over all that are left, the longest first; at most two of each."""
-    fitting = bisect_right(left, room)
-    step = max(1, fitting // CANDIDATES)
-    chosen = left[fitting - 1 :: -step] if fitting else ()
-    return [size for size in chosen for _ in range(min(2, len(stacks[size]), room // size))]
-
-
-def _best_subset(sizes: Sequence[int], room: int) -> list[int]:
-    """The lengths whose sum is the largest that does not exceed `room`."""
+def _best_subset(window: Sequence[int], sizes: Sequence[int], room: int) -> list[int]:
+    """The indices of the window whose lengths have the largest sum that does not exceed `room`."""
     reachable, inside, goal = 1, (1 << (room + 1)) - 1, 1 << room
-    before: list[int] = []
-    for size in sizes:
-        before.append(reachable)
-        reachable |= (reachable << size) & inside
-        if reachable & goal:
-            break
+    seen: list[tuple[int, int]] = []
+    for index in window:
+        if sizes[index] <= room:
+            seen.append((index, reachable))
+            reachable |= (reachable << sizes[index]) & inside
+            if reachable & goal:
+                break
     total = reachable.bit_length() - 1
     chosen = []
-    for size, sums in zip(reversed(sizes[: len(before)]), reversed(before), strict=True):
+    for index, sums in reversed(seen):
         if not sums >> total & 1:
-            chosen.append(size)
-            total -= size
+            chosen.append(index)
+            total -= sizes[index]
     return chosen
 
 
