@@ -149,7 +149,7 @@ def measure(samples_count: int, records_count: int) -> dict[str, Any]:
 
 
 def plan_alone(path: Path, model: Path) -> dict[str, Any]:
-    """Open and plan a file in a process that has done nothing else, as its memory is measured too (not by `getrusage`, which remembers the process that started it)."""
+    """Open and plan a file in a process of its own; `getrusage` would tell the memory of the one that started it."""
     began = time.perf_counter()
     samples = open_samples(path)
     opened = time.perf_counter()

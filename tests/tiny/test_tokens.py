@@ -13,11 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from plumbline.augment.ops import OPERATIONS
+from plumbline.augment.pipeline import Augmentation
 from plumbline.batch.answers import AnswerCounter
 from plumbline.batch.tokens import TokenCounter
 from plumbline.data.answer import EMIT_NORMS, encode_answer
+from plumbline.data.fit import fit_record
+from plumbline.data.keyed import keyed_generator
 from plumbline.data.messages import control_text
-from plumbline.data.record import DataObject
+from plumbline.data.record import DataObject, Record
 from plumbline.geometry import ORDERINGS, Box, Polygon, Polyline, Quad
 
 pytestmark = pytest.mark.slow
@@ -108,3 +112,24 @@ def test_an_answer_is_counted_without_writing_it(counter: TokenCounter, objects:
         assert told is None
         return
     assert told == counter.count(encode_answer(objects, 640, 480, norm, ordering) + "<|im_end|>\n")
+
+
+CHAINS = (
+    Augmentation((OPERATIONS["hflip"](prob=0.5), OPERATIONS["vflip"](prob=0.5))),
+    Augmentation((OPERATIONS["rotate"](max_deg=180.0), OPERATIONS["random_crop"](area=(0.3, 0.9), min_objects=0))),
+    Augmentation(
+        (OPERATIONS["small_object_zoom_paste"](), OPERATIONS["perspective"](), OPERATIONS["resize_by_scale"]())
+    ),
+)
+
+
+@given(OBJECTS, st.sampled_from(CHAINS), st.integers(0, 99), st.sampled_from(ORDERINGS))
+@settings(max_examples=250, deadline=None)
+def test_a_planned_answer_is_counted_without_making_its_objects(
+    counter: TokenCounter, objects: Any, chain: Augmentation, seed: int, ordering: str
+) -> None:
+    record = fit_record(Record(images=("a.jpg",), width=640, height=480, objects=tuple(objects))).record
+    plan = chain.plan(record, (640, 480), keyed_generator(seed, 0, 0, "test"))
+    manner = (plan.width, plan.height, "norm1000", ordering)
+    count = AnswerCounter(counter)
+    assert count.count_told(plan.told, *manner) == count.count(plan.record.objects, *manner)

@@ -7,7 +7,7 @@ training (to learn exact lengths) and once more in a worker (to render), it says
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from plumbline.augment.config import AugmentationConfig
 from plumbline.augment.curriculum import resolve
 from plumbline.augment.ops import COLOUR, NAMES
-from plumbline.augment.plan import ObjectRule, Plan, Skip, View
+from plumbline.augment.plan import ObjectRule, Plan, Skip, Told, View
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import Polyline, Shape
 from plumbline.geometry.clip import cut_at_canvas
@@ -65,9 +65,9 @@ class Augmentation:
 
 @dataclass(slots=True)
 class _Outcome:
-    """Objects on the final canvas, being collected."""
+    """Objects on the final canvas, being collected: places in their group, or objects that the edge changed."""
 
-    objects: list[DataObject] = field(default_factory=list)
+    items: list[int | DataObject] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     coverages: list[float] = field(default_factory=list)
     dropped: list[tuple[int, str]] = field(default_factory=list)
@@ -77,21 +77,24 @@ def _finish(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tu
     outcome = _Outcome()
     _place(outcome, view, view.group, range(len(view.record.objects)))
     for patch in view.patches:
-        copied = _Outcome()
-        _place(copied, view, view.copied(patch), patch.indices)
-        outcome.objects += copied.objects
+        copied, group = _Outcome(), view.copied(patch)
+        _place(copied, view, group, patch.indices)
+        objects = view.record.objects
+        outcome.items += [
+            item if isinstance(item, DataObject) else DataObject(objects[patch.indices[item]].desc, group.shape(item))
+            for item in copied.items
+        ]
         outcome.indices += copied.indices
         outcome.coverages += copied.coverages
-    if view.record.objects and not outcome.objects:
+    if view.record.objects and not outcome.items:
         left = tuple(name for name in applied if name in COLOUR)
         return _unmoved(view, colour, left, (*skipped, ("chain", EMPTIED)))
-    record = view.record.on_canvas(tuple(outcome.objects), view.width, view.height)
     return Plan(
         source=view.source,
         width=view.width,
         height=view.height,
         matrix=view.matrix,
-        record=record,
+        told=Told(view.record, view.group, tuple(outcome.items)),
         kept_indices=tuple(outcome.indices),
         coverages=tuple(outcome.coverages),
         dropped=tuple(outcome.dropped),
@@ -105,42 +108,44 @@ def _finish(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tu
 def _unmoved(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tuple[str, str], ...]) -> Plan:
     """The source's own geometry."""
     width, height = view.source
-    count = len(view.record.objects)
+    everything = tuple(range(len(view.record.objects)))
     return Plan(
         source=view.source,
         width=width,
         height=height,
         matrix=IDENTITY,
-        record=view.record.on_canvas(view.record.objects, width, height),
-        kept_indices=tuple(range(count)),
-        coverages=(1.0,) * count,
+        told=Told(view.record, view.unmoved, everything),
+        kept_indices=everything,
+        coverages=(1.0,) * len(everything),
         colour=colour,
         applied=applied,
         skipped=skipped,
     )
 
 
-def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Iterable[int]) -> None:
+def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[int]) -> None:
     """Cut the mapped objects at the canvas and judge them by the rule. indices: of the group's shapes in the record."""
-    width, height, objects, bounds = view.width, view.height, view.record.objects, group.bounds
-    moved, shape_of = group.moved, group.shape
-    for place, index in enumerate(indices):
-        x1, y1, x2, y2 = bounds[place]
-        item = objects[index]
+    width, height, objects = view.width, view.height, view.record.objects
+    if group.lies_inside(width, height):
+        outcome.items += range(len(indices))
+        outcome.indices += indices
+        outcome.coverages += [1.0] * len(indices)
+        return
+    for place, (index, (x1, y1, x2, y2)) in enumerate(zip(indices, group.bounds, strict=True)):
         if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
-            outcome.objects.append(DataObject(item.desc, shape_of(place)) if moved else item)
+            outcome.items.append(place)
             outcome.indices.append(index)
             outcome.coverages.append(1.0)
             continue
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             outcome.dropped.append((index, "outside"))
             continue
-        visible, share = cut_at_canvas(shape_of(place), width, height)
-        kept = _cut(item, visible, share, view.rule)
+        visible, share = cut_at_canvas(group.shape(place), width, height)
+        kept = _cut(objects[index], visible, share, view.rule)
         if isinstance(kept, str):
             outcome.dropped.append((index, kept))
             continue
-        outcome.objects.append(kept)
+        outcome.items.append(kept)
         outcome.indices.append(index)
         outcome.coverages.append(share)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from plumbline.data.record import Record
+from plumbline.data.record import DataObject, Record
 from plumbline.geometry.group import ShapeGroup
 from plumbline.geometry.maps import IDENTITY, Map
 
@@ -81,6 +82,11 @@ class View:
         self._group: ShapeGroup | None = self._at_start
 
     @property
+    def unmoved(self) -> ShapeGroup:
+        """The record's objects on the source."""
+        return self._at_start
+
+    @property
     def group(self) -> ShapeGroup:
         """The record's objects on the present canvas, not cut at its edge."""
         if self._group is None:
@@ -130,12 +136,33 @@ class ColourOp(Operation, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """The objects that a canvas shows, before they are made: a length needs none of them.
+
+    record: what is told without augmentation; group: its shapes on the canvas. items: for each object its place in the
+    group, or the object itself where the canvas's edge changed it, or where it is pasted.
+    """
+
+    record: Record
+    group: ShapeGroup
+    items: tuple[int | DataObject, ...]
+
+    def on_canvas(self, width: int, height: int) -> Record:
+        """The record that tells them on a canvas of this size."""
+        before, shape = self.record.objects, self.group.shape
+        objects = tuple(
+            item if isinstance(item, DataObject) else DataObject(before[item].desc, shape(item)) for item in self.items
+        )
+        return self.record.on_canvas(objects, width, height)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done to one picture of a record, and what the record says afterwards.
 
     source: (width, height) of the picture it is for; width, height: the final canvas; all in pixels. matrix: source
     pixels to canvas pixels; patches: pieces shown twice.
-    record: objects inside the canvas, `width` and `height` of the canvas. kept_indices: for each of its objects the
+    told: the objects inside the canvas. kept_indices: for each of them the
     index it had in the source (a pasted copy repeats its original's); coverages: their exact visible shares.
     dropped: (index, reason) of the objects that are gone. colour: (operation, numbers) in order. applied, skipped:
     names of operations, with the reason where one was skipped.
@@ -145,7 +172,7 @@ class Plan:
     width: int
     height: int
     matrix: Map
-    record: Record
+    told: Told
     kept_indices: tuple[int, ...]
     coverages: tuple[float, ...]
     dropped: tuple[tuple[int, str], ...] = ()
@@ -153,6 +180,11 @@ class Plan:
     colour: tuple[tuple[Any, tuple[float, ...]], ...] = ()
     applied: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def record(self) -> Record:
+        """Objects inside the canvas, `width` and `height` of the canvas."""
+        return self.told.on_canvas(self.width, self.height)
 
     @property
     def moves(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plumbline.augment.plan import Plan
 from plumbline.batch.answers import AnswerCounter
 from plumbline.batch.bins import Pack, equalise, lower_bound, pack_samples
 from plumbline.batch.lengths import PixelLimits, exact_length, image_tokens, rendered_parts
@@ -58,13 +59,17 @@ class LengthMeter:
         if drawn.turn.mode != "dense" or len(drawn.fitted) > 1 or record.messages is not None:
             return None
         plan = drawn.plans[0][0] if drawn.plans else None
-        told = record if plan is None else plan.record
-        if told.width is None or told.height is None or len(told.images) != 1:
+        width, height = (record.width, record.height) if plan is None else (plan.width, plan.height)
+        if width is None or height is None or len(record.images) != 1:
             return None
         settings = self.samples.sources[drawn.turn.source].settings
-        answer = self._answers.count(told.objects, told.width, told.height, settings.emit_norm, settings.ordering)
+        manner = (width, height, settings.emit_norm, settings.ordering)
+        if isinstance(plan, Plan):
+            answer = self._answers.count_told(plan.told, *manner)
+        else:
+            answer = self._answers.count((plan.record if plan else record).objects, *manner)
         try:
-            picture = image_tokens(told.width, told.height, self.limits) - 1  # its placeholder is counted as text
+            picture = image_tokens(width, height, self.limits) - 1  # its placeholder is counted as text
         except ValueError:
             return None
         return None if answer is None else self._prompt(drawn.turn.source) + picture + answer

@@ -66,10 +66,54 @@ class ShapeGroup:
         corners.setflags(write=False)
         return corners
 
+    def lies_inside(self, width: float, height: float) -> bool:
+        """Whether all shapes lie on a canvas of this size."""
+        if not self.sources:
+            return True
+        (x1, y1), (x2, y2) = self.points.min(axis=0).tolist(), self.points.max(axis=0).tolist()
+        return x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
+
     @cached_property
     def bounds(self) -> list[Bounds]:
         """(x1, y1, x2, y2) of each shape."""
         return [(x1, y1, x2, y2) for (x1, y1), (x2, y2) in self._corners.tolist()] if self.sources else []
+
+    @cached_property
+    def forms(self) -> list[tuple[str, int]]:
+        """(kind, number of points) of each shape as it is told."""
+        quads = self.moved and not self.upright
+        return [
+            ("quad", 4) if quads and isinstance(source, Box) else (source.kind, len(source.points))
+            for source in self.sources
+        ]
+
+    def told_points(self, places: Sequence[int]) -> list[Points]:
+        """The points of some shapes as they are told, in the order of the points before the map."""
+        if not self.moved:
+            return [self.sources[place].points for place in places]
+        starts, points, corners = self._starts, self.points, self._corners
+        found = []
+        for place in places:
+            kind, count = self.forms[place]
+            start = starts[place]
+            found.append(corners[place] if kind == "bbox_2d" else points[start : start + count])
+        return found
+
+    def tops(self, places: Sequence[int]) -> list[float]:
+        """y of the first canonical vertex of some shapes: the least y of the corners, or of a line's two ends."""
+        found = []
+        for place in places:
+            kind, count = self.forms[place]
+            if kind == "line":
+                start = self._starts[place]
+                found.append(min(float(self.points[start, 1]), float(self.points[start + count - 1, 1])))
+            else:
+                found.append(self.bounds[place][1])
+        return found
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return self.starts.tolist()
 
     def shape(self, index: int) -> Shape:
         """One shape: the source itself while nothing has moved; a box that is not upright any more is a quad."""

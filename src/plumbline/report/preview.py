@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,7 @@ def dot_error(plan: Plan) -> float | None:
 
 def _without_colour(plan: Plan) -> Plan:
     """The same geometry; pasted pieces would show dots of their own."""
-    record, size = plan.record, (plan.width, plan.height)
-    return Plan(plan.source, *size, plan.matrix, record, plan.kept_indices, plan.coverages)
+    return replace(plan, patches=(), colour=())
 
 
 def _distance(light: np.ndarray, point: np.ndarray, dots: np.ndarray) -> float | None:
