@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class SampleKey:
+class SampleKey(NamedTuple):
     """A sample by its position in an epoch, and the optimiser step for which it is planned (a curriculum's clock).
 
     length: the tokens that a pack counts on; 0 when nothing was planned.

@@ -21,12 +21,14 @@ class ShapeGroup:
     """Shapes under a common map.
 
     sources: the shapes before it; points: float64 [P, 2] after it, a box as its four corners; starts: where each shape
-    begins; upright: whether boxes are boxes still; moved: False for the sources themselves.
+    begins; boxes: which of the points are corners of boxes, bool [P]; upright: whether boxes are boxes still; moved:
+    False for the sources themselves.
     """
 
     sources: Sequence[Shape]
     points: Points
     starts: NDArray[np.intp]
+    boxes: NDArray[np.bool_]
     upright: bool = True
     moved: bool = False
 
@@ -34,16 +36,19 @@ class ShapeGroup:
     def of(cls, shapes: Sequence[Shape]) -> Self:
         """The shapes as they are."""
         numbers: list[float] = []
-        starts = []
+        starts: list[int] = []
+        boxes: list[bool] = []
         for shape in shapes:
             starts.append(len(numbers) // 2)
             if isinstance(shape, Box):
                 (x1, y1), (x2, y2) = shape.points.tolist()
                 numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
+                boxes += (True,) * 4
             else:
                 numbers += shape.points.ravel().tolist()
+                boxes += (False,) * len(shape.points)
         points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
-        return cls(shapes, points, np.array(starts, dtype=np.intp))
+        return cls(shapes, points, np.array(starts, dtype=np.intp), np.array(boxes, dtype=bool))
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -55,7 +60,7 @@ class ShapeGroup:
         # + 0.0 turns -0.0 into 0.0, as the constructor of a shape does.
         points = map_points(self.points, matrix) + 0.0
         points.setflags(write=False)
-        return type(self)(self.sources, points, self.starts, is_upright(matrix), True)
+        return type(self)(self.sources, points, self.starts, self.boxes, is_upright(matrix), True)
 
     @cached_property
     def _corners(self) -> NDArray[np.float64]:
@@ -81,39 +86,15 @@ class ShapeGroup:
     @cached_property
     def forms(self) -> list[tuple[str, int]]:
         """(kind, number of points) of each shape as it is told."""
-        quads = self.moved and not self.upright
+        if self.upright:
+            return [(source.kind, len(source.points)) for source in self.sources]
         return [
-            ("quad", 4) if quads and isinstance(source, Box) else (source.kind, len(source.points))
-            for source in self.sources
+            ("quad", 4) if isinstance(source, Box) else (source.kind, len(source.points)) for source in self.sources
         ]
 
-    def told_points(self, places: Sequence[int]) -> list[Points]:
-        """The points of some shapes as they are told, in the order of the points before the map."""
-        if not self.moved:
-            return [self.sources[place].points for place in places]
-        starts, points, corners = self._starts, self.points, self._corners
-        found = []
-        for place in places:
-            kind, count = self.forms[place]
-            start = starts[place]
-            found.append(corners[place] if kind == "bbox_2d" else points[start : start + count])
-        return found
-
-    def tops(self, places: Sequence[int]) -> list[float]:
-        """y of the first canonical vertex of some shapes: the least y of the corners, or of a line's two ends."""
-        found = []
-        for place in places:
-            kind, count = self.forms[place]
-            if kind == "line":
-                start = self._starts[place]
-                found.append(min(float(self.points[start, 1]), float(self.points[start + count - 1, 1])))
-            else:
-                found.append(self.bounds[place][1])
-        return found
-
-    @cached_property
-    def _starts(self) -> list[int]:
-        return self.starts.tolist()
+    def told_points(self, places: Sequence[int]) -> Points:
+        """The points of some shapes as they are told, [N, 2]; an upright box has two."""
+        return np.concatenate([self.shape(place).points for place in places])
 
     def shape(self, index: int) -> Shape:
         """One shape: the source itself while nothing has moved; a box that is not upright any more is a quad."""

@@ -44,13 +44,13 @@ def order_points(points: Sequence[Points], policy: str = "top_left") -> list[int
 def last_in_order(shapes: Sequence[Shape], policy: str = "top_left") -> int:
     """`order_objects(shapes, policy)[-1]` without the order of the others."""
     if policy == "top_left":
-        keys = [first_vertex(shape) for shape in shapes]
+        keys = [_first_vertex(shape) for shape in shapes]
     else:
         keys = [_KEYS[policy](shape.canonical_points()) for shape in shapes]
     return max(range(len(shapes)), key=lambda index: (keys[index], index))
 
 
-def first_vertex(shape: Shape) -> tuple[float, float]:
+def _first_vertex(shape: Shape) -> tuple[float, float]:
     """(y, x) of the first canonical vertex, which is a smallest one of the corners, or of a line's two ends."""
     if shape.kind == "bbox_2d":
         x1, y1, _, _ = shape.bounds()
