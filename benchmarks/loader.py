@@ -10,8 +10,10 @@ start, is told apart. `step_ms` includes the wait.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -110,7 +112,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="optimiser steps")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    figures = measure(options.steps)
+    with contextlib.redirect_stdout(sys.stderr):  # the trainer's own lines
+        figures = measure(options.steps)
     print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
 
 

@@ -11,6 +11,7 @@ equal the encoded one. The 100,000 records are planned as training does it, with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import re
@@ -178,7 +179,8 @@ def main() -> None:
     if options.plan:
         print(json.dumps(plan_alone(*options.plan)))
         return
-    figures = measure(options.images, options.records)
+    with contextlib.redirect_stdout(sys.stderr):  # the trainer's own lines
+        figures = measure(options.images, options.records)
     print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
 
 

@@ -11,8 +11,10 @@ untrained model the same loss on the same samples, packed by us and padded by th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -214,7 +216,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=96, help="samples of the epoch")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    figures = measure(options.samples)
+    with contextlib.redirect_stdout(sys.stderr):  # the trainer's own lines
+        figures = measure(options.samples)
     print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
 
 
