@@ -22,6 +22,7 @@ RECIPES = (
     "stage_3_vision_lora",
     "stage_3_gkd",
     "stage_3_gkd_forward_only",
+    "stage_3_gkd_visual",
     "summary",
     "smoke",
     "aligner_playbook",
@@ -33,6 +34,7 @@ FREEZE = {  # llm, vit, aligner
     "stage_3_vision_lora": (False, False, False),
     "stage_3_gkd": (False, False, False),
     "stage_3_gkd_forward_only": (False, False, False),
+    "stage_3_gkd_visual": (False, False, False),
     "aligner_playbook": (True, True, True),
 }
 
@@ -67,7 +69,7 @@ def test_recipe_loads_with_what_a_run_needs(name: str) -> None:
     assert (up["lora_rank"], up["lora_alpha"]) == (32, 64)
     assert up["output_dir"] == f"output/{name}"
     assert not run.custom.augmentation.enabled
-    assert not run.custom.visual_kd.enabled
+    assert run.custom.visual_kd.enabled == (name == "stage_3_gkd_visual")
     assert run.custom.fusion is None
     assert "packing" not in up
     if name in FREEZE:
@@ -118,6 +120,17 @@ def test_forward_only_overlay() -> None:
     rlhf = load("stage_3_gkd_forward_only").rlhf
     assert rlhf is not None
     assert (rlhf.beta, rlhf.sft_alpha, rlhf.lmbda, rlhf.seq_kd) == (0.1, 1.0, 0.0, False)
+
+
+def test_visual_overlay() -> None:
+    assert written(CONFIGS / "stage_3_gkd_visual.yaml").keys() == {"extends", "custom"}
+    visual = load("stage_3_gkd_visual").custom.visual_kd
+    assert (visual.enabled, visual.weight, visual.targets, visual.distance) == (
+        True,
+        0.1,
+        ("merger", "deepstack"),
+        "mse",
+    )
 
 
 def test_smoke_and_summary() -> None:

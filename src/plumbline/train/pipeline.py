@@ -22,6 +22,7 @@ from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
 from plumbline.train.callbacks import EpochAccount, FrozenGuard, StopOnSignal
 from plumbline.train.health import check_targets, trainable_by_part
+from plumbline.train.kd.features import VisualKd, can_move
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.teacher import TeacherPlan
 from plumbline.train.targets import TrainingTargets
@@ -60,6 +61,7 @@ class Job:
     seq_kd: bool = False
     sampling_temperature: float = 0.9
     max_completion_length: int = 256
+    visual_kd: VisualKd | None = None
     save_delay_steps: int = 0
     save_delay_epochs: float = 0.0
     max_pixels: int | None = None
@@ -126,6 +128,10 @@ class PipelineMixin:
         except ValueError as error:
             raise ConfigError(Problem("tuner", f"the adapter cannot be built: {error}", "check its targets")) from error
         check_targets(model, self.job.targets)
+        if self.job.visual_kd is not None and not can_move(base_of(model).model.visual):
+            what = "nothing on the visual side trains: its features are the teacher's, and the term stays 0"
+            fix = "train the aligner (freeze_aligner: false, or modules_to_save), or leave visual_kd out"
+            raise ConfigError(Problem("custom.visual_kd", what, fix))
         if self.job.packing:
             enable_packing(base_of(model))
         if self.job.weights_from is not None:
@@ -158,6 +164,7 @@ class PipelineMixin:
             seq_kd=job.seq_kd,
             sampling_temperature=job.sampling_temperature,
             max_completion_length=job.max_completion_length,
+            visual_kd=job.visual_kd,
         )
         return {"parts": parts}
 

@@ -46,7 +46,6 @@ def check_run(run: TrainRun) -> None:
 def _not_built(run: TrainRun) -> Iterator[Problem]:
     custom, rlhf, upstream = run.custom, run.rlhf, run.upstream
     asked = {
-        "custom.visual_kd.enabled": custom.visual_kd.enabled,
         "custom.plugins": bool(custom.plugins),
         "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
         "rlhf.teacher_cache": rlhf is not None and rlhf.teacher_cache is not None,

@@ -101,6 +101,9 @@ def _rlhf(resolved: Resolved) -> Found:
     if resolved["custom"]["trainer_variant"] and kind != "gkd":
         path = "custom.trainer_variant"
         yield path, f"{path} needs rlhf.rlhf_type: gkd", "remove it, or build on a GKD recipe"
+    if resolved["custom"]["visual_kd"]["enabled"] and kind != "gkd":
+        path = "custom.visual_kd.enabled"
+        yield path, f"{path} needs a teacher: rlhf.rlhf_type: gkd", "remove it, or build on a GKD recipe"
 
 
 def _schedule(resolved: Resolved) -> Found:

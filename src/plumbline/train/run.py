@@ -316,6 +316,11 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
         else None,
     )
     if rlhf is not None:
+        if custom.visual_kd.enabled:
+            from plumbline.train.kd.features import VisualKd
+
+            visual = custom.visual_kd
+            job.visual_kd = VisualKd(visual.weight, visual.targets, visual.distance, custom.eval_teacher)
         job.lmbda, job.seq_kd = rlhf.lmbda, rlhf.seq_kd
         job.sampling_temperature, job.max_completion_length = rlhf.temperature, rlhf.max_completion_length
     return job

@@ -17,7 +17,10 @@ from plumbline.augment.plan import Plan
 from plumbline.data.dataset import Sample
 
 # The order of the sums in the tensor that is reduced over ranks.
-SUMS = ("objective", "ce", "ce_tokens", "kd", "tokens", "hits", "steps", "nonfinite")
+SUMS = (
+    *("objective", "ce", "ce_tokens", "kd", "tokens", "hits", "steps", "nonfinite"),
+    *("visual/merger", "visual/deepstack", "visual_tokens"),
+)
 
 
 class Meter:
@@ -50,12 +53,15 @@ class Meter:
         return dict(zip(self._names, totals.tolist(), strict=True))
 
 
-def window_metrics(sums: dict[str, float], mode: str, *, llm_kd_weight: float) -> dict[str, float]:
+def window_metrics(
+    sums: dict[str, float], mode: str, *, llm_kd_weight: float, visual_kd_weight: float = 0.0
+) -> dict[str, float]:
     """Once-prefixed metrics of a window.
 
     mode: "train" or "eval"; llm_kd_weight: 0 where no teacher took part, and the metric is then omitted.
     `loss` is the whole objective per supervised token, `sft_loss` raw CE per token where CE was computed, `llm_kd_loss`
-    is weighted, `sft_loss/NAME` is that of one data source, `token_count` is per optimiser step in training and of the
+    is weighted, `vision_kd_loss` too (with its parts `vision_kd_loss/TARGET`; all absent in a window without pictures),
+    `sft_loss/NAME` is that of one data source, `token_count` is per optimiser step in training and of the
     whole set in evaluation.
     """
     tokens = sums["tokens"]
@@ -65,6 +71,12 @@ def window_metrics(sums: dict[str, float], mode: str, *, llm_kd_weight: float) -
         metrics["token_acc"] = sums["hits"] / tokens
         if llm_kd_weight:
             metrics["llm_kd_loss"] = llm_kd_weight * sums["kd"] / tokens
+    if sums["visual_tokens"]:
+        targets = [name for name in ("merger", "deepstack") if sums[f"visual/{name}"]]
+        parts = {name: visual_kd_weight * sums[f"visual/{name}"] / sums["visual_tokens"] for name in targets}
+        metrics["vision_kd_loss"] = sum(parts.values())
+        metrics["loss"] = metrics.get("loss", 0.0) + metrics["vision_kd_loss"]
+        metrics |= {f"vision_kd_loss/{name}": value for name, value in parts.items()}
     if sums["ce_tokens"]:
         metrics["sft_loss"] = sums["ce"] / sums["ce_tokens"]
     for name, count in sums.items():

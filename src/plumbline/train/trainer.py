@@ -35,6 +35,7 @@ from plumbline.model.upstream import (
 )
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
+from plumbline.train.kd.features import Taught, VisualKd, visual_tokens
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
 from plumbline.train.telemetry import Meter, window_metrics
 
@@ -68,6 +69,7 @@ class TrainerParts:
     seq_kd: bool = False
     sampling_temperature: float = 0.9
     max_completion_length: int = 256
+    visual_kd: VisualKd | None = None
 
 
 class OncePrefixedTensorBoard(TensorBoardCallback):
@@ -102,6 +104,7 @@ class StepMixin(DataLoaderMixin):
         self.parts = parts
         self._meters = {mode: Meter(parts.sources) for mode in ("train", "eval")}
         self._nonfinite_in_a_row = 0
+        self._step_visual_tokens: Tensor | int = 1
         self._redirect = ForwardRedirection()
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss below is already normalised over the accumulated step
@@ -156,8 +159,11 @@ class StepMixin(DataLoaderMixin):
             self.parts.account.add(batch.pop("tally"))
         batches = self._before_step(batches)
         counts = [(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]
-        tokens = torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.long)
-        return batches, self.accelerator.gather(tokens.to(device)).sum().clamp(min=1)
+        visual = [self._visual_tokens(batch) for batch in batches]
+        both = torch.stack([torch.stack(part).sum() if part else torch.zeros(()).long() for part in (counts, visual)])
+        totals = self.accelerator.gather(both.to(device)[None]).sum(0).clamp(min=1)
+        self._step_visual_tokens = totals[1]
+        return batches, totals[0]
 
     def _before_step(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Hook for on-policy data; plain training takes the batches as they are."""
@@ -179,44 +185,63 @@ class StepMixin(DataLoaderMixin):
             inputs.pop(name, None)
         weights = self._weights(mode)
         unwrapped = self.accelerator.unwrap_model(model)
-        terms, tokens = self._redirect(
+        terms, tokens, distances = self._redirect(
             model, unwrapped, lambda **tensors: self._objective(unwrapped, labels, weights, tensors), **inputs
         )
+        visual = self._visual_tokens(inputs)
         self._measure(mode, terms, tokens)
+        self._measure_features(mode, distances, visual)
         if sources is not None and self._has_answers(mode):
             self._measure_sources(mode, terms, sources[:, 1:][labels[:, 1:] != IGNORED])
+        features = self._feature_weight() * torch.stack([*distances.values()]).sum() if distances else 0.0
         if num_items_in_batch is None:
-            return terms.objective / tokens.clamp(min=1)
+            return terms.objective / tokens.clamp(min=1) + features / visual.clamp(min=1)
         # Gradients are averaged over processes, sums are not: undo the division.
-        loss = terms.objective / num_items_in_batch * self.accelerator.num_processes
+        loss = terms.objective / num_items_in_batch + features / self._step_visual_tokens
+        loss = loss * self.accelerator.num_processes
         return loss + self._regularisation(unwrapped) / self.current_gradient_accumulation_steps
+
+    def _visual_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """Features that enter the language model for the pictures of a batch, a scalar."""
+        grid = inputs.get("image_grid_thw")
+        if grid is None:
+            return torch.zeros((), dtype=torch.long, device=inputs["input_ids"].device)
+        return visual_tokens(grid, base_of(self.accelerator.unwrap_model(self.model)).config.vision_config)
+
+    def _feature_weight(self) -> float:
+        return self.parts.visual_kd.weight if self.parts.visual_kd is not None else 0.0
 
     def _weights(self, mode: str) -> LossWeights:
         return self.parts.weights if mode == "train" else self.parts.eval_weights
 
     def _objective(
         self, model: nn.Module, labels: Tensor, weights: LossWeights, inputs: dict[str, Any]
-    ) -> tuple[HeadTerms, Tensor]:
+    ) -> tuple[HeadTerms, Tensor, dict[str, Tensor]]:
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
         inputs = inputs | segments_of(inputs.get("position_ids"))
         with self.accelerator.autocast():
-            teacher_hidden, teacher_head = self._teacher_side(model, weights, inputs)
+            taught = self._teacher_side(model, weights, inputs)
             base = base_of(model)
-            hidden = base.model(**inputs, use_cache=False).last_hidden_state
+            hidden, distances = self._student_side(base, inputs, taught)
             hidden = hidden + self._unused_vision(base, inputs)
             targets = labels[:, 1:]
             keep = targets != IGNORED
-            taught = None if teacher_hidden is None else teacher_hidden[:, :-1][keep]
+            teacher_rows = None if taught is None else taught.hidden[:, :-1][keep]
+            teacher_head = None if taught is None else taught.head
             head = head_weight(base)
             with gathered([head] if teacher_head is None else [head, teacher_head]):
-                terms = head_terms(hidden[:, :-1][keep], head, targets[keep], weights, taught, teacher_head)
-        return terms, keep.sum()
+                terms = head_terms(hidden[:, :-1][keep], head, targets[keep], weights, teacher_rows, teacher_head)
+        return terms, keep.sum(), distances
 
-    def _teacher_side(
-        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """(hidden rows [B, L, H], head [V, H]) of the teacher; plain fine-tuning has none."""
-        return None, None
+    def _teacher_side(self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]) -> Taught | None:
+        """The teacher's forward; plain fine-tuning has none."""
+        return None
+
+    def _student_side(
+        self, base: Any, inputs: dict[str, Any], taught: Taught | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(hidden rows [B, L, H], distance of each visual target summed over visual tokens)."""
+        return base.model(**inputs, use_cache=False).last_hidden_state, {}
 
     def _unused_vision(self, base: Any, inputs: dict[str, Any]) -> Tensor | float:
         """Zero that depends on the vision side: ranks without an image must still take part in its all-reduce."""
@@ -264,6 +289,12 @@ class StepMixin(DataLoaderMixin):
         finite = torch.isfinite(terms.objective.detach())
         kept = {name: torch.where(finite, amount, torch.zeros_like(amount)) for name, amount in amounts.items()}
         self._meters[mode].add(**kept)
+
+    def _measure_features(self, mode: str, distances: dict[str, Tensor], tokens: Tensor) -> None:
+        """Distances of the visual features; a batch without pictures has none."""
+        if distances and all(torch.isfinite(value) for value in distances.values()):
+            amounts = {f"visual/{name}": value.detach() for name, value in distances.items()}
+            self._meters[mode].add(visual_tokens=tokens, **amounts)
 
     def _measure_sources(self, mode: str, terms: HeadTerms, sources: Tensor) -> None:
         """Cross-entropy of each data source; sources: [N], the source of each supervised row."""
@@ -337,7 +368,7 @@ class StepMixin(DataLoaderMixin):
         """Add the window's metrics to upstream's own log line."""
         if "loss" in logs and self.model.training:
             sums = self._meters["train"].reduce_and_reset(self.accelerator.device)
-            logs.update(window_metrics(sums, "train", llm_kd_weight=self.parts.weights.llm_kd_weight))
+            logs.update(self._window_metrics(sums, "train", self.parts.weights))
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -345,11 +376,14 @@ class StepMixin(DataLoaderMixin):
         self._meters["eval"] = Meter(self.parts.sources)
         output = super().evaluation_loop(*args, **kwargs)
         sums = self._meters["eval"].reduce_and_reset(self.accelerator.device)
-        metrics = window_metrics(sums, "eval", llm_kd_weight=self.parts.eval_weights.llm_kd_weight)
+        metrics = self._window_metrics(sums, "eval", self.parts.eval_weights)
         if "eval/loss" in metrics:
             output.metrics["eval_loss"] = metrics["eval/loss"]
         output.metrics.update(metrics)
         return output
+
+    def _window_metrics(self, sums: dict[str, float], mode: str, weights: LossWeights) -> dict[str, float]:
+        return window_metrics(sums, mode, llm_kd_weight=weights.llm_kd_weight, visual_kd_weight=self._feature_weight())
 
     def delays_saving(self) -> bool:
         """True while `custom.save_delay_*` holds checkpoints back."""

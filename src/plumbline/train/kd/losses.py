@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 32
+CHUNK_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,16 @@ class _FusedHead(torch.autograd.Function):
         row_ce = torch.zeros(rows.shape[0], dtype=sums.dtype, device=rows.device)
         for start in range(0, rows.shape[0], CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
-            taught = None
-            if teacher_rows is not None and teacher_weight is not None:
+            if teacher_rows is None or teacher_weight is None:
+                terms, row_ce[part], grad_logits, scale = _learned(rows[part], weight, targets[part], weights.sft_alpha)
+            else:
                 taught = (teacher_rows[part], teacher_weight)
-            terms, row_ce[part], grad_logits = _chunk(rows[part], weight, targets[part], taught, weights)
+                terms, row_ce[part], grad_logits, scale = _chunk(rows[part], weight, targets[part], taught, weights)
             sums += terms
             if grad_rows is not None:
-                grad_rows[part] = grad_logits.to(weight.dtype) @ weight
+                grad_rows[part] = (grad_logits.to(weight.dtype) @ weight) * scale.to(weight.dtype)
             if grad_weight is not None:
-                grad_weight += grad_logits.to(rows.dtype).t() @ rows[part]
+                grad_weight += grad_logits.to(rows.dtype).t() @ (rows[part] * scale.to(rows.dtype))
         ctx.save_for_backward(grad_rows, grad_weight)
         ctx.weight_dtype = weight.dtype
         objective = weights.sft_alpha * sums[0] + weights.llm_kd_weight * sums[1]
@@ -134,28 +135,45 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _learned(rows: Tensor, weight: Tensor, targets: Tensor, sft_alpha: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`_chunk` without a teacher: one tensor of logits, changed in place, passed over as seldom as can be.
+
+    The gradient by the logits is `alpha * (softmax - onehot)`. With e = exp(logits - max) and its row sum s it equals
+    `alpha / s * (e - s * onehot)`: the division by s is left to the much smaller product with the head.
+    """
+    logits = (rows @ weight.t()).to(_accumulator(rows.dtype))
+    index = torch.arange(targets.numel(), device=targets.device)
+    wanted = logits[index, targets]
+    largest, guess = logits.max(-1)
+    hits = (guess == targets).sum().to(logits.dtype)
+    raised = logits.sub_(largest[:, None]).exp_()
+    total = raised.sum(-1)
+    row_ce = total.log() + largest - wanted
+    raised[index, targets] -= total
+    return torch.stack([row_ce.sum(), row_ce.new_zeros(()), hits]), row_ce, raised, (sft_alpha / total)[:, None]
+
+
 def _chunk(
-    rows: Tensor, weight: Tensor, targets: Tensor, taught: tuple[Tensor, Tensor] | None, weights: LossWeights
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(sums [ce, kd, hits], cross-entropy [n], gradient of the objective by the chunk's logits [n, V])."""
+    rows: Tensor, weight: Tensor, targets: Tensor, taught: tuple[Tensor, Tensor], weights: LossWeights
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A chunk of rows: sums [ce, kd, hits], cross-entropy [n], and the gradient of the objective by the logits.
+
+    The gradient comes as a product: [n, V] times a factor per row [n, 1].
+    """
     logits = (rows @ weight.t()).to(_accumulator(rows.dtype))
     log_p = logits.log_softmax(-1)
     index = torch.arange(targets.numel(), device=targets.device)
     row_ce = -log_p[index, targets]
-    ce = row_ce.sum()
-    hits = (logits.argmax(-1) == targets).sum().to(ce.dtype)
+    hits = (logits.argmax(-1) == targets).sum().to(row_ce.dtype)
     grad = log_p.exp().mul_(weights.sft_alpha)
     grad[index, targets] -= weights.sft_alpha
-    kd = ce.new_zeros(())
-    if taught is not None:
-        temperature = weights.kd_temperature
-        teacher_logits = (taught[0] @ taught[1].t()).to(logits.dtype)
-        if temperature != 1.0:
-            log_p, teacher_logits = (logits / temperature).log_softmax(-1), teacher_logits / temperature
-        value, kd_grad = generalized_jsd(log_p, teacher_logits.log_softmax(-1), weights.beta)
-        kd = value.sum()
-        grad.add_(kd_grad, alpha=weights.llm_kd_weight / temperature)
-    return torch.stack([ce, kd, hits]), row_ce, grad
+    temperature = weights.kd_temperature
+    teacher_logits = (taught[0] @ taught[1].t()).to(logits.dtype)
+    if temperature != 1.0:
+        log_p, teacher_logits = (logits / temperature).log_softmax(-1), teacher_logits / temperature
+    value, kd_grad = generalized_jsd(log_p, teacher_logits.log_softmax(-1), weights.beta)
+    grad.add_(kd_grad, alpha=weights.llm_kd_weight / temperature)
+    return torch.stack([row_ce.sum(), value.sum(), hits]), row_ce, grad, grad.new_ones(())
 
 
 def head_terms(

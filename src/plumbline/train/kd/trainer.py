@@ -13,6 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.model.upstream import GKDTrainer, without_checkpointing
+from plumbline.train.kd.features import (
+    Taught,
+    VisualKd,
+    feature_distances,
+    shares_tower,
+    started_at_mergers,
+    watched,
+)
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.rollout import DATASET, STUDENT, choose_source, generate_answers
 from plumbline.train.trainer import StepMixin, base_of, head_weight
@@ -25,6 +33,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._source = DATASET
+        self._shared: bool | None = None
         super().__init__(*args, **kwargs)
 
     def _prepare_resample_data_iterator(self) -> None:
@@ -68,17 +77,47 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             return nullcontext(self.accelerator.unwrap_model(self.teacher_model))
         return _AdaptersOff(student)
 
-    def _teacher_side(
-        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        if not weights.llm_kd_weight:
-            return None, None
+    def _teacher_side(self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]) -> Taught | None:
+        if not weights.llm_kd_weight and self._visual_kd() is None:
+            return None
+        student = base_of(model).model.visual
+        # Asked before the adapters go off, which freezes their tensors.
+        shared = self._shares_tower(student, model)
         # Before the student's forward: switching adapters toggles `requires_grad` of their tensors.
         with torch.no_grad(), self._teacher(model) as teacher, self.load_teacher_model_context():
             base = base_of(teacher)
-            with without_checkpointing(base, self.args.gradient_checkpointing_kwargs):
+            with (
+                without_checkpointing(base, self.args.gradient_checkpointing_kwargs),
+                watched(base.model.visual) as mergers,
+            ):
                 hidden = base.model(**inputs, use_cache=False).last_hidden_state
-            return hidden, head_weight(base)
+            return Taught(hidden, head_weight(base), mergers, shared)
+
+    def _visual_kd(self) -> VisualKd | None:
+        """The term as it applies now."""
+        kd = self.parts.visual_kd
+        return kd if kd is not None and (self.model.training or kd.in_evaluation) else None
+
+    def _shares_tower(self, student: nn.Module, model: nn.Module) -> bool:
+        """Decided at the first step: which parameters train does not change in a run."""
+        if self._shared is None:
+            copy = None if self.teacher_model is None else self.accelerator.unwrap_model(self.teacher_model)
+            self._shared = shares_tower(student, student if copy is None else base_of(copy).model.visual)
+            if self._shared:
+                logger.info("the vision tower is frozen: it runs once for both sides")
+        return self._shared
+
+    def _student_side(
+        self, base: Any, inputs: dict[str, Any], taught: Taught | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if taught is None or not taught.mergers.left:
+            return super()._student_side(base, inputs, taught)
+        visual = base.model.visual
+        start = started_at_mergers(visual, taught.mergers) if taught.shared else nullcontext()
+        with start, watched(visual) as mergers:
+            hidden, _ = super()._student_side(base, inputs, taught)
+        kd = self._visual_kd()
+        return hidden, {} if kd is None else feature_distances(mergers.left, taught.mergers.left, kd)
 
 
 class _AdaptersOff:
