@@ -230,6 +230,10 @@ def merge(
     adapter: Path,
     output: Path,
     base: Path | None = None,
+    alpha: Annotated[
+        list[float] | None,
+        Parameter(negative=(), help="Share of the way from base to merged weights; several make a folder each."),
+    ] = None,
     max_shard_size: str = "5GB",
     dtype: str | None = None,
     verify: bool = True,
@@ -239,10 +243,12 @@ def merge(
     """Merge an adapter into its base model: one folder, proven equal to base plus adapter.
 
     Example: `plumbline merge --adapter output/run/checkpoint-100 --output output/merged`
+
+    A sweep: `plumbline merge --adapter output/run --output output/sweep --alpha 0.3 --alpha 0.5 --alpha 0.7`
     """
     from plumbline.model.verbs import merge_verb
 
-    return merge_verb(adapter, output, base, max_shard_size, dtype, verify, overwrite, as_json)
+    return merge_verb(adapter, output, base, alpha or [1.0], max_shard_size, dtype, verify, overwrite, as_json)
 
 
 @app.command(name="inspect-lora")

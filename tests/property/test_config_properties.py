@@ -169,6 +169,7 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
         out[draw(st.sampled_from(SECTIONS))][key] = draw(values_of(upstream_fields()[key].type))
     out["model"]["model"] = "m"
     out["custom"] |= {"train_jsonl": "t.jsonl", "trainer_variant": None}
+    out["custom"].get("visual_kd", {}).pop("enabled", None)  # it needs a teacher
     out["global_max_length"] = draw(st.none() | st.integers(1, 10**6))
     kind = draw(st.none() | st.sampled_from(["gkd", "grpo"]))
     ours = section_of(RlhfConfig)

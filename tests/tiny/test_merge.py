@@ -13,6 +13,7 @@ from plumbline.data.prompts import default_prompts
 from plumbline.errors import DamagedFileError, UserError
 from plumbline.model.checkpoints import Card, is_complete, mark_complete
 from plumbline.model.merge import TOLERANCE, merge, probe_inputs, probe_logits
+from plumbline.model.verbs import merge_verb
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +49,39 @@ def test_the_merged_model_equals_base_plus_adapter(
     loaded = probe_logits(merged.eval(), probe)
     assert float((loaded - probe_logits(load_model(tiny_model, adapter), probe)).abs().max()) <= TOLERANCE
     assert float((loaded - base_logits).abs().max()) > 0.01, "the adapter does something"
+
+
+@pytest.mark.parametrize("kind", ["lora", sorted(TOUCHES_EMBEDDINGS)[0]])
+def test_alpha_lies_on_the_straight_line_between_base_and_merged(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    from plumbline.model.loading import load_model
+
+    adapter = make_adapter(tiny_model, tmp_path / "adapter", kind)
+    merge(adapter, tmp_path / "whole")
+    report = merge(adapter, tmp_path / "part", alpha=0.7)
+    assert report.alpha == 0.7
+    base, whole, part = (
+        dict(load_model(folder).named_parameters(remove_duplicate=False))
+        for folder in (tiny_model, tmp_path / "whole", tmp_path / "part")
+    )
+    moved = 0
+    for name, tensor in part.items():
+        expected = base[name] + 0.7 * (whole[name] - base[name])
+        assert float((tensor - expected).detach().abs().max()) <= 1e-6, name
+        moved += not bool((whole[name] == base[name]).all())
+    assert moved > 0
+    merge(adapter, tmp_path / "none", alpha=0.0)
+    none = dict(load_model(tmp_path / "none").named_parameters())
+    assert all(bool((none[name] == base[name]).all()) for name in none)
+    with pytest.raises(UserError, match="between 0"):
+        merge(adapter, tmp_path / "far", alpha=1.5)
+
+
+def test_a_sweep_makes_a_folder_per_alpha(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter", "lora")
+    code = merge_verb(adapter, tmp_path / "sweep", None, [0.25, 0.5], "5GB", None, True, False, as_json=True)
+    merged = json.loads(capsys.readouterr().out)["merged"]
+    assert code == 0 and [row["alpha"] for row in merged] == [0.25, 0.5]
+    assert all(is_complete(tmp_path / "sweep" / name) for name in ("alpha-0.25", "alpha-0.5"))
 
 
 def test_everything_a_model_folder_needs_comes_along(tiny_model: Path, tmp_path: Path) -> None:

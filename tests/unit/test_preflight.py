@@ -70,7 +70,6 @@ def test_a_run_in_order_passes(problems):
     ("sections", "key"),
     [
         ({"custom": {"augmentation": {"enabled": True}}}, "custom.augmentation.ops"),
-        ({"custom": {"visual_kd": {"enabled": True}}}, "custom.visual_kd.enabled"),
         ({"training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
         ({"template": {"truncation_strategy": "right"}}, "template.truncation_strategy"),
     ],

@@ -46,13 +46,14 @@ UPSTREAM_FILE = "args.json"  # where ms-swift looks for what a folder's configur
 @dataclass(frozen=True)
 class MergeReport:
     """What was merged. max_abs_logit_diff: largest difference of a logit between merged model and base plus adapter,
-    in float32, on a probe with a picture; None when it was not measured.
+    in float32, on a probe with a picture, before `alpha` moved it towards the base; None when it was not measured.
     """
 
     output: Path
     base: Path
     adapter: Path
     peft_type: str
+    alpha: float
     dtype: str
     files: int
     size: int
@@ -70,6 +71,7 @@ def merge(
     output: str | Path,
     *,
     base: str | Path | None = None,
+    alpha: float = 1.0,
     max_shard_size: str = "5GB",
     dtype: str | None = None,
     verify: bool = True,
@@ -77,11 +79,14 @@ def merge(
 ) -> MergeReport:
     """Merge an adapter (a run, checkpoint or adapter folder) into its base and write `output`, whole or not at all.
 
-    base: folder of the base model; None takes the one that the adapter names. dtype: of the files; None is the base's.
+    base: folder of the base model; None takes the one that the adapter names. alpha: share of the way from the base's
+    weights to the merged ones (Wortsman et al. 2022, arXiv 2109.01903). dtype: of the files; None is the base's.
     Raises UserError for folders that cannot be used, DamagedFileError when the merged model does not give the logits
     of base plus adapter within 1e-4 or when the files do not hold what was merged.
     """
     begun = time.perf_counter()
+    if not 0 <= alpha <= 1:
+        raise UserError(Problem("--alpha", f"{alpha:g} is not between 0 (the base) and 1 (the merged model)"))
     located = locate(adapter)
     if located.kind != "adapter":
         raise UserError(Problem(str(adapter), "is a whole model already", "name a checkpoint of an adapter run"))
@@ -91,6 +96,8 @@ def merge(
         raise UserError(Problem("--dtype", f"{stored!r} is none of {', '.join(DTYPES)}"))
     with drafted(output, overwrite) as draft:
         network, difference = merged_network(base_folder, located.folder, verify)
+        if alpha != 1:
+            interpolate(network, base_folder, alpha)
         write_model(network, draft, stored, max_shard_size)
         copy_companions(base_folder, located.folder, draft)
         check_files(network, draft)
@@ -101,6 +108,7 @@ def merge(
         base=base_folder,
         adapter=located.folder,
         peft_type=str(read_json_object(located.folder / "adapter_config.json").get("peft_type")),
+        alpha=alpha,
         dtype=stored,
         files=len(files),
         size=size,
@@ -136,6 +144,17 @@ def merged_network(base: Path, adapter: Path, verify: bool) -> tuple[Any, float 
         what = f"the merged logits differ from base plus adapter by {difference:.2e}, more than {TOLERANCE:.0e}"
         raise DamagedFileError(Problem(str(adapter), what, "nothing was written; is the base the one of the training?"))
     return merged, difference
+
+
+def interpolate(network: Any, base: Path, alpha: float) -> None:
+    """Move every weight of a merged network back towards the base's: base + alpha * (merged - base)."""
+    import torch
+
+    origin = load_model(base, dtype="float32", device="cpu")
+    own = dict(origin.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(torch.lerp(own[name], parameter, alpha))
 
 
 def unloaded(wrapped: Any, adapter: Path) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK
 from plumbline.model.inspect import Inspection, inspect
-from plumbline.model.merge import merge
+from plumbline.model.merge import MergeReport, merge
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,33 +23,43 @@ def merge_verb(
     adapter: Path,
     output: Path,
     base: Path | None,
+    alphas: Sequence[float],
     max_shard_size: str,
     dtype: str | None,
     verify: bool,
     overwrite: bool,
     as_json: bool,
 ) -> int:
-    """Merge and say what came of it."""
-    with redirect_stdout(sys.stderr):  # libraries talk there, the result is ours alone
-        report = merge(
-            adapter,
-            output,
-            base=base,
-            max_shard_size=max_shard_size,
-            dtype=dtype,
-            verify=verify,
-            overwrite=overwrite,
-        )
-    for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+    """Merge and say what came of it; several alphas make one folder each below `output`."""
+    reports = []
+    for alpha in alphas:
+        with redirect_stdout(sys.stderr):  # libraries talk there, the result is ours alone
+            report = merge(
+                adapter,
+                output if len(alphas) == 1 else output / f"alpha-{alpha:g}",
+                base=base,
+                alpha=alpha,
+                max_shard_size=max_shard_size,
+                dtype=dtype,
+                verify=verify,
+                overwrite=overwrite,
+            )
+        for note in report.notes:
+            print(f"note: {note}", file=sys.stderr)
+        if not as_json:
+            _print_merge(report)
+        reports.append(report.as_dict())
     if as_json:
-        print(json.dumps(report.as_dict(), ensure_ascii=False))
-        return EXIT_OK
+        print(json.dumps(reports[0] if len(reports) == 1 else {"merged": reports}, ensure_ascii=False))
+    return EXIT_OK
+
+
+def _print_merge(report: MergeReport) -> None:
     checked = "not compared" if report.max_abs_logit_diff is None else f"{report.max_abs_logit_diff:.1e}"
-    print(f"{report.output}: {report.peft_type} of {report.adapter} merged into {report.base}")
+    share = "" if report.alpha == 1 else f", {report.alpha:.0%} of the way from the base"
+    print(f"{report.output}: {report.peft_type} of {report.adapter} merged into {report.base}{share}")
     print(f"  {report.files} file(s), {report.size / 1e9:.3f} GB, {report.dtype}, {report.seconds:.1f} s")
     print(f"  largest difference of a logit to base plus adapter: {checked}")
-    return EXIT_OK
 
 
 def inspect_verb(checkpoint: Path, as_json: bool) -> int:
