@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from plumbline.train.kd.losses import LossWeights, generalized_jsd, head_terms
+from plumbline.train.kd import losses
+from plumbline.train.kd.losses import LossWeights, head_terms
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,7 @@ def test_values_and_gradients_equal_the_definition(beta, temperature, sft_alpha)
     torch.testing.assert_close(terms.ce, ce.detach())
     torch.testing.assert_close(terms.kd, kd.detach())
     torch.testing.assert_close(rows_a.grad, rows_b.grad, rtol=1e-8, atol=1e-10)
+    assert torch.equal(terms.row_hits.bool(), (rows @ weight.t()).argmax(-1) == targets)
     # the head's gradient is accumulated in fp32
     torch.testing.assert_close(weight_a.grad, weight_b.grad, rtol=1e-5, atol=1e-5)
 
@@ -93,7 +95,9 @@ def test_equal_teacher_means_zero_divergence_and_zero_gradient():
 def divergence(beta):
     """JSD_beta of the student (0.5, 0.5) and the teacher (0.9, 0.1)."""
     log_p, log_q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
-    return generalized_jsd(log_p, log_q, beta)[0].item()
+    return head_terms(
+        log_p, torch.eye(2), torch.tensor([0]), LossWeights(0.0, 1.0, beta), log_q, torch.eye(2)
+    ).kd.item()
 
 
 def test_probabilities_that_underflow_keep_the_divergence_finite():
@@ -127,3 +131,62 @@ def test_bfloat16_head_accumulates_in_fp32():
     expected, *_ = reference(half[0].float(), half[1].float(), targets, weights, half[2].float(), half[3].float())
     assert terms.objective.dtype == torch.float32
     torch.testing.assert_close(terms.objective, expected, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("weights", [LossWeights(), LossWeights(0.4, 0.7, 0.3), LossWeights(0.4, 0.7, 0.0, 2.0)])
+def test_rows_that_count_differently(weights):
+    rows, weight, targets, t_rows, t_weight = problem()
+    counts = torch.rand(len(targets), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    teacher = (t_rows, t_weight) if weights.llm_kd_weight else ()
+    rows.requires_grad_()
+    terms = head_terms(rows, weight, targets, weights, *teacher, row_weights=counts)
+    (together,) = torch.autograd.grad(terms.objective, rows)
+    alone = [
+        head_terms(
+            rows[i : i + 1],
+            weight,
+            targets[i : i + 1],
+            weights,
+            *(part[i : i + 1] for part in teacher[:1]),
+            *teacher[1:],
+        )
+        for i in range(len(targets))
+    ]
+    weighted = sum(count * term.objective for count, term in zip(counts, alone, strict=True))
+    torch.testing.assert_close(terms.objective, weighted)
+    torch.testing.assert_close(terms.ce, sum(term.ce for term in alone))
+    torch.testing.assert_close(terms.kd, sum(term.kd for term in alone))
+    torch.testing.assert_close(together, torch.autograd.grad(weighted, rows)[0], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("sft_alpha, llm_kd_weight", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_terms_that_are_switched_off_are_still_measured(sft_alpha, llm_kd_weight, beta):
+    rows, weight, targets, t_rows, t_weight = problem()
+    rows.requires_grad_()
+    weights = LossWeights(sft_alpha, llm_kd_weight, beta)
+    terms = head_terms(rows, weight, targets, weights, t_rows, t_weight)
+    objective, ce, kd = reference(rows, weight, targets, weights, t_rows, t_weight)
+    torch.testing.assert_close((terms.ce, terms.kd), (ce.detach(), kd.detach()))
+    (gradient,) = torch.autograd.grad(terms.objective, rows)
+    torch.testing.assert_close(gradient, torch.autograd.grad(objective, rows)[0], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_chunks_and_blocks_leave_no_seam(beta, monkeypatch):
+    """More rows than a chunk, blocks that do not divide it, one head for both sides."""
+    rows, weight, targets, *_ = problem(n=2 * losses.CHUNK_ROWS + 7)
+    teacher = rows + 0.3 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(3), dtype=rows.dtype)
+    monkeypatch.setattr(losses, "_BLOCK_ELEMENTS", 5 * weight.shape[0])
+    weights = LossWeights(0.5, 1.0, beta)
+    rows.requires_grad_()
+    terms = head_terms(rows, weight, targets, weights, teacher, weight)
+    objective, *_ = reference(rows, weight, targets, weights, teacher, weight)
+    torch.testing.assert_close(terms.objective, objective)
+    (gradient,) = torch.autograd.grad(terms.objective, rows)
+    torch.testing.assert_close(gradient, torch.autograd.grad(objective, rows)[0], rtol=1e-8, atol=1e-10)
+
+
+def test_a_tie_is_a_hit_of_the_first_token_alone():
+    terms = head_terms(torch.ones(2, 1), torch.ones(3, 1), torch.tensor([0, 2]), LossWeights())
+    assert terms.row_hits.tolist() == [1.0, 0.0]

@@ -9,8 +9,9 @@ from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionBlock
 
 from plumbline.errors import ConfigError
-from plumbline.train.kd import features, trainer
-from plumbline.train.kd.features import VisualKd, feature_distances, mergers_of, started_at_mergers, watched
+from plumbline.train.kd import trainer
+from plumbline.train.kd.features import VisualKd, feature_distances, mergers_of, watched
+from plumbline.train.kd.shared import shares_tower, started_at_mergers
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +98,7 @@ def test_the_gradient_reaches_every_merger_and_nothing_else(adapted, distance):
     pixels, grid = pictures(adapted)
     with torch.no_grad(), adapted.disable_adapter(), watched(base.visual) as taught:
         base.get_image_features(pixels, grid)
-    assert features.shares_tower(base.visual, base.visual)
+    assert shares_tower(base.visual, base.visual)
     with started_at_mergers(base.visual, taught), watched(base.visual) as mine:
         base.get_image_features(pixels, grid)
     sum(feature_distances(mine.left, taught.left, VisualKd(1.0, distance=distance)).values()).backward()
@@ -111,22 +112,22 @@ def test_the_gradient_reaches_every_merger_and_nothing_else(adapted, distance):
 def test_a_tower_is_shared_only_where_it_cannot_differ(adapted, tiny_model):
     visual = adapted.get_base_model().model.visual
     copy = Qwen3VLForConditionalGeneration.from_pretrained(tiny_model, dtype=torch.float32).model.visual
-    assert features.shares_tower(visual, copy)
+    assert shares_tower(visual, copy)
     with torch.no_grad():
         copy.merger.linear_fc1.weight.add_(1.0)
-    assert features.shares_tower(visual, copy), "the mergers are computed on both sides anyway"
+    assert shares_tower(visual, copy), "the mergers are computed on both sides anyway"
     with torch.no_grad():
         copy.pos_embed.weight[0, 0] += 1e-3
-    assert not features.shares_tower(visual, copy)
+    assert not shares_tower(visual, copy)
     visual.pos_embed.weight.requires_grad_(True)
-    assert not features.shares_tower(visual, visual)
+    assert not shares_tower(visual, visual)
     lora = get_peft_model(
         Qwen3VLForConditionalGeneration.from_pretrained(tiny_model), LoraConfig(r=2, target_modules=["qkv"])
     )
     for parameter in lora.parameters():
         parameter.requires_grad_(False)
     tower = lora.get_base_model().model.visual
-    assert not features.shares_tower(tower, tower), "a frozen adapter makes the student's tower another one"
+    assert not shares_tower(tower, tower), "a frozen adapter makes the student's tower another one"
 
 
 # -------------------------------------------------------------------------------------------------------- training

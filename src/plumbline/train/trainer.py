@@ -35,8 +35,9 @@ from plumbline.model.upstream import (
 )
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
-from plumbline.train.kd.features import Taught, VisualKd, visual_tokens
+from plumbline.train.kd.features import VisualKd, visual_tokens
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
+from plumbline.train.kd.shared import Taught
 from plumbline.train.telemetry import Meter, window_metrics
 
 logger = logging.getLogger(__name__)
@@ -220,21 +221,25 @@ class StepMixin(DataLoaderMixin):
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
         inputs = inputs | segments_of(inputs.get("position_ids"))
         with self.accelerator.autocast():
-            taught = self._teacher_side(model, weights, inputs)
+            targets = labels[:, 1:]
+            keep = targets != IGNORED
+            taught = self._teacher_side(model, weights, inputs, keep)
             base = base_of(model)
             hidden, distances = self._student_side(base, inputs, taught)
             hidden = hidden + self._unused_vision(base, inputs)
-            targets = labels[:, 1:]
-            keep = targets != IGNORED
-            teacher_rows = None if taught is None else taught.hidden[:, :-1][keep]
-            teacher_head = None if taught is None else taught.head
-            head = head_weight(base)
-            with gathered([head] if teacher_head is None else [head, teacher_head]):
-                terms = head_terms(hidden[:, :-1][keep], head, targets[keep], weights, teacher_rows, teacher_head)
+            rows, head = hidden[:, :-1][keep], head_weight(base)
+            if taught is None:
+                with gathered([head]):
+                    terms = head_terms(rows, head, targets[keep], weights)
+            else:
+                with gathered([head, taught.head]):
+                    terms = head_terms(rows, head, targets[keep], weights, taught.hidden, taught.head)
         return terms, keep.sum(), distances
 
-    def _teacher_side(self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]) -> Taught | None:
-        """The teacher's forward; plain fine-tuning has none."""
+    def _teacher_side(
+        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any], keep: Tensor
+    ) -> Taught | None:
+        """The teacher's side of a batch; plain fine-tuning has none. keep: [B, L - 1], rows whose next token counts."""
         return None
 
     def _student_side(

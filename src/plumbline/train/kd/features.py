@@ -1,8 +1,7 @@
-"""The vision tower of a distillation step: run once for both sides where it is frozen, and compared behind its mergers.
+"""The visual features of a distillation step, compared behind the mergers.
 
 The mergers (one aligner and the deepstack ones) turn the tower's hidden rows into the features that enter the language
-model. The teacher runs first; what enters and leaves its mergers is kept. A student whose tower cannot differ from the
-teacher's then starts at the mergers, and the features of both sides are compared there.
+model. What enters and leaves them is kept on both sides.
 """
 
 from __future__ import annotations
@@ -13,14 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
-
-from plumbline.model.parts import ALIGNER
 
 TARGETS = ("merger", "deepstack")
-_MERGERS = tuple(name.removeprefix("model.visual.") for name in ALIGNER)
 
 
 @dataclass(frozen=True)
@@ -52,20 +46,6 @@ def mergers_of(visual: Any) -> list[nn.Module]:
     return [visual.merger, *visual.deepstack_merger_list]
 
 
-@dataclass(frozen=True)
-class Taught:
-    """The teacher's side of a batch.
-
-    hidden: rows [B, L, H] after the final norm; head: [V, H]; mergers: what passed through its mergers; shared: whether
-    the student's tower computes the same as far as the mergers.
-    """
-
-    hidden: Tensor
-    head: Tensor
-    mergers: MergerRows
-    shared: bool
-
-
 @contextmanager
 def watched(visual: Any) -> Iterator[MergerRows]:
     """Keep what passes through the mergers of `visual` inside the block."""
@@ -87,52 +67,6 @@ def watched(visual: Any) -> Iterator[MergerRows]:
             handle.remove()
         if passed:
             rows.entered, rows.left = ([passed[number][side] for number in range(len(mergers))] for side in (0, 1))
-
-
-@contextmanager
-def started_at_mergers(visual: Any, rows: MergerRows) -> Iterator[None]:
-    """Inside the block `visual` computes its mergers alone, from rows that entered them before."""
-
-    def forward(hidden_states: Tensor, grid_thw: Tensor, **kwargs: Any) -> BaseModelOutputWithDeepstackFeatures:
-        features = [merger(entered) for merger, entered in zip(mergers_of(visual), rows.entered, strict=True)]
-        return BaseModelOutputWithDeepstackFeatures(
-            last_hidden_state=rows.entered[0],  # type: ignore[arg-type]
-            pooler_output=features[0],
-            deepstack_features=features[1:],
-        )
-
-    before = vars(visual).get("forward")
-    visual.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del visual.forward
-        else:
-            visual.forward = before
-
-
-def shares_tower(student: Any, teacher: Any) -> bool:
-    """Whether the towers before the mergers compute the same and will go on doing so: frozen, and equal bit by bit."""
-    for name, module in student.named_modules():
-        if isinstance(module, BaseTunerLayer) and not _is_merger(name):
-            return False
-    mine = {name: tensor for name, tensor in student.named_parameters() if not _is_merger(name)}
-    if any(tensor.requires_grad for tensor in mine.values()):
-        return False
-    if student is teacher:
-        return True
-    theirs = {name: tensor for name, tensor in teacher.named_parameters() if not _is_merger(name)}
-    return mine.keys() == theirs.keys() and all(_is_same(tensor, theirs[name]) for name, tensor in mine.items())
-
-
-def _is_same(mine: Tensor, theirs: Tensor) -> bool:
-    """Bit by bit; parameters that are scattered over ranks (ZeRO-3 leaves them empty) cannot be compared."""
-    return mine.numel() > 0 and mine.dtype == theirs.dtype and torch.equal(mine, theirs.to(mine.device))
-
-
-def _is_merger(name: str) -> bool:
-    return name.startswith(_MERGERS)
 
 
 def can_move(visual: Any) -> bool:

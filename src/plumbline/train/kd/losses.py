@@ -2,7 +2,9 @@
 
 The output head maps a hidden row [H] to [V] logits (V = 151,936 for Qwen3-VL), so full logits dominate the memory of
 a distillation step. Here only the rows that predict a supervised token are used, a chunk at a time, and the gradient
-of the hidden rows is written while the chunk's logits exist: no tensor larger than [chunk, V] is ever held.
+of the hidden rows is written while the chunk's logits exist: no tensor larger than [2 * chunk, V] is ever held. What is
+left beside the three products with the head is memory traffic: within a chunk, a few rows at a time go through every
+elementwise pass while they are in the processor's cache, in place.
 
 With p = softmax(student / T), q = softmax(teacher / T) and the mixture m = (1 - beta) p + beta q:
 
@@ -15,17 +17,24 @@ Its gradient in closed form, with r = log p - log m:
     d JSD_beta / d student = (1 - beta) / T * p * (r - sum(p r))     for 0 < beta < 1
     d KL(q || p) / d student = (p - q) / T
     d KL(p || q) / d student = p * (log p - log q - KL(p || q)) / T
+
+Below, `e` is a softmax before its division by the row sum `s`. Adding a constant to r changes nothing in r - sum(p r),
+so that logits less their largest stand for log p there; the division is left to factors per row.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 64
+CHUNK_ROWS = 160
+_BLOCK_ELEMENTS = 1_280_000  # on a CPU, what stays in its caches through the elementwise passes
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -40,47 +49,56 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class HeadTerms:
-    """What one pass over the supervised rows yields; sums, so that batches and ranks add up exactly.
+    """What one pass over the supervised rows yields; sums add up exactly over batches and ranks.
 
     objective: scalar, differentiable with respect to the hidden rows (and the head if it trains):
-        `sft_alpha * ce + llm_kd_weight * kd`.
-    ce, kd: scalar sums over rows, detached and unweighted; kd is 0 without a teacher.
-    hits: number of rows whose arg max is the target.
-    row_ce: cross-entropy of each row [N], detached.
+        the sum over rows of `row_weight * (sft_alpha * ce + llm_kd_weight * kd)`.
+    row_ce, row_kd, row_hits: cross-entropy, divergence (0 without a teacher) and whether the arg max is the target,
+        of each row [N], detached and unweighted.
     """
 
     objective: Tensor
-    ce: Tensor
-    kd: Tensor
-    hits: Tensor
     row_ce: Tensor
+    row_kd: Tensor
+    row_hits: Tensor
+
+    @property
+    def ce(self) -> Tensor:
+        """Sum of the cross-entropies."""
+        return self.row_ce.sum()
+
+    @property
+    def kd(self) -> Tensor:
+        """Sum of the divergences."""
+        return self.row_kd.sum()
+
+    @property
+    def hits(self) -> Tensor:
+        """Number of rows whose arg max is the target."""
+        return self.row_hits.sum()
 
 
-def generalized_jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Value and gradient of JSD_beta per row.
+def head_terms(
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: LossWeights,
+    teacher_rows: Tensor | None = None,
+    teacher_weight: Tensor | None = None,
+    row_weights: Tensor | None = None,
+) -> HeadTerms:
+    """CE and JSD over supervised rows, with gradients for `rows` and, when it requires them, `weight`.
 
-    log_p (student), log_q (teacher): float log-probabilities [N, V]; both are consumed as scratch space.
-    Returns (value [N], gradient with respect to the student's logits [N, V]); the temperature is the caller's.
+    rows: [N, H] hidden rows after the final norm, each predicting its target.
+    weight: [V, H] output head; targets: [N] token ids.
+    teacher_rows [N, H'], teacher_weight [V, H']: the teacher's side, without gradients; both or neither.
+    row_weights: [N], how much each row counts in the objective; all 1 when left out.
     """
-    p, q = log_p.exp(), log_q.exp()
-    if beta == 0.0:
-        return _dot(q, log_q.sub_(log_p)), p.sub_(q)
-    if beta == 1.0:
-        ratio = log_p.sub_(log_q)
-        value = _dot(p, ratio)
-        return value, ratio.sub_(value[:, None]).mul_(p)
-    # Where both probabilities vanish the floor keeps 0 * log 0 at 0.
-    log_m = torch.lerp(p, q, beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()
-    teacher_part = _dot(q, log_q.sub_(log_m))
-    ratio = log_p.sub_(log_m)
-    student_part = _dot(p, ratio)
-    gradient = ratio.sub_(student_part[:, None]).mul_(p).mul_(1.0 - beta)
-    return beta * teacher_part + (1.0 - beta) * student_part, gradient
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise inner product [N] of two [N, V] tensors, without the [N, V] product in memory."""
-    return torch.linalg.vecdot(a, b)
+    with torch.autocast(rows.device.type, enabled=False):
+        rows = rows.to(weight.dtype)
+        taught = None if teacher_rows is None else (teacher_rows, teacher_weight)
+        objective, per_row = _FusedHead.apply(rows, weight, targets, taught, row_weights, weights)
+    return HeadTerms(objective, *per_row)
 
 
 class _FusedHead(torch.autograd.Function):
@@ -92,31 +110,32 @@ class _FusedHead(torch.autograd.Function):
         rows: Tensor,
         weight: Tensor,
         targets: Tensor,
-        teacher_rows: Tensor | None,
-        teacher_weight: Tensor | None,
+        taught: tuple[Tensor, Tensor] | None,
+        row_weights: Tensor | None,
         weights: LossWeights,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
+        number = rows.shape[0]
+        counts = torch.ones(number, dtype=_precision(weight), device=rows.device)
+        if row_weights is not None:
+            counts = row_weights.to(counts)
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        sums = torch.zeros(3, dtype=_accumulator(rows.dtype), device=rows.device)
-        row_ce = torch.zeros(rows.shape[0], dtype=sums.dtype, device=rows.device)
-        for start in range(0, rows.shape[0], CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            if teacher_rows is None or teacher_weight is None:
-                terms, row_ce[part], grad_logits, scale = _learned(rows[part], weight, targets[part], weights.sft_alpha)
-            else:
-                taught = (teacher_rows[part], teacher_weight)
-                terms, row_ce[part], grad_logits, scale = _chunk(rows[part], weight, targets[part], taught, weights)
-            sums += terms
+        per_row = counts.new_zeros(3, number)
+        # Chunks of one size: a short last one would read the whole head for little.
+        chunk = math.ceil(number / max(1, math.ceil(number / CHUNK_ROWS)))
+        head = _Head(chunk, weight, taught, weights)
+        for start in range(0, number, max(chunk, 1)):
+            part = slice(start, min(start + chunk, number))
+            gradient, factors = head.chunk(rows, targets, part, per_row[:, part])
+            scale = (factors * counts[part])[:, None]
             if grad_rows is not None:
-                grad_rows[part] = (grad_logits.to(weight.dtype) @ weight) * scale.to(weight.dtype)
+                torch.mm(gradient, weight, out=grad_rows[part]).mul_(scale.to(weight.dtype))
             if grad_weight is not None:
-                grad_weight += grad_logits.to(rows.dtype).t() @ (rows[part] * scale.to(rows.dtype))
+                grad_weight += gradient.t() @ (rows[part] * scale.to(rows.dtype))
         ctx.save_for_backward(grad_rows, grad_weight)
         ctx.weight_dtype = weight.dtype
-        objective = weights.sft_alpha * sums[0] + weights.llm_kd_weight * sums[1]
-        ctx.mark_non_differentiable(sums, row_ce)
-        return objective, sums, row_ce
+        ctx.mark_non_differentiable(per_row)
+        return (counts * (weights.sft_alpha * per_row[0] + weights.llm_kd_weight * per_row[1])).sum(), per_row
 
     @staticmethod
     def backward(ctx: Any, grad_objective: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
@@ -131,66 +150,187 @@ class _FusedHead(torch.autograd.Function):
         )
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+class _Head:
+    """The memory that all chunks of a pass share, and what happens to one chunk.
 
-
-def _learned(rows: Tensor, weight: Tensor, targets: Tensor, sft_alpha: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`_chunk` without a teacher: one tensor of logits, changed in place, passed over as seldom as can be.
-
-    The gradient by the logits is `alpha * (softmax - onehot)`. With e = exp(logits - max) and its row sum s it equals
-    `alpha / s * (e - s * onehot)`: the division by s is left to the much smaller product with the head.
+    chunk: rows at most; weight: [V, H]; taught: the teacher's rows [N, H'] and head [V, H'].
     """
-    logits = (rows @ weight.t()).to(_accumulator(rows.dtype))
-    index = torch.arange(targets.numel(), device=targets.device)
-    wanted = logits[index, targets]
-    largest, guess = logits.max(-1)
-    hits = (guess == targets).sum().to(logits.dtype)
-    raised = logits.sub_(largest[:, None]).exp_()
-    total = raised.sum(-1)
-    row_ce = total.log() + largest - wanted
-    raised[index, targets] -= total
-    return torch.stack([row_ce.sum(), row_ce.new_zeros(()), hits]), row_ce, raised, (sft_alpha / total)[:, None]
+
+    def __init__(self, chunk: int, weight: Tensor, taught: tuple[Tensor, Tensor] | None, weights: LossWeights):
+        vocabulary = weight.shape[0]
+        self._weight, self._taught, self._weights = weight, taught, weights
+        self._logits = _unset(chunk if taught is None else 2 * chunk, weight)
+        on_cpu = weight.device.type == "cpu"
+        self._block = min(chunk, max(1, _BLOCK_ELEMENTS // vocabulary)) if on_cpu else chunk
+        precision = _precision(weight)
+        self._converted = [
+            weight.new_empty(self._block, vocabulary, dtype=precision) for _ in range(2) if weight.dtype != precision
+        ]
+        spare = 0 if taught is None else 3 if weights.kd_temperature == 1.0 else 4
+        self._spare = [weight.new_empty(self._block, vocabulary, dtype=precision) for _ in range(spare)]
+
+    def chunk(self, rows: Tensor, targets: Tensor, part: slice, figures: Tensor) -> tuple[Tensor, Tensor]:
+        """(gradient of a row's objective by its logits [n, V], short of a factor; that factor [n]).
+
+        rows [N, H], targets [N]: of the whole pass, of which `part` is this chunk. Writes to figures [3, n]:
+        cross-entropy, divergence, hit. The gradient is good until the next chunk.
+        """
+        logits = self._products(rows[part], part)
+        number = figures.shape[1]
+        factors = figures.new_empty(number)
+        for start in range(0, number, self._block):
+            block = slice(start, min(start + self._block, number))
+            wanted = targets[part][block]
+            student = self._in_precision(logits[block], 0)
+            if self._taught is None:
+                factors[block] = _learned(student, wanted, self._weights.sft_alpha, figures[:, block])
+            else:
+                teacher = self._in_precision(logits[number + start : number + block.stop], 1)
+                spare = [tensor[: student.shape[0]] for tensor in self._spare]
+                factors[block] = _anchored(student, teacher, wanted, self._weights, spare, figures[:, block])
+            if student.dtype != logits.dtype:
+                logits[block] = student
+        return logits[:number], factors
+
+    def _products(self, mine: Tensor, part: slice) -> Tensor:
+        """Logits of the student's rows [n, V], then those of the teacher's."""
+        number = mine.shape[0]
+        if self._taught is None:
+            return torch.mm(mine, self._weight.t(), out=self._logits[:number])
+        theirs, head = self._taught[0][part], self._taught[1]
+        logits = self._logits[: 2 * number]
+        if head.data_ptr() == self._weight.data_ptr() and head.shape == self._weight.shape:
+            # One head for both sides is read once.
+            return torch.mm(torch.cat([mine, theirs.to(mine.dtype)]), head.t(), out=logits)
+        torch.mm(mine, self._weight.t(), out=logits[:number])
+        if head.dtype == logits.dtype:
+            torch.mm(theirs.to(head.dtype), head.t(), out=logits[number:])
+        else:
+            logits[number:] = theirs.to(head.dtype) @ head.t()
+        return logits
+
+    def _in_precision(self, logits: Tensor, side: int) -> Tensor:
+        """The logits themselves, or a copy of them, in the precision of the elementwise passes."""
+        return self._converted[side][: logits.shape[0]].copy_(logits) if self._converted else logits
 
 
-def _chunk(
-    rows: Tensor, weight: Tensor, targets: Tensor, taught: tuple[Tensor, Tensor], weights: LossWeights
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A chunk of rows: sums [ce, kd, hits], cross-entropy [n], and the gradient of the objective by the logits.
+def _precision(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
-    The gradient comes as a product: [n, V] times a factor per row [n, 1].
+
+def _unset(rows: int, like: Tensor) -> Tensor:
+    """Memory for [rows, V] values; on a CPU from numpy, which asks for huge pages: faults of small ones cost a pass."""
+    if rows and like.device.type == "cpu":
+        size = rows * like.shape[0] * like.element_size()
+        return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(like.dtype).view(rows, like.shape[0])
+    return like.new_empty(rows, like.shape[0])
+
+
+def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(value [n, 1], index [n]) of each row's largest; numpy finds it eight times as fast as torch on a CPU."""
+    index = torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
+    return logits.gather(-1, index[:, None]), index
+
+
+def _row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Row-wise inner product [n, 1]; on a CPU without the [n, V] product in memory."""
+    if a.device.type == "cpu":
+        return torch.stack([torch.dot(*pair) for pair in zip(a, b, strict=True)])[:, None]
+    return torch.linalg.vecdot(a, b)[:, None]
+
+
+def _raised(logits: Tensor, largest: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the largest from the logits, in place; (e [n, V] in `out`, its row sums [n, 1])."""
+    torch.exp(logits.sub_(largest), out=out)
+    return out, out.sum(-1, keepdim=True)
+
+
+def _learned(logits: Tensor, targets: Tensor, sft_alpha: float, figures: Tensor) -> Tensor:
+    """Cross-entropy of a block; its logits become the gradient, short of the factor [n] that is returned."""
+    largest, guess = _largest(logits)
+    wanted = logits.gather(-1, targets[:, None]) - largest
+    raised, total = _raised(logits, largest, logits)
+    figures[0], figures[1], figures[2] = (total.log() - wanted)[:, 0], 0.0, guess == targets
+    raised.scatter_add_(-1, targets[:, None], -total)
+    return (sft_alpha / total)[:, 0]
+
+
+def _anchored(
+    student: Tensor, teacher: Tensor, targets: Tensor, weights: LossWeights, spare: list[Tensor], figures: Tensor
+) -> Tensor:
+    """Cross-entropy and divergence of a block; `student` becomes the gradient, short of the factor [n] returned.
+
+    student, teacher: logits [n, V], both used up; spare: scratch of the same shape.
     """
-    logits = (rows @ weight.t()).to(_accumulator(rows.dtype))
-    log_p = logits.log_softmax(-1)
-    index = torch.arange(targets.numel(), device=targets.device)
-    row_ce = -log_p[index, targets]
-    hits = (logits.argmax(-1) == targets).sum().to(row_ce.dtype)
-    grad = log_p.exp().mul_(weights.sft_alpha)
-    grad[index, targets] -= weights.sft_alpha
-    temperature = weights.kd_temperature
-    teacher_logits = (taught[0] @ taught[1].t()).to(logits.dtype)
+    alpha, temperature = weights.sft_alpha, weights.kd_temperature
+    largest, guess = _largest(student)
+    wanted = student.gather(-1, targets[:, None]) - largest
+    mine, mine_sum = _raised(student, largest, spare[0])
+    learned, learned_sum = mine, mine_sum
+    teacher.sub_(teacher.amax(-1, keepdim=True))
     if temperature != 1.0:
-        log_p, teacher_logits = (logits / temperature).log_softmax(-1), teacher_logits / temperature
-    value, kd_grad = generalized_jsd(log_p, teacher_logits.log_softmax(-1), weights.beta)
-    grad.add_(kd_grad, alpha=weights.llm_kd_weight / temperature)
-    return torch.stack([row_ce.sum(), value.sum(), hits]), row_ce, grad, grad.new_ones(())
+        learned = spare[3].copy_(mine)
+        mine, mine_sum = _raised(student.div_(temperature), student.new_zeros(()), spare[0])
+        teacher.div_(temperature)
+    theirs, theirs_sum = _raised(teacher, teacher.new_zeros(()), spare[1])
+    # With temperature 1 both gradients are made of the same softmax, and one pass adds them.
+    joined = alpha if temperature == 1.0 else 0.0
+    sides = _Sides(student, mine, mine_sum, teacher, theirs, theirs_sum)
+    kd, short = sides.divergence(weights.llm_kd_weight / temperature, weights.beta, joined, spare[2])
+    figures[0], figures[1], figures[2] = (learned_sum.log() - wanted)[:, 0], kd[:, 0], guess == targets
+    if temperature == 1.0:
+        student.scatter_add_(-1, targets[:, None], -alpha / short * mine_sum)
+        return (short / mine_sum)[:, 0]
+    student.mul_(short / mine_sum).addcmul_(learned, alpha / learned_sum)
+    student.scatter_add_(-1, targets[:, None], student.new_full(mine_sum.shape, -alpha))
+    return student.new_ones(student.shape[0])
 
 
-def head_terms(
-    rows: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    weights: LossWeights,
-    teacher_rows: Tensor | None = None,
-    teacher_weight: Tensor | None = None,
-) -> HeadTerms:
-    """CE and JSD over supervised rows, with gradients for `rows` and, when it requires them, `weight`.
+@dataclass(frozen=True)
+class _Sides:
+    """Two distributions: logits less a constant [n, V], e = exp of them, and its row sums [n, 1]."""
 
-    rows: [N, H] hidden rows after the final norm, each predicting its target.
-    weight: [V, H] output head; targets: [N] token ids.
-    teacher_rows [N, H'], teacher_weight [V, H']: the teacher's side, without gradients; both or neither.
-    """
-    with torch.autocast(rows.device.type, enabled=False):
-        rows = rows.to(weight.dtype)
-        objective, sums, row_ce = _FusedHead.apply(rows, weight, targets, teacher_rows, teacher_weight, weights)
-    return HeadTerms(objective, ce=sums[0], kd=sums[1], hits=sums[2], row_ce=row_ce)
+    student: Tensor
+    e: Tensor
+    total: Tensor
+    teacher: Tensor
+    teacher_e: Tensor
+    teacher_total: Tensor
+
+    def divergence(self, factor: float, beta: float, alpha: float, scratch: Tensor) -> tuple[Tensor, float]:
+        """JSD_beta [n, 1], and a number by which `student` is short; all tensors are used up.
+
+        `student` times that number becomes `total * (factor * gradient of JSD_beta + alpha * p)`.
+        """
+        p, q = self.student, self.teacher
+        apart = self.total.log() - self.teacher_total.log()
+        if beta == 0.0:
+            value = _row_dots(self.teacher_e, q.sub_(p)) / self.teacher_total + apart
+            if alpha + factor == 0.0:
+                p.zero_()
+                return value, 1.0
+            share = -factor / (alpha + factor) * self.total / self.teacher_total
+            torch.addcmul(self.e, self.teacher_e, share, out=p)
+            return value, alpha + factor
+        if beta == 1.0:
+            own, short = self._move(p.sub_(q), factor, alpha)
+            return own - apart, short
+        # log m short of log(beta / teacher_total); where both probabilities vanish the floor keeps 0 * log 0 at 0.
+        share = (1.0 - beta) / beta * self.teacher_total / self.total
+        log_m = torch.addcmul(self.teacher_e, self.e, share, out=scratch).clamp_min_(_TINY).log_()
+        theirs = _row_dots(self.teacher_e, q.sub_(log_m)) / self.teacher_total - math.log(beta)
+        own, short = self._move(p.sub_(log_m), factor * (1.0 - beta), alpha)
+        return beta * theirs + (1.0 - beta) * (own - apart - math.log(beta)), short
+
+    def _move(self, r: Tensor, factor: float, alpha: float) -> tuple[Tensor, float]:
+        """Turn r into the gradient `total * p * (factor * (r - mean) + alpha)`.
+
+        r: log p - log m up to a constant per row, [n, V]. Gives its mean under p, and by what number r is short then.
+        """
+        moved = r.mul_(self.e)
+        own = moved.sum(-1, keepdim=True) / self.total
+        if factor == 0.0:
+            torch.mul(self.e, alpha, out=moved)
+            return own, 1.0
+        moved.addcmul_(self.e, alpha / factor - own)
+        return own, factor

@@ -6,23 +6,24 @@ The teacher is the base under the adapters (adapters switched off, `modules_to_s
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plumbline.model.upstream import GKDTrainer, without_checkpointing
-from plumbline.train.kd.features import (
-    Taught,
-    VisualKd,
-    feature_distances,
-    shares_tower,
-    started_at_mergers,
-    watched,
-)
+from plumbline.train.kd.features import VisualKd, feature_distances, watched
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.rollout import DATASET, STUDENT, choose_source, generate_answers
+from plumbline.train.kd.shared import (
+    Taught,
+    kept_after,
+    layers_in_common,
+    shares_tower,
+    started_after,
+    started_at_mergers,
+)
 from plumbline.train.trainer import StepMixin, base_of, head_weight
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._source = DATASET
-        self._shared: bool | None = None
+        self._common: tuple[bool, int] | None = None
         super().__init__(*args, **kwargs)
 
     def _prepare_resample_data_iterator(self) -> None:
@@ -77,47 +78,63 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             return nullcontext(self.accelerator.unwrap_model(self.teacher_model))
         return _AdaptersOff(student)
 
-    def _teacher_side(self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any]) -> Taught | None:
+    def _teacher_side(
+        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any], keep: Tensor
+    ) -> Taught | None:
         if not weights.llm_kd_weight and self._visual_kd() is None:
             return None
-        student = base_of(model).model.visual
         # Asked before the adapters go off, which freezes their tensors.
-        shared = self._shares_tower(student, model)
+        tower, layers = self._in_common(model)
         # Before the student's forward: switching adapters toggles `requires_grad` of their tensors.
         with torch.no_grad(), self._teacher(model) as teacher, self.load_teacher_model_context():
             base = base_of(teacher)
             with (
                 without_checkpointing(base, self.args.gradient_checkpointing_kwargs),
                 watched(base.model.visual) as mergers,
+                kept_after(base.model.language_model, layers) as trunk,
             ):
                 hidden = base.model(**inputs, use_cache=False).last_hidden_state
-            return Taught(hidden, head_weight(base), mergers, shared)
+            rows = hidden[:, :-1][keep]
+            return Taught(rows, head_weight(base), mergers, tower, layers, trunk[0] if trunk else None)
 
     def _visual_kd(self) -> VisualKd | None:
         """The term as it applies now."""
         kd = self.parts.visual_kd
         return kd if kd is not None and (self.model.training or kd.in_evaluation) else None
 
-    def _shares_tower(self, student: nn.Module, model: nn.Module) -> bool:
-        """Decided at the first step: which parameters train does not change in a run."""
-        if self._shared is None:
-            copy = None if self.teacher_model is None else self.accelerator.unwrap_model(self.teacher_model)
-            self._shared = shares_tower(student, student if copy is None else base_of(copy).model.visual)
-            if self._shared:
+    def _in_common(self, model: nn.Module) -> tuple[bool, int]:
+        """(whether the vision tower, how many language layers) run once for both sides.
+
+        Decided at the first step: which parameters train does not change in a run.
+        """
+        if self._common is None:
+            student = base_of(model)
+            copy = None if self.teacher_model is None else base_of(self.accelerator.unwrap_model(self.teacher_model))
+            teacher = student if copy is None else copy
+            self._common = shares_tower(student.model.visual, teacher.model.visual), layers_in_common(student, teacher)
+            if self._common[0]:
                 logger.info("the vision tower is frozen: it runs once for both sides")
-        return self._shared
+            if self._common[1]:
+                logger.info("the lowest %d language layers are frozen: they run once for both sides", self._common[1])
+        return self._common
 
     def _student_side(
         self, base: Any, inputs: dict[str, Any], taught: Taught | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if taught is None or not taught.mergers.left:
+        if taught is None:
             return super()._student_side(base, inputs, taught)
-        visual = base.model.visual
-        start = started_at_mergers(visual, taught.mergers) if taught.shared else nullcontext()
-        with start, watched(visual) as mergers:
+        visual, kd = base.model.visual, self._visual_kd()
+        seen = bool(taught.mergers.left)
+        with ExitStack() as shortcuts:
+            if taught.tower_shared and seen:
+                shortcuts.enter_context(started_at_mergers(visual, taught.mergers))
+            if taught.trunk is not None:
+                shortcuts.enter_context(started_after(base.model.language_model, taught.layers, taught.trunk))
+            mergers = shortcuts.enter_context(watched(visual))
             hidden, _ = super()._student_side(base, inputs, taught)
-        kd = self._visual_kd()
-        return hidden, {} if kd is None else feature_distances(mergers.left, taught.mergers.left, kd)
+        if kd is None or not seen:
+            return hidden, {}
+        return hidden, feature_distances(mergers.left, taught.mergers.left, kd)
 
 
 class _AdaptersOff:
