@@ -28,12 +28,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 CHUNK_ROWS = 160
 _BLOCK_ELEMENTS = 1_280_000  # on a CPU, what stays in its caches through the elementwise passes
+_SAFE_EXPONENT = 60.0  # e to this power, times any vocabulary, is finite in fp32, and its inverse is no denormal number
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -218,12 +218,21 @@ def _precision(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+_kept: dict[torch.dtype, Tensor] = {}
+
+
 def _unset(rows: int, like: Tensor) -> Tensor:
-    """Memory for [rows, V] values; on a CPU from numpy, which asks for huge pages: faults of small ones cost a pass."""
-    if rows and like.device.type == "cpu":
-        size = rows * like.shape[0] * like.element_size()
-        return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(like.dtype).view(rows, like.shape[0])
-    return like.new_empty(rows, like.shape[0])
+    """Memory for [rows, V] values.
+
+    On a CPU it is kept from call to call, as CUDA's allocator does: given back to the system, every page of it is
+    faulted in again, which costs as much as several passes over it.
+    """
+    size = rows * like.shape[0]
+    if like.device.type != "cpu":
+        return like.new_empty(rows, like.shape[0])
+    if like.dtype not in _kept or _kept[like.dtype].numel() < size:
+        _kept[like.dtype] = like.new_empty(size)
+    return _kept[like.dtype][:size].view(rows, like.shape[0])
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,18 +248,31 @@ def _row_dots(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a, b)[:, None]
 
 
-def _raised(logits: Tensor, largest: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the largest from the logits, in place; (e [n, V] in `out`, its row sums [n, 1])."""
-    torch.exp(logits.sub_(largest), out=out)
+def _lowered(logits: Tensor, largest: Tensor, temperature: float = 1.0) -> Tensor | float:
+    """What was taken from the logits, in place, so that their exponentials stay finite: nothing where they do."""
+    if logits.device.type == "cpu" and bool((largest.abs() < _SAFE_EXPONENT * min(1.0, temperature)).all()):
+        return 0.0
+    logits.sub_(largest)
+    return largest
+
+
+def _raised(logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """(e = exp of the logits [n, V] in `out`, its row sums [n, 1])."""
+    torch.exp(logits, out=out)
     return out, out.sum(-1, keepdim=True)
+
+
+def _log(total: Tensor) -> Tensor:
+    """Logarithms of row sums, in a precision that bears subtracting them from each other."""
+    return total.double().log()
 
 
 def _learned(logits: Tensor, targets: Tensor, sft_alpha: float, figures: Tensor) -> Tensor:
     """Cross-entropy of a block; its logits become the gradient, short of the factor [n] that is returned."""
     largest, guess = _largest(logits)
-    wanted = logits.gather(-1, targets[:, None]) - largest
-    raised, total = _raised(logits, largest, logits)
-    figures[0], figures[1], figures[2] = (total.log() - wanted)[:, 0], 0.0, guess == targets
+    wanted = logits.gather(-1, targets[:, None]) - _lowered(logits, largest)
+    raised, total = _raised(logits, logits)
+    figures[0], figures[1], figures[2] = (_log(total) - wanted)[:, 0], 0.0, guess == targets
     raised.scatter_add_(-1, targets[:, None], -total)
     return (sft_alpha / total)[:, 0]
 
@@ -264,23 +286,21 @@ def _anchored(
     """
     alpha, temperature = weights.sft_alpha, weights.kd_temperature
     largest, guess = _largest(student)
-    wanted = student.gather(-1, targets[:, None]) - largest
-    mine, mine_sum = _raised(student, largest, spare[0])
-    learned, learned_sum = mine, mine_sum
-    teacher.sub_(teacher.amax(-1, keepdim=True))
-    if temperature != 1.0:
-        learned = spare[3].copy_(mine)
-        mine, mine_sum = _raised(student.div_(temperature), student.new_zeros(()), spare[0])
-        teacher.div_(temperature)
-    theirs, theirs_sum = _raised(teacher, teacher.new_zeros(()), spare[1])
-    # With temperature 1 both gradients are made of the same softmax, and one pass adds them.
-    joined = alpha if temperature == 1.0 else 0.0
-    sides = _Sides(student, mine, mine_sum, teacher, theirs, theirs_sum)
-    kd, short = sides.divergence(weights.llm_kd_weight / temperature, weights.beta, joined, spare[2])
-    figures[0], figures[1], figures[2] = (learned_sum.log() - wanted)[:, 0], kd[:, 0], guess == targets
+    wanted = student.gather(-1, targets[:, None]) - _lowered(student, largest, temperature)
+    _lowered(teacher, teacher.amax(-1, keepdim=True), temperature)
+    mine, mine_sum = _raised(student, spare[0])
+    figures[0], figures[2] = (_log(mine_sum) - wanted)[:, 0], guess == targets
+    factor = weights.llm_kd_weight / temperature
     if temperature == 1.0:
+        # Both gradients are made of the same softmax: one pass adds them.
+        sides = _Sides(student, mine, mine_sum, teacher, *_raised(teacher, spare[1]))
+        figures[1], short = sides.divergence(factor, weights.beta, alpha, spare[2])
         student.scatter_add_(-1, targets[:, None], -alpha / short * mine_sum)
         return (short / mine_sum)[:, 0]
+    learned, learned_sum = spare[3].copy_(mine), mine_sum
+    mine, mine_sum = _raised(student.div_(temperature), spare[0])
+    sides = _Sides(student, mine, mine_sum, teacher, *_raised(teacher.div_(temperature), spare[1]))
+    figures[1], short = sides.divergence(factor, weights.beta, 0.0, spare[2])
     student.mul_(short / mine_sum).addcmul_(learned, alpha / learned_sum)
     student.scatter_add_(-1, targets[:, None], student.new_full(mine_sum.shape, -alpha))
     return student.new_ones(student.shape[0])
@@ -298,29 +318,29 @@ class _Sides:
     teacher_total: Tensor
 
     def divergence(self, factor: float, beta: float, alpha: float, scratch: Tensor) -> tuple[Tensor, float]:
-        """JSD_beta [n, 1], and a number by which `student` is short; all tensors are used up.
+        """JSD_beta [n], and a number by which `student` is short; all tensors are used up.
 
         `student` times that number becomes `total * (factor * gradient of JSD_beta + alpha * p)`.
         """
         p, q = self.student, self.teacher
-        apart = self.total.log() - self.teacher_total.log()
+        apart = _log(self.total) - _log(self.teacher_total)
         if beta == 0.0:
             value = _row_dots(self.teacher_e, q.sub_(p)) / self.teacher_total + apart
             if alpha + factor == 0.0:
                 p.zero_()
-                return value, 1.0
+                return value[:, 0], 1.0
             share = -factor / (alpha + factor) * self.total / self.teacher_total
             torch.addcmul(self.e, self.teacher_e, share, out=p)
-            return value, alpha + factor
+            return value[:, 0], alpha + factor
         if beta == 1.0:
             own, short = self._move(p.sub_(q), factor, alpha)
-            return own - apart, short
+            return (own - apart)[:, 0], short
         # log m short of log(beta / teacher_total); where both probabilities vanish the floor keeps 0 * log 0 at 0.
         share = (1.0 - beta) / beta * self.teacher_total / self.total
         log_m = torch.addcmul(self.teacher_e, self.e, share, out=scratch).clamp_min_(_TINY).log_()
         theirs = _row_dots(self.teacher_e, q.sub_(log_m)) / self.teacher_total - math.log(beta)
         own, short = self._move(p.sub_(log_m), factor * (1.0 - beta), alpha)
-        return beta * theirs + (1.0 - beta) * (own - apart - math.log(beta)), short
+        return (beta * theirs + (1.0 - beta) * (own - apart - math.log(beta)))[:, 0], short
 
     def _move(self, r: Tensor, factor: float, alpha: float) -> tuple[Tensor, float]:
         """Turn r into the gradient `total * p * (factor * (r - mean) + alpha)`.
