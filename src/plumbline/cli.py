@@ -208,6 +208,9 @@ def train(
     gpus: Annotated[str | None, Parameter(help="Devices such as 0,1: one process each.")] = None,
     resume: Annotated[bool, Parameter(help="Go on where an interrupted run in output_dir stopped.")] = True,
     dry_run: Annotated[bool, Parameter(negative=(), help="Check everything, load no weights, write nothing.")] = False,
+    build_teacher_cache: Annotated[
+        bool, Parameter(negative=(), help="Fill rlhf.teacher_cache with the teacher's rows, then stop.")
+    ] = False,
     debug: Annotated[bool, Parameter(negative=(), help="More log lines, upstream's included.")] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -218,7 +221,9 @@ def train(
     from plumbline.report.run import write_run_report
     from plumbline.train.run import TrainOptions, run_training
 
-    outcome = run_training(config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json))
+    outcome = run_training(
+        config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache)
+    )
     if outcome.folder is not None:
         write_run_report(outcome.folder)
     return outcome.exit_code

@@ -27,6 +27,7 @@ from plumbline.data.dataset import Picture, Sample
 from plumbline.data.epoch import EpochDataset
 from plumbline.data.images import load_image
 from plumbline.errors import DataError, Problem, UserError
+from plumbline.train.kd.cache import sample_key
 from plumbline.train.telemetry import sample_tally
 
 logger = logging.getLogger(__name__)
@@ -139,10 +140,12 @@ def row_problems(row: Row, images: int, image_token_id: int, merge: int) -> list
 class EncodedSamples(Dataset):
     """Map-style dataset of encoded rows. An item is the list of rows of a unit; a failure is `{"problem": Problem}`.
 
-    sources: names by which rows are numbered; those of `samples` when absent.
+    sources: names by which rows are numbered; those of `samples` when absent. keyed: whether rows carry the key under
+    which the teacher's rows are kept.
     """
 
-    def __init__(self, samples: EpochDataset, encoder: Encoder, sources: Sequence[str] = ()):
+    def __init__(self, samples: EpochDataset, encoder: Encoder, sources: Sequence[str] = (), *, keyed: bool = False):
+        self.keyed = keyed
         self.samples = samples
         self.encoder = encoder
         self.sources = list(sources) or [source.name for source in samples.sources]
@@ -164,7 +167,10 @@ class EncodedSamples(Dataset):
         if key.length and found != key.length:
             what = f"{found} tokens, but its pack was planned with {key.length}"
             return {"problem": Problem(sample.record.place, what, "a picture has changed since the plan: start again")}
-        return {**row, "source": self.sources.index(sample.source), "tally": sample_tally(sample, found)}
+        beside = {"source": self.sources.index(sample.source), "tally": sample_tally(sample, found)}
+        if self.keyed:
+            beside["entry"] = sample_key(row, IGNORED)
+        return {**row, **beside}
 
 
 @dataclass
@@ -189,6 +195,8 @@ class BatchCollator:
         batch = packed_batch(usable, self.template) if self.packing else self.template.data_collator(usable)
         kept = {key: batch[key] for key in (*MODEL_INPUTS, "labels") if batch.get(key) is not None}
         kept["tally"] = sum((row["tally"] for row in usable if "tally" in row), Counter(slots=kept["labels"].numel()))
+        if any("entry" in row for row in usable):
+            kept["entries"] = [row["entry"] for row in usable]
         if self.sources > 1:
             kept["sources"] = self._sources(usable, kept["labels"])
         return {**kept, "problems": problems} if problems else kept

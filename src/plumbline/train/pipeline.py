@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
 from plumbline.train.callbacks import EpochAccount, FrozenGuard, StopOnSignal
 from plumbline.train.health import check_targets, trainable_by_part
+from plumbline.train.kd.cache import TeacherCache, teacher_fingerprint
 from plumbline.train.kd.features import VisualKd, can_move
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.teacher import TeacherPlan
@@ -62,6 +63,8 @@ class Job:
     sampling_temperature: float = 0.9
     max_completion_length: int = 256
     visual_kd: VisualKd | None = None
+    teacher_cache: Path | None = None
+    only_teacher_cache: bool = False
     save_delay_steps: int = 0
     save_delay_epochs: float = 0.0
     max_pixels: int | None = None
@@ -85,7 +88,7 @@ class PipelineMixin:
     def _prepare_dataset(self) -> list[EncodedSamples | None]:
         job, config = self.job, self.model.config
         limits = PixelLimits.of_processor(self.processor.image_processor, job.max_pixels)
-        encoder = Encoder(
+        self._encoder = encoder = Encoder(
             template=self.template,
             limits=limits,
             max_length=self.args.max_length,
@@ -97,7 +100,8 @@ class PipelineMixin:
             job.collator.skip(problem)
         names = [source.name for source in job.train.sources]
         datasets = [
-            None if samples is None else EncodedSamples(samples, encoder, names) for samples in (job.train, job.val)
+            None if samples is None else EncodedSamples(samples, encoder, names, keyed=job.teacher_cache is not None)
+            for samples in (job.train, job.val)
         ]
         for dataset in datasets:
             if dataset is not None:
@@ -185,7 +189,46 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
             kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
             if self.job.packing:
                 enable_packing(base_of(kwargs["teacher_model"]))
+        if self.job.teacher_cache is not None:
+            kwargs["parts"] = replace(kwargs["parts"], teacher_cache=self._teacher_cache(plan, self.job.teacher_cache))
         return kwargs
+
+    def _teacher_cache(self, plan: TeacherPlan, folder: Path) -> TeacherCache:
+        """The cache of this teacher's rows, and how large it is and will be."""
+        args, config = self.args, self.model.config
+        computed = {
+            "dtype": str(self.model.dtype),
+            "mixed": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
+            "quantised": [args.quant_method, args.quant_bits],
+        }
+        logger.info("teacher cache: reading the teacher's weights to know them again")
+        cache = TeacherCache(folder, *teacher_fingerprint(Path(plan.folder), plan.adapters, computed))
+        samples = EncodedSamples(self.job.train, self._encoder, keyed=True)
+        probed = [row["entry"][1] for number in _spread(len(samples)) for row in samples[number] if "entry" in row]
+        per_token = config.text_config.hidden_size * self.model.dtype.itemsize
+        size = per_token * len(samples) * sum(probed) / max(1, len(probed))
+        logger.info(
+            "teacher cache: %s holds %d samples; an epoch has %d, about %s of rows (judged by %d of them)",
+            cache.folder,
+            len(cache),
+            len(samples),
+            f"{size / 1e6:,.1f} MB",
+            len(probed),
+        )
+        return cache
+
+    def train(self, trainer: Any) -> Any:
+        """Upstream's training, or the teacher's pass over the samples alone."""
+        if not self.job.only_teacher_cache:
+            return super().train(trainer)
+        trainer.build_teacher_cache(lambda: self.job.stop.received is not None)
+        cache = trainer.parts.teacher_cache
+        return {"folder": str(cache.folder), "samples": len(cache), "bytes": cache.nbytes}
+
+
+def _spread(length: int) -> list[int]:
+    """A few positions, evenly spread."""
+    return sorted({length * number // SAMPLES_CHECKED for number in range(SAMPLES_CHECKED)}) if length else []
 
 
 def run_pipeline(arguments: Any, job: Job) -> dict[str, Any]:

@@ -48,7 +48,6 @@ def _not_built(run: TrainRun) -> Iterator[Problem]:
     asked = {
         "custom.plugins": bool(custom.plugins),
         "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
-        "rlhf.teacher_cache": rlhf is not None and rlhf.teacher_cache is not None,
         "rlhf.teacher_model_server": bool(upstream.get("teacher_model_server")),
         "rlhf.teacher_adapters": bool(upstream.get("teacher_adapters")),
         "rlhf.gkd_logits_topk": upstream.get("gkd_logits_topk") is not None,

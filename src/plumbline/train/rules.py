@@ -98,12 +98,26 @@ def _rlhf(resolved: Resolved) -> Found:
     if rlhf and kind == "gkd" and not (rlhf["teacher_model"] or rlhf.get("teacher_model_server")):
         fix = "name the base model's folder: the student would otherwise be its own teacher, and the term 0"
         yield "rlhf.rlhf_type", "rlhf_type gkd needs rlhf.teacher_model", fix
+    if rlhf and rlhf.get("teacher_cache"):
+        yield from _teacher_cache(resolved, rlhf)
     if resolved["custom"]["trainer_variant"] and kind != "gkd":
         path = "custom.trainer_variant"
         yield path, f"{path} needs rlhf.rlhf_type: gkd", "remove it, or build on a GKD recipe"
     if resolved["custom"]["visual_kd"]["enabled"] and kind != "gkd":
         path = "custom.visual_kd.enabled"
         yield path, f"{path} needs a teacher: rlhf.rlhf_type: gkd", "remove it, or build on a GKD recipe"
+
+
+def _teacher_cache(resolved: Resolved, rlhf: Mapping[str, Any]) -> Found:
+    path = "rlhf.teacher_cache"
+    if rlhf.get("rlhf_type") != "gkd":
+        yield path, f"{path} needs rlhf.rlhf_type: gkd", "remove it, or build on a GKD recipe"
+    if rlhf.get("lmbda") or rlhf.get("seq_kd"):
+        what = "sampled answers are new at every step: what the teacher says to them cannot be kept"
+        yield path, what, "remove it, or set lmbda: 0 and seq_kd: false"
+    if resolved["custom"]["visual_kd"]["enabled"]:
+        what = "custom.visual_kd compares with the teacher's visual features, which the cache does not hold"
+        yield path, what, "remove one of the two"
 
 
 def _schedule(resolved: Resolved) -> Found:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,8 @@ SAVE_SECONDS = 600
 class TrainOptions:
     """What the command line says beside the YAML.
 
-    gpus: device numbers such as "0,1", one process each; resume: go on in a folder that holds a run.
+    gpus: device numbers such as "0,1", one process each; resume: go on in a folder that holds a run;
+    build_teacher_cache: let the teacher read the samples, train nothing.
     """
 
     base_config: Path | None = None
@@ -58,6 +59,7 @@ class TrainOptions:
     gpus: str | None = None
     resume: bool = True
     as_json: bool = False
+    build_teacher_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
         _show_plan(run, datasets, wanted_processes(options.gpus), as_json=options.as_json)
         return TrainOutcome(EXIT_OK)
     processes = wanted_processes(options.gpus)
+    if options.build_teacher_cache:
+        return TrainOutcome(_build_teacher_cache(config, run, datasets, options, processes))
     start = _told_start() or _decide(loaded, resume=options.resume)
     folder = Path(run.upstream["output_dir"])
     if start.how.finished:
@@ -125,6 +129,7 @@ def launch(config: Path, options: TrainOptions, processes: int, start: Start) ->
     command += ["--base-config", str(options.base_config)] if options.base_config else []
     command += ["--debug"] if options.debug else []
     command += ["--json"] if options.as_json else []
+    command += ["--build-teacher-cache"] if options.build_teacher_cache else []
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = start.how.checkpoint
         told = {"checkpoint": None if checkpoint is None else str(checkpoint), "data": start.data}
@@ -321,6 +326,7 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
 
             visual = custom.visual_kd
             job.visual_kd = VisualKd(visual.weight, visual.targets, visual.distance, custom.eval_teacher)
+        job.teacher_cache = None if rlhf.teacher_cache is None else Path(rlhf.teacher_cache)
         job.lmbda, job.seq_kd = rlhf.lmbda, rlhf.seq_kd
         job.sampling_temperature, job.max_completion_length = rlhf.temperature, rlhf.max_completion_length
     return job
@@ -374,6 +380,28 @@ def _train_here(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOp
     if _rank() == 0:
         _say(summary, as_json=options.as_json)
     return job.stop.exit_code or (EXIT_FINDINGS if skipped else EXIT_OK)
+
+
+def _build_teacher_cache(config: Path, run: TrainRun, datasets: Any, options: TrainOptions, processes: int) -> int:
+    """Fill `rlhf.teacher_cache`; the run folder is not touched."""
+    if run.rlhf is None or run.rlhf.teacher_cache is None:
+        what = "--build-teacher-cache: the run has no rlhf.teacher_cache"
+        raise ConfigError(Problem("rlhf.teacher_cache", what, "name the folder in the YAML"))
+    if processes > 1 and "LOCAL_RANK" not in os.environ:
+        return launch(config, options, processes, Start(Continuation(None), None))
+    from plumbline.model.upstream import set_verbosity
+    from plumbline.train.pipeline import run_pipeline
+
+    set_verbosity(debug=options.debug, main_process=_rank() == 0)
+    job = job_of(run, datasets)
+    job.only_teacher_cache = True
+    with tempfile.TemporaryDirectory() as folder:
+        # Upstream writes its arguments somewhere.
+        run = replace(run, upstream={**run.upstream, "output_dir": folder, "report_to": ["none"]})
+        result = run_pipeline(upstream_arguments(run, Continuation(None)), job)
+    if _rank() == 0:
+        _say(result, as_json=options.as_json)
+    return _report_outcome(job.stop.exit_code or EXIT_OK)
 
 
 def _say(summary: dict[str, Any], *, as_json: bool) -> None:

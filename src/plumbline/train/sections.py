@@ -42,7 +42,8 @@ class RlhfConfig:
     max_completion_length: Annotated[int, Range(ge=1)] = 512
     """Longest sampled answer in tokens."""
     teacher_cache: str | None = None
-    """Folder in which the teacher's hidden rows are kept, so that later epochs need no teacher pass."""
+    """Folder in which the teacher's hidden rows are kept, so that later epochs, and later runs, need no teacher pass.
+    `plumbline train CONFIG --build-teacher-cache` fills it before any training."""
 
 
 @dataclass(frozen=True, kw_only=True)

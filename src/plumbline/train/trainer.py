@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from plumbline.model.upstream import (
 )
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
+from plumbline.train.kd.cache import Entry, TeacherCache
 from plumbline.train.kd.features import VisualKd, visual_tokens
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
 from plumbline.train.kd.shared import Taught
@@ -71,6 +72,7 @@ class TrainerParts:
     sampling_temperature: float = 0.9
     max_completion_length: int = 256
     visual_kd: VisualKd | None = None
+    teacher_cache: TeacherCache | None = None
 
 
 class OncePrefixedTensorBoard(TensorBoardCallback):
@@ -181,13 +183,13 @@ class StepMixin(DataLoaderMixin):
         """The objective of one micro-batch, normalised over `num_items_in_batch` supervised tokens of all ranks."""
         mode = "train" if self.model.training else "eval"
         labels = inputs.pop("labels")
-        sources = inputs.pop("sources", None)
+        sources, entries = inputs.pop("sources", None), inputs.pop("entries", ())
         for name in ("problems", "tally"):
             inputs.pop(name, None)
         weights = self._weights(mode)
         unwrapped = self.accelerator.unwrap_model(model)
         terms, tokens, distances = self._redirect(
-            model, unwrapped, lambda **tensors: self._objective(unwrapped, labels, weights, tensors), **inputs
+            model, unwrapped, lambda **tensors: self._objective(unwrapped, labels, weights, tensors, entries), **inputs
         )
         visual = self._visual_tokens(inputs)
         self._measure(mode, terms, tokens)
@@ -216,14 +218,19 @@ class StepMixin(DataLoaderMixin):
         return self.parts.weights if mode == "train" else self.parts.eval_weights
 
     def _objective(
-        self, model: nn.Module, labels: Tensor, weights: LossWeights, inputs: dict[str, Any]
+        self,
+        model: nn.Module,
+        labels: Tensor,
+        weights: LossWeights,
+        inputs: dict[str, Any],
+        entries: Sequence[Entry],
     ) -> tuple[HeadTerms, Tensor, dict[str, Tensor]]:
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
         inputs = inputs | segments_of(inputs.get("position_ids"))
         with self.accelerator.autocast():
             targets = labels[:, 1:]
             keep = targets != IGNORED
-            taught = self._teacher_side(model, weights, inputs, keep)
+            taught = self._teacher_side(model, weights, inputs, keep, entries)
             base = base_of(model)
             hidden, distances = self._student_side(base, inputs, taught)
             hidden = hidden + self._unused_vision(base, inputs)
@@ -237,9 +244,17 @@ class StepMixin(DataLoaderMixin):
         return terms, keep.sum(), distances
 
     def _teacher_side(
-        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any], keep: Tensor
+        self,
+        model: nn.Module,
+        weights: LossWeights,
+        inputs: dict[str, Any],
+        keep: Tensor,
+        entries: Sequence[Entry] = (),
     ) -> Taught | None:
-        """The teacher's side of a batch; plain fine-tuning has none. keep: [B, L - 1], rows whose next token counts."""
+        """The teacher's side of a batch; plain fine-tuning has none.
+
+        keep: [B, L - 1], rows whose next token counts; entries: the batch's samples in the teacher's cache.
+        """
         return None
 
     def _student_side(
@@ -361,6 +376,8 @@ class StepMixin(DataLoaderMixin):
         if self.accelerator.num_processes == 1 or rest <= 0:
             return
         kept = max(rest - self.accelerator.process_index * self.args.per_device_eval_batch_size, 0)
+        if "entries" in inputs:
+            inputs["entries"] = inputs["entries"][:kept]
         segments = segments_of(inputs.get("position_ids")).get(SEGMENTS)
         if segments is None:
             inputs["labels"][kept:] = IGNORED

@@ -6,13 +6,21 @@ The teacher is the base under the adapters (adapters switched off, `modules_to_s
 from __future__ import annotations
 
 import logging
+import math
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor, nn
 
+from plumbline.model.packed_attention import segments_of
 from plumbline.model.upstream import GKDTrainer, without_checkpointing
+from plumbline.train.batches import IGNORED, MODEL_INPUTS
+from plumbline.train.kd.cache import Entry, TeacherCache
 from plumbline.train.kd.features import VisualKd, feature_distances, watched
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.rollout import DATASET, STUDENT, choose_source, generate_answers
@@ -79,10 +87,28 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         return _AdaptersOff(student)
 
     def _teacher_side(
-        self, model: nn.Module, weights: LossWeights, inputs: dict[str, Any], keep: Tensor
+        self,
+        model: nn.Module,
+        weights: LossWeights,
+        inputs: dict[str, Any],
+        keep: Tensor,
+        entries: Sequence[Entry] = (),
     ) -> Taught | None:
         if not weights.llm_kd_weight and self._visual_kd() is None:
             return None
+        cache = self.parts.teacher_cache
+        if cache is not None:
+            rows = cache.rows(entries, base_of(model).config.text_config.hidden_size)
+            if rows is not None:
+                with self._teacher(model) as teacher:
+                    return Taught(rows.to(keep.device), head_weight(base_of(teacher)))
+        taught = self._taught(model, inputs, keep)
+        if cache is not None:
+            cache.add(entries, taught.hidden)
+        return taught
+
+    def _taught(self, model: nn.Module, inputs: dict[str, Any], keep: Tensor) -> Taught:
+        """The teacher's forward."""
         # Asked before the adapters go off, which freezes their tensors.
         tower, layers = self._in_common(model)
         # Before the student's forward: switching adapters toggles `requires_grad` of their tensors.
@@ -96,6 +122,64 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
                 hidden = base.model(**inputs, use_cache=False).last_hidden_state
             rows = hidden[:, :-1][keep]
             return Taught(rows, head_weight(base), mergers, tower, layers, trunk[0] if trunk else None)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's loop; what the teacher said is on disk when it ends, however it ends."""
+        cache = self.parts.teacher_cache
+        if cache is None:
+            return super().train(*args, **kwargs)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            cache.flush()
+            logger.info("teacher cache: %d of %d samples found", cache.hits, cache.hits + cache.misses)
+
+    def build_teacher_cache(self, stopped: Callable[[], bool]) -> None:
+        """Let the teacher read every sample of the run once, and keep what it says.
+
+        Epochs differ where something is drawn anew in each; the first that brings nothing new ends it. stopped: asked
+        before every batch; what was computed until then is kept.
+        """
+        cache, parts = self.parts.teacher_cache, self.parts
+        assert cache is not None
+        self.model.eval()
+        train = self.get_train_dataloader()
+        per_epoch = max(1, parts.shape.updates(len(parts.schedule)))
+        steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(per_epoch * self.args.num_train_epochs)
+        epochs = math.ceil(steps / per_epoch)
+        evaluated = (
+            self.get_eval_dataloader() if self.eval_dataset is not None and parts.eval_weights.llm_kd_weight else []
+        )
+        console = Console(stderr=True)
+        with Progress(disable=not sys.stderr.isatty(), console=console) as bar:
+            task = bar.add_task("asking the teacher", total=epochs * len(train) + len(evaluated))
+            try:
+                for loader, epoch in [(evaluated, 0), *((train, number) for number in range(epochs))]:
+                    if loader is train:
+                        train.batch_sampler.set_epoch(epoch)
+                    known = len(cache)
+                    for batch in loader:
+                        if stopped():
+                            return
+                        self._ask_teacher(batch, cache)
+                        bar.advance(task)
+                    if loader is train and len(cache) == known:
+                        return
+            finally:
+                cache.flush()
+
+    @torch.no_grad()
+    def _ask_teacher(self, batch: dict[str, Any], cache: TeacherCache) -> None:
+        self.parts.collator.raise_for_problems(batch)
+        entries = batch.get("entries", ())
+        if not cache.missing(entries):
+            return
+        keep = batch["labels"][:, 1:] != IGNORED
+        inputs = self._prepare_inputs({name: batch[name] for name in MODEL_INPUTS if name in batch})
+        with self.accelerator.autocast():
+            model = self.accelerator.unwrap_model(self.model)
+            taught = self._taught(model, inputs | segments_of(inputs.get("position_ids")), keep.to(self.args.device))
+        cache.add(entries, taught.hidden)
 
     def _visual_kd(self) -> VisualKd | None:
         """The term as it applies now."""
