@@ -28,15 +28,15 @@ CAPACITY = 2048
 DESCS = ("BBU设备/品牌:华为/型号:5900", "螺丝/符合要求", "光纤/颜色:黄色", "标签/4G-RRU3-光纤", "电线/捆扎整齐")
 
 
-def write_records(folder: Path, count: int) -> Path:
-    """Pictures of 64 to 320 pixels with 1 to 14 objects: lengths as ragged as site photos give them."""
+def write_records(folder: Path, count: int, most: int = 14) -> Path:
+    """Pictures of 64 to 320 pixels with 1 to `most` objects: lengths as ragged as site photos give them."""
     draw, noise = random.Random(0), np.random.default_rng(0)
     rows = []
     for number in range(count):
         width, height = draw.randint(64, 320), draw.randint(64, 320)
         Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / f"{number}.png")
         objects = []
-        for _ in range(draw.randint(1, 14)):
+        for _ in range(draw.randint(1, most)):
             x, y = draw.randint(0, width - 20), draw.randint(0, height - 20)
             objects.append({"bbox_2d": [x, y, x + 20, y + 20], "desc": draw.choice(DESCS)})
         rows.append({"images": [f"{number}.png"], "width": width, "height": height, "objects": objects})

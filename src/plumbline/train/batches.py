@@ -18,11 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plumbline.augment.plan import Plan
 from plumbline.augment.render import coloured, render
 from plumbline.batch.lengths import PixelLimits, grid_size, resize_to_grid
 from plumbline.batch.schedule import SampleKey, Unit
+from plumbline.data.answer_kinds import token_kinds
 from plumbline.data.dataset import Picture, Sample
 from plumbline.data.epoch import EpochDataset
 from plumbline.data.images import load_image
@@ -141,11 +143,20 @@ class EncodedSamples(Dataset):
     """Map-style dataset of encoded rows. An item is the list of rows of a unit; a failure is `{"problem": Problem}`.
 
     sources: names by which rows are numbered; those of `samples` when absent. keyed: whether rows carry the key under
-    which the teacher's rows are kept.
+    which the teacher's rows are kept; with_kinds: whether they tell what each token of the answer is.
     """
 
-    def __init__(self, samples: EpochDataset, encoder: Encoder, sources: Sequence[str] = (), *, keyed: bool = False):
+    def __init__(
+        self,
+        samples: EpochDataset,
+        encoder: Encoder,
+        sources: Sequence[str] = (),
+        *,
+        keyed: bool = False,
+        with_kinds: bool = False,
+    ):
         self.keyed = keyed
+        self.pieces = TokenBytes(encoder.template.tokenizer) if with_kinds else None
         self.samples = samples
         self.encoder = encoder
         self.sources = list(sources) or [source.name for source in samples.sources]
@@ -170,7 +181,24 @@ class EncodedSamples(Dataset):
         beside = {"source": self.sources.index(sample.source), "tally": sample_tally(sample, found)}
         if self.keyed:
             beside["entry"] = sample_key(row, IGNORED)
+        if self.pieces is not None:
+            beside["kinds"] = token_kinds([self.pieces[label] for label in row["labels"] if label != IGNORED])
         return {**row, **beside}
+
+
+class TokenBytes(dict[int, bytes]):
+    """Bytes of a token by its id, of a byte-level vocabulary; none for special tokens."""
+
+    def __init__(self, tokenizer: Any):
+        super().__init__()
+        self._tokenizer = tokenizer
+        self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        self._byte = {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+    def __missing__(self, token: int) -> bytes:
+        text = "" if token in self._special else self._tokenizer.convert_ids_to_tokens(token)
+        self[token] = bytes(self._byte[letter] for letter in text)
+        return self[token]
 
 
 @dataclass
@@ -197,6 +225,10 @@ class BatchCollator:
         kept["tally"] = sum((row["tally"] for row in usable if "tally" in row), Counter(slots=kept["labels"].numel()))
         if any("entry" in row for row in usable):
             kept["entries"] = [row["entry"] for row in usable]
+        if any("kinds" in row for row in usable):
+            kept["kinds"] = torch.zeros_like(kept["labels"])
+            numbers = [kind for row in usable for kind in row["kinds"]]
+            kept["kinds"][kept["labels"] != IGNORED] = torch.tensor(numbers)
         if self.sources > 1:
             kept["sources"] = self._sources(usable, kept["labels"])
         return {**kept, "problems": problems} if problems else kept

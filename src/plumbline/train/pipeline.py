@@ -63,6 +63,7 @@ class Job:
     sampling_temperature: float = 0.9
     max_completion_length: int = 256
     visual_kd: VisualKd | None = None
+    token_weights: tuple[float, ...] | None = None
     teacher_cache: Path | None = None
     only_teacher_cache: bool = False
     save_delay_steps: int = 0
@@ -100,7 +101,15 @@ class PipelineMixin:
             job.collator.skip(problem)
         names = [source.name for source in job.train.sources]
         datasets = [
-            None if samples is None else EncodedSamples(samples, encoder, names, keyed=job.teacher_cache is not None)
+            None
+            if samples is None
+            else EncodedSamples(
+                samples,
+                encoder,
+                names,
+                keyed=job.teacher_cache is not None,
+                with_kinds=job.token_weights is not None,
+            )
             for samples in (job.train, job.val)
         ]
         for dataset in datasets:
@@ -169,6 +178,7 @@ class PipelineMixin:
             sampling_temperature=job.sampling_temperature,
             max_completion_length=job.max_completion_length,
             visual_kd=job.visual_kd,
+            token_weights=job.token_weights,
         )
         return {"parts": parts}
 

@@ -98,6 +98,9 @@ def _rlhf(resolved: Resolved) -> Found:
     if rlhf and kind == "gkd" and not (rlhf["teacher_model"] or rlhf.get("teacher_model_server")):
         fix = "name the base model's folder: the student would otherwise be its own teacher, and the term 0"
         yield "rlhf.rlhf_type", "rlhf_type gkd needs rlhf.teacher_model", fix
+    if rlhf and rlhf.get("token_weights") and (kind != "gkd" or rlhf.get("lmbda") or rlhf.get("seq_kd")):
+        what = "rlhf.token_weights needs rlhf_type: gkd on your own answers"
+        yield "rlhf.token_weights", what, "remove it, or set lmbda: 0 and seq_kd: false"
     if rlhf and rlhf.get("teacher_cache"):
         yield from _teacher_cache(resolved, rlhf)
     if resolved["custom"]["trainer_variant"] and kind != "gkd":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from plumbline.batch.packing import PackedSchedule
+from plumbline.data.answer_kinds import KINDS
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.model.checkpoints import latest_complete
@@ -326,6 +327,8 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
 
             visual = custom.visual_kd
             job.visual_kd = VisualKd(visual.weight, visual.targets, visual.distance, custom.eval_teacher)
+        if rlhf.token_weights is not None:
+            job.token_weights = tuple(getattr(rlhf.token_weights, kind) for kind in KINDS)
         job.teacher_cache = None if rlhf.teacher_cache is None else Path(rlhf.teacher_cache)
         job.lmbda, job.seq_kd = rlhf.lmbda, rlhf.seq_kd
         job.sampling_temperature, job.max_completion_length = rlhf.temperature, rlhf.max_completion_length

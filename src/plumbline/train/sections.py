@@ -17,6 +17,18 @@ DEEPSPEED_NAMES = ("zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_o
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenWeightsConfig:
+    """How much the distillation term of a token counts, by what the token tells."""
+
+    coordinates: Annotated[float, Range(ge=0)] = 1.0
+    """Numbers of boxes, quads, polygons and lines."""
+    structure: Annotated[float, Range(ge=0)] = 1.0
+    """Names, brackets and marks around them."""
+    descriptions: Annotated[float, Range(ge=0)] = 1.0
+    """Texts of objects; whole answers that are not dense."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RlhfConfig:
     """Training against a teacher (gkd) or a reward (grpo). Other keys of the upstream's are passed through."""
 
@@ -41,6 +53,8 @@ class RlhfConfig:
     """Temperature of both softmaxes in the distillation term."""
     max_completion_length: Annotated[int, Range(ge=1)] = 512
     """Longest sampled answer in tokens."""
+    token_weights: TokenWeightsConfig | None = None
+    """Weights of the distillation term by kind of token; with them `token_acc` is logged by kind too."""
     teacher_cache: str | None = None
     """Folder in which the teacher's hidden rows are kept, so that later epochs, and later runs, need no teacher pass.
     `plumbline train CONFIG --build-teacher-cache` fills it before any training."""

@@ -14,12 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from plumbline.augment.plan import Plan
+from plumbline.data.answer_kinds import KINDS
 from plumbline.data.dataset import Sample
 
 # The order of the sums in the tensor that is reduced over ranks.
 SUMS = (
     *("objective", "ce", "ce_tokens", "kd", "tokens", "hits", "steps", "nonfinite"),
     *("visual/merger", "visual/deepstack", "visual_tokens"),
+    *(f"{sum_of}/{kind}" for kind in KINDS for sum_of in ("hits", "tokens")),
 )
 
 
@@ -61,8 +63,8 @@ def window_metrics(
     mode: "train" or "eval"; llm_kd_weight: 0 where no teacher took part, and the metric is then omitted.
     `loss` is the whole objective per supervised token, `sft_loss` raw CE per token where CE was computed, `llm_kd_loss`
     is weighted, `vision_kd_loss` too (with its parts `vision_kd_loss/TARGET`; all absent in a window without pictures),
-    `sft_loss/NAME` is that of one data source, `token_count` is per optimiser step in training and of the
-    whole set in evaluation.
+    `token_acc/KIND` stands where tokens are weighted by kind, `sft_loss/NAME` is that of one data source, `token_count`
+    is per optimiser step in training and of the whole set in evaluation.
     """
     tokens = sums["tokens"]
     metrics: dict[str, float] = {}
@@ -79,6 +81,9 @@ def window_metrics(
         metrics |= {f"vision_kd_loss/{name}": value for name, value in parts.items()}
     if sums["ce_tokens"]:
         metrics["sft_loss"] = sums["ce"] / sums["ce_tokens"]
+    for kind in KINDS:
+        if sums[f"tokens/{kind}"]:
+            metrics[f"token_acc/{kind}"] = sums[f"hits/{kind}"] / sums[f"tokens/{kind}"]
     for name, count in sums.items():
         if name.startswith("ce_tokens/") and count:
             source = name.partition("/")[2]

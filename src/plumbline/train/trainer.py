@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.trainer_utils import rotate_checkpoints, seed_worker
 
 from plumbline.batch.schedule import EpochBatches, Schedule, StepShape
+from plumbline.data.answer_kinds import KINDS
 from plumbline.errors import EXIT_FAILURE, Problem, UserError
 from plumbline.model.checkpoints import Card
 from plumbline.model.packed_attention import SEGMENTS, segments_of
@@ -73,6 +74,7 @@ class TrainerParts:
     max_completion_length: int = 256
     visual_kd: VisualKd | None = None
     teacher_cache: TeacherCache | None = None
+    token_weights: tuple[float, ...] | None = None
 
 
 class OncePrefixedTensorBoard(TensorBoardCallback):
@@ -183,19 +185,26 @@ class StepMixin(DataLoaderMixin):
         """The objective of one micro-batch, normalised over `num_items_in_batch` supervised tokens of all ranks."""
         mode = "train" if self.model.training else "eval"
         labels = inputs.pop("labels")
-        sources, entries = inputs.pop("sources", None), inputs.pop("entries", ())
+        sources, entries, kinds = (inputs.pop(name, None) for name in ("sources", "entries", "kinds"))
+        counted = labels[:, 1:] != IGNORED
+        kinds = None if kinds is None else kinds[:, 1:][counted]
         for name in ("problems", "tally"):
             inputs.pop(name, None)
         weights = self._weights(mode)
         unwrapped = self.accelerator.unwrap_model(model)
         terms, tokens, distances = self._redirect(
-            model, unwrapped, lambda **tensors: self._objective(unwrapped, labels, weights, tensors, entries), **inputs
+            model,
+            unwrapped,
+            lambda **tensors: self._objective(unwrapped, labels, weights, tensors, entries or (), kinds),
+            **inputs,
         )
         visual = self._visual_tokens(inputs)
         self._measure(mode, terms, tokens)
         self._measure_features(mode, distances, visual)
         if sources is not None and self._has_answers(mode):
-            self._measure_sources(mode, terms, sources[:, 1:][labels[:, 1:] != IGNORED])
+            self._measure_sources(mode, terms, sources[:, 1:][counted])
+        if kinds is not None:
+            self._measure_kinds(mode, terms, kinds)
         features = self._feature_weight() * torch.stack([*distances.values()]).sum() if distances else 0.0
         if num_items_in_batch is None:
             return terms.objective / tokens.clamp(min=1) + features / visual.clamp(min=1)
@@ -224,6 +233,7 @@ class StepMixin(DataLoaderMixin):
         weights: LossWeights,
         inputs: dict[str, Any],
         entries: Sequence[Entry],
+        kinds: Tensor | None,
     ) -> tuple[HeadTerms, Tensor, dict[str, Tensor]]:
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
         inputs = inputs | segments_of(inputs.get("position_ids"))
@@ -240,7 +250,8 @@ class StepMixin(DataLoaderMixin):
                     terms = head_terms(rows, head, targets[keep], weights)
             else:
                 with gathered([head, taught.head]):
-                    terms = head_terms(rows, head, targets[keep], weights, taught.hidden, taught.head)
+                    counted = None if kinds is None else self._token_weights(kinds)
+                    terms = head_terms(rows, head, targets[keep], weights, taught.hidden, taught.head, counted)
         return terms, keep.sum(), distances
 
     def _teacher_side(
@@ -323,6 +334,16 @@ class StepMixin(DataLoaderMixin):
         for number, name in enumerate(self.parts.sources):
             mine = sources == number
             self._meters[mode].add(**{f"ce/{name}": terms.row_ce[mine].sum(), f"ce_tokens/{name}": mine.sum()})
+
+    def _token_weights(self, kinds: Tensor) -> Tensor:
+        """Weights of the distillation term [N]; kinds: [N], numbers of `KINDS`."""
+        return torch.tensor(self.parts.token_weights, dtype=torch.float32, device=kinds.device)[kinds]
+
+    def _measure_kinds(self, mode: str, terms: HeadTerms, kinds: Tensor) -> None:
+        """Hits by what the tokens tell; kinds: [N], numbers of `KINDS`."""
+        for number, name in enumerate(KINDS):
+            mine = kinds == number
+            self._meters[mode].add(**{f"hits/{name}": terms.row_hits[mine].sum(), f"tokens/{name}": mine.sum()})
 
     # -- steps -------------------------------------------------------------------------------------------------------
 

@@ -52,9 +52,9 @@ class HeadTerms:
     """What one pass over the supervised rows yields; sums add up exactly over batches and ranks.
 
     objective: scalar, differentiable with respect to the hidden rows (and the head if it trains):
-        the sum over rows of `row_weight * (sft_alpha * ce + llm_kd_weight * kd)`.
-    row_ce, row_kd, row_hits: cross-entropy, divergence (0 without a teacher) and whether the arg max is the target,
-        of each row [N], detached and unweighted.
+        the sum over rows of `sft_alpha * ce + llm_kd_weight * kd`.
+    row_ce, row_kd, row_hits: cross-entropy, divergence times its row's weight (0 without a teacher), and whether the
+        arg max is the target, of each row [N], detached.
     """
 
     objective: Tensor
@@ -85,19 +85,19 @@ def head_terms(
     weights: LossWeights,
     teacher_rows: Tensor | None = None,
     teacher_weight: Tensor | None = None,
-    row_weights: Tensor | None = None,
+    kd_weights: Tensor | None = None,
 ) -> HeadTerms:
     """CE and JSD over supervised rows, with gradients for `rows` and, when it requires them, `weight`.
 
     rows: [N, H] hidden rows after the final norm, each predicting its target.
     weight: [V, H] output head; targets: [N] token ids.
     teacher_rows [N, H'], teacher_weight [V, H']: the teacher's side, without gradients; both or neither.
-    row_weights: [N], how much each row counts in the objective; all 1 when left out.
+    kd_weights: [N], how much the divergence of each row counts; all 1 when left out.
     """
     with torch.autocast(rows.device.type, enabled=False):
         rows = rows.to(weight.dtype)
         taught = None if teacher_rows is None else (teacher_rows, teacher_weight)
-        objective, per_row = _FusedHead.apply(rows, weight, targets, taught, row_weights, weights)
+        objective, per_row = _FusedHead.apply(rows, weight, targets, taught, kd_weights, weights)
     return HeadTerms(objective, *per_row)
 
 
@@ -111,23 +111,20 @@ class _FusedHead(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         taught: tuple[Tensor, Tensor] | None,
-        row_weights: Tensor | None,
+        kd_weights: Tensor | None,
         weights: LossWeights,
     ) -> tuple[Tensor, Tensor]:
         number = rows.shape[0]
-        counts = torch.ones(number, dtype=_precision(weight), device=rows.device)
-        if row_weights is not None:
-            counts = row_weights.to(counts)
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        per_row = counts.new_zeros(3, number)
+        per_row = torch.zeros(3, number, dtype=_precision(weight), device=rows.device)
         # Chunks of one size: a short last one would read the whole head for little.
         chunk = math.ceil(number / max(1, math.ceil(number / CHUNK_ROWS)))
-        head = _Head(chunk, weight, taught, weights)
+        head = _Head(chunk, weight, taught, weights, kd_weights)
         for start in range(0, number, max(chunk, 1)):
             part = slice(start, min(start + chunk, number))
             gradient, factors = head.chunk(rows, targets, part, per_row[:, part])
-            scale = (factors * counts[part])[:, None]
+            scale = factors[:, None]
             if grad_rows is not None:
                 torch.mm(gradient, weight, out=grad_rows[part]).mul_(scale.to(weight.dtype))
             if grad_weight is not None:
@@ -135,7 +132,7 @@ class _FusedHead(torch.autograd.Function):
         ctx.save_for_backward(grad_rows, grad_weight)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(per_row)
-        return (counts * (weights.sft_alpha * per_row[0] + weights.llm_kd_weight * per_row[1])).sum(), per_row
+        return (weights.sft_alpha * per_row[0] + weights.llm_kd_weight * per_row[1]).sum(), per_row
 
     @staticmethod
     def backward(ctx: Any, grad_objective: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
@@ -153,11 +150,19 @@ class _FusedHead(torch.autograd.Function):
 class _Head:
     """The memory that all chunks of a pass share, and what happens to one chunk.
 
-    chunk: rows at most; weight: [V, H]; taught: the teacher's rows [N, H'] and head [V, H'].
+    chunk: rows at most; weight: [V, H]; taught: the teacher's rows [N, H'] and head [V, H']; kd_weights: [N].
     """
 
-    def __init__(self, chunk: int, weight: Tensor, taught: tuple[Tensor, Tensor] | None, weights: LossWeights):
+    def __init__(
+        self,
+        chunk: int,
+        weight: Tensor,
+        taught: tuple[Tensor, Tensor] | None,
+        weights: LossWeights,
+        kd_weights: Tensor | None,
+    ):
         vocabulary = weight.shape[0]
+        self._kd_weights = None if kd_weights is None else kd_weights.to(_precision(weight))[:, None]
         self._weight, self._taught, self._weights = weight, taught, weights
         self._logits = _unset(chunk if taught is None else 2 * chunk, weight)
         on_cpu = weight.device.type == "cpu"
@@ -187,7 +192,8 @@ class _Head:
             else:
                 teacher = self._in_precision(logits[number + start : number + block.stop], 1)
                 spare = [tensor[: student.shape[0]] for tensor in self._spare]
-                factors[block] = _anchored(student, teacher, wanted, self._weights, spare, figures[:, block])
+                counted = 1.0 if self._kd_weights is None else self._kd_weights[part][block]
+                factors[block] = _anchored(student, teacher, wanted, self._weights, counted, spare, figures[:, block])
             if student.dtype != logits.dtype:
                 logits[block] = student
         return logits[:number], factors
@@ -278,11 +284,18 @@ def _learned(logits: Tensor, targets: Tensor, sft_alpha: float, figures: Tensor)
 
 
 def _anchored(
-    student: Tensor, teacher: Tensor, targets: Tensor, weights: LossWeights, spare: list[Tensor], figures: Tensor
+    student: Tensor,
+    teacher: Tensor,
+    targets: Tensor,
+    weights: LossWeights,
+    counted: Tensor | float,
+    spare: list[Tensor],
+    figures: Tensor,
 ) -> Tensor:
     """Cross-entropy and divergence of a block; `student` becomes the gradient, short of the factor [n] returned.
 
-    student, teacher: logits [n, V], both used up; spare: scratch of the same shape.
+    student, teacher: logits [n, V], both used up; counted: weight of the divergence, [n, 1] or one for all; spare:
+    scratch of the logits' shape.
     """
     alpha, temperature = weights.sft_alpha, weights.kd_temperature
     largest, guess = _largest(student)
@@ -290,17 +303,19 @@ def _anchored(
     _lowered(teacher, teacher.amax(-1, keepdim=True), temperature)
     mine, mine_sum = _raised(student, spare[0])
     figures[0], figures[2] = (_log(mine_sum) - wanted)[:, 0], guess == targets
-    factor = weights.llm_kd_weight / temperature
+    factor = weights.llm_kd_weight / temperature * counted
     if temperature == 1.0:
         # Both gradients are made of the same softmax: one pass adds them.
         sides = _Sides(student, mine, mine_sum, teacher, *_raised(teacher, spare[1]))
-        figures[1], short = sides.divergence(factor, weights.beta, alpha, spare[2])
+        kd, short = sides.divergence(factor, weights.beta, alpha, spare[2])
+        figures[1] = (kd * counted)[:, 0]
         student.scatter_add_(-1, targets[:, None], -alpha / short * mine_sum)
         return (short / mine_sum)[:, 0]
     learned, learned_sum = spare[3].copy_(mine), mine_sum
     mine, mine_sum = _raised(student.div_(temperature), spare[0])
     sides = _Sides(student, mine, mine_sum, teacher, *_raised(teacher.div_(temperature), spare[1]))
-    figures[1], short = sides.divergence(factor, weights.beta, 0.0, spare[2])
+    kd, short = sides.divergence(factor, weights.beta, 0.0, spare[2])
+    figures[1] = (kd * counted)[:, 0]
     student.mul_(short / mine_sum).addcmul_(learned, alpha / learned_sum)
     student.scatter_add_(-1, targets[:, None], student.new_full(mine_sum.shape, -alpha))
     return student.new_ones(student.shape[0])
@@ -317,40 +332,45 @@ class _Sides:
     teacher_e: Tensor
     teacher_total: Tensor
 
-    def divergence(self, factor: float, beta: float, alpha: float, scratch: Tensor) -> tuple[Tensor, float]:
-        """JSD_beta [n], and a number by which `student` is short; all tensors are used up.
+    def divergence(self, factor: Tensor | float, beta: float, alpha: float, scratch: Tensor) -> tuple[Tensor, float]:
+        """JSD_beta [n, 1], and a number by which `student` is short; all tensors are used up.
 
-        `student` times that number becomes `total * (factor * gradient of JSD_beta + alpha * p)`.
+        `student` times that number becomes `total * (factor * gradient of JSD_beta + alpha * p)`; factor: [n, 1] or one
+        for all rows.
         """
         p, q = self.student, self.teacher
         apart = _log(self.total) - _log(self.teacher_total)
         if beta == 0.0:
             value = _row_dots(self.teacher_e, q.sub_(p)) / self.teacher_total + apart
-            if alpha + factor == 0.0:
-                p.zero_()
-                return value[:, 0], 1.0
-            share = -factor / (alpha + factor) * self.total / self.teacher_total
-            torch.addcmul(self.e, self.teacher_e, share, out=p)
-            return value[:, 0], alpha + factor
+            return value, self._towards(factor, alpha)
         if beta == 1.0:
             own, short = self._move(p.sub_(q), factor, alpha)
-            return (own - apart)[:, 0], short
+            return own - apart, short
         # log m short of log(beta / teacher_total); where both probabilities vanish the floor keeps 0 * log 0 at 0.
         share = (1.0 - beta) / beta * self.teacher_total / self.total
         log_m = torch.addcmul(self.teacher_e, self.e, share, out=scratch).clamp_min_(_TINY).log_()
         theirs = _row_dots(self.teacher_e, q.sub_(log_m)) / self.teacher_total - math.log(beta)
         own, short = self._move(p.sub_(log_m), factor * (1.0 - beta), alpha)
-        return (beta * theirs + (1.0 - beta) * (own - apart - math.log(beta)))[:, 0], short
+        return beta * theirs + (1.0 - beta) * (own - apart - math.log(beta)), short
 
-    def _move(self, r: Tensor, factor: float, alpha: float) -> tuple[Tensor, float]:
-        """Turn r into the gradient `total * p * (factor * (r - mean) + alpha)`.
+    def _towards(self, factor: Tensor | float, alpha: float) -> float:
+        """Write the gradient of forward KL; what it is short of. One pass where a single factor can be left out."""
+        share = -self.total / self.teacher_total
+        if isinstance(factor, Tensor) or alpha + factor == 0.0:
+            torch.mul(self.e, alpha + factor, out=self.student).addcmul_(self.teacher_e, factor * share)
+            return 1.0
+        torch.addcmul(self.e, self.teacher_e, factor / (alpha + factor) * share, out=self.student)
+        return alpha + factor
 
-        r: log p - log m up to a constant per row, [n, V]. Gives its mean under p, and by what number r is short then.
+    def _move(self, r: Tensor, factor: Tensor | float, alpha: float) -> tuple[Tensor, float]:
+        """Turn r into the gradient `total * p * (factor * (r - mean of r) + alpha)`; (the mean under p, what is short).
+
+        r: log p - log m up to a constant per row, [n, V].
         """
         moved = r.mul_(self.e)
         own = moved.sum(-1, keepdim=True) / self.total
-        if factor == 0.0:
-            torch.mul(self.e, alpha, out=moved)
+        if isinstance(factor, Tensor) or factor == 0.0:
+            moved.mul_(factor).addcmul_(self.e, alpha - factor * own)
             return own, 1.0
         moved.addcmul_(self.e, alpha / factor - own)
         return own, factor
