@@ -184,3 +184,21 @@ def test_chunks_and_blocks_leave_no_seam(beta, monkeypatch):
 def test_a_tie_is_a_hit_of_the_first_token_alone():
     terms = head_terms(torch.ones(2, 1), torch.ones(3, 1), torch.tensor([0, 2]), LossWeights())
     assert terms.row_hits.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("shift", [-300.0, -31.0, 31.0, 300.0])
+@pytest.mark.parametrize("beta", [0.0, 1e-3, 0.5, 1.0])
+def test_logits_far_from_zero(shift, beta):
+    """A constant added to a row's logits changes nothing: shift the student's one way, the teacher's the other."""
+    rows, weight, targets, *_ = problem(dtype=torch.float32)
+    constant = torch.ones(weight.shape[0], 1)
+    head = torch.cat([weight, constant], 1)
+    teacher = torch.cat([rows + 0.1, torch.full((len(rows), 1), -shift)], 1)
+    student = torch.cat([rows, torch.full((len(rows), 1), shift)], 1).requires_grad_()
+    terms = head_terms(student, head, targets, LossWeights(0.5, 1.0, beta), teacher, head)
+    expected, *_ = reference(
+        rows.double(), weight.double(), targets, LossWeights(0.5, 1.0, beta), (rows + 0.1).double(), weight.double()
+    )
+    (gradient,) = torch.autograd.grad(terms.objective, student)
+    assert terms.objective.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert torch.isfinite(gradient).all()

@@ -92,3 +92,15 @@ def test_adapter_as_teacher_is_loaded_on_its_base(train, gkd):
     run = train("second", rlhf=gkd(teacher_model=str(first.last)), training={"max_steps": 1})
     assert run.series("train/llm_kd_loss")[0] > 1e-6
     assert json.loads((first.last / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
+def test_sampled_answers_are_written_on_request(train, gkd):
+    keys = {"lmbda": 1.0, "max_completion_length": 4, "log_completions": True}
+    run = train(rlhf=gkd(**keys), training={"max_steps": 2})
+    lines = [json.loads(line) for line in (run.folder / "completions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["step"], line["rank"], line["by"]) for line in lines] == [(s, 0, "student") for s in (1, 1, 2, 2)]
+    for line in lines:
+        assert line["prompt"].count("<|image_pad|>") == 1
+        assert line["prompt"].endswith("<|im_start|>assistant\n")
+        assert line["completion"]
+        assert line["completion"] not in line["prompt"]

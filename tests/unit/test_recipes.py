@@ -26,6 +26,7 @@ RECIPES = (
     "summary",
     "smoke",
     "aligner_playbook",
+    "attention_only",
 )
 FREEZE = {  # llm, vit, aligner
     "stage_1_aligner": (True, True, False),
@@ -36,6 +37,7 @@ FREEZE = {  # llm, vit, aligner
     "stage_3_gkd_forward_only": (False, False, False),
     "stage_3_gkd_visual": (False, False, False),
     "aligner_playbook": (True, True, True),
+    "attention_only": (False, True, True),
 }
 
 
@@ -131,6 +133,11 @@ def test_visual_overlay() -> None:
         ("merger", "deepstack"),
         "mse",
     )
+
+
+def test_attention_only_is_stage_2_with_fewer_targets() -> None:
+    assert written(CONFIGS / "attention_only.yaml").keys() == {"extends", "tuner"}
+    assert load("attention_only").upstream["target_modules"] == ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def test_smoke_and_summary() -> None:

@@ -64,6 +64,7 @@ class Job:
     max_completion_length: int = 256
     visual_kd: VisualKd | None = None
     token_weights: tuple[float, ...] | None = None
+    completions: Path | None = None
     teacher_cache: Path | None = None
     only_teacher_cache: bool = False
     save_delay_steps: int = 0
@@ -179,6 +180,7 @@ class PipelineMixin:
             max_completion_length=job.max_completion_length,
             visual_kd=job.visual_kd,
             token_weights=job.token_weights,
+            completions=job.completions,
         )
         return {"parts": parts}
 

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 LAUNCHED = "PLUMBLINE_LAUNCHED"
 """Folder through which a launching process tells its children the start, and rank 0 tells it the exit code."""
+COMPLETIONS = "completions.jsonl"
+"""In the run folder: what was sampled, with rlhf.log_completions."""
 SAVE_SECONDS = 600
 """How long torchrun lets the processes save after a signal before it kills them."""
 
@@ -330,6 +332,8 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
         if rlhf.token_weights is not None:
             job.token_weights = tuple(getattr(rlhf.token_weights, kind) for kind in KINDS)
         job.teacher_cache = None if rlhf.teacher_cache is None else Path(rlhf.teacher_cache)
+        if run.upstream.get("log_completions"):
+            job.completions = Path(run.upstream["output_dir"]) / COMPLETIONS
         job.lmbda, job.seq_kd = rlhf.lmbda, rlhf.seq_kd
         job.sampling_temperature, job.max_completion_length = rlhf.temperature, rlhf.max_completion_length
     return job

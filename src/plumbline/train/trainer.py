@@ -75,6 +75,7 @@ class TrainerParts:
     visual_kd: VisualKd | None = None
     teacher_cache: TeacherCache | None = None
     token_weights: tuple[float, ...] | None = None
+    completions: Path | None = None
 
 
 class OncePrefixedTensorBoard(TensorBoardCallback):

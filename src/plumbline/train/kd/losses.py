@@ -33,7 +33,7 @@ from torch import Tensor
 
 CHUNK_ROWS = 160
 _BLOCK_ELEMENTS = 1_280_000  # on a CPU, what stays in its caches through the elementwise passes
-_SAFE_EXPONENT = 60.0  # e to this power, times any vocabulary, is finite in fp32, and its inverse is no denormal number
+_SAFE_EXPONENT = 32.0  # e to this power, and the ratio of two row sums, stay finite in fp32
 _TINY = torch.finfo(torch.float32).tiny
 
 

@@ -5,6 +5,7 @@ Works on encoded batches: the prompt's ids and pixels are already there, so noth
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from plumbline.train.batches import IGNORED
 
+_IMAGE_PADS = re.compile(r"(<\|image_pad\|>)+")
 DATASET, STUDENT, TEACHER = "dataset", "student", "teacher"
 
 
@@ -106,6 +108,16 @@ def generate_answers(
     joined = _joined(prompts, ids[:, prompts["input_ids"].shape[1] :], stop_ids)
     joined["labels"][(batch["labels"] == IGNORED).all(-1)] = IGNORED
     return joined
+
+
+def completions(batch: dict[str, Any], tokenizer: Any) -> list[tuple[str, str]]:
+    """(prompt, answer) of each sampled row as text; a picture is one `<|image_pad|>`, however large it is."""
+    found = []
+    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True):
+        answer = labels != IGNORED
+        prompt = tokenizer.decode(ids[mask & ~answer])
+        found.append((_IMAGE_PADS.sub("<|image_pad|>", prompt), tokenizer.decode(ids[answer])))
+    return found
 
 
 def _joined(prompts: dict[str, Tensor], sampled: Tensor, stop_ids: list[int]) -> dict[str, Tensor]:

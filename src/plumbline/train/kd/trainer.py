@@ -5,11 +5,13 @@ The teacher is the base under the adapters (adapters switched off, `modules_to_s
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from plumbline.train.batches import IGNORED, MODEL_INPUTS
 from plumbline.train.kd.cache import Entry, TeacherCache
 from plumbline.train.kd.features import VisualKd, feature_distances, watched
 from plumbline.train.kd.losses import LossWeights
-from plumbline.train.kd.rollout import DATASET, STUDENT, choose_source, generate_answers
+from plumbline.train.kd.rollout import DATASET, STUDENT, choose_source, completions, generate_answers
 from plumbline.train.kd.shared import (
     Taught,
     kept_after,
@@ -71,7 +73,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
 
     def _sampled(self, model: nn.Module, batch: dict[str, Any], number: int) -> dict[str, Any]:
         key = (self.args.seed, self.state.global_step, number, self.accelerator.process_index)
-        return generate_answers(
+        sampled = generate_answers(
             base_of(model),
             self._prepare_inputs(batch),
             temperature=self.parts.sampling_temperature,
@@ -79,6 +81,19 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             tokenizer=self.template.tokenizer,
             key=key,
         )
+        if self.parts.completions is not None:
+            self._write_completions(self.parts.completions, sampled)
+        return sampled
+
+    def _write_completions(self, path: Path, sampled: dict[str, Any]) -> None:
+        """Append what was sampled, a line each."""
+        where = {"step": self.state.global_step + 1, "rank": self.accelerator.process_index, "by": self._source}
+        lines = [
+            json.dumps({**where, "prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n"
+            for prompt, completion in completions(sampled, self.template.tokenizer)
+        ]
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write("".join(lines))
 
     def _teacher(self, student: nn.Module) -> AbstractContextManager[Any]:
         """Context that yields the teacher: the frozen copy, or the student with its adapters off."""
