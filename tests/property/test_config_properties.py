@@ -174,7 +174,8 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
     kind = draw(st.none() | st.sampled_from(["gkd", "grpo"]))
     ours = section_of(RlhfConfig)
     if kind or any(home(key) == "rlhf" for name in SECTIONS for key in out[name]):
-        out["rlhf"] = draw(_sections(ours, list(ours.fields))) | {"rlhf_type": kind or "gkd", "teacher_model": "m"}
+        alone = [name for name in ours.fields if name not in ("teacher_cache", "token_weights")]  # ask for own answers
+        out["rlhf"] = draw(_sections(ours, alone)) | {"rlhf_type": kind or "gkd", "teacher_model": "m"}
     out["tuner"]["resume_from_checkpoint"] = draw(st.none() | st.just("a/b"))
     return out
 

@@ -177,3 +177,32 @@ def test_trimming_the_log_keeps_what_the_checkpoint_holds(tmp_path):
 def test_the_checks_import_no_torch():
     code = "import sys, plumbline.train.run; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+ADAPTER, FULL = {"tuner_type": "lora"}, {"tuner_type": "full"}
+
+
+@pytest.mark.parametrize("config", ["zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"])
+def test_every_ready_deepspeed_configuration_goes_with_an_adapter(problems, config):
+    assert problems(deepspeed={"enabled": True, "config": config}, tuner=ADAPTER) == {}
+
+
+def test_zero_3_shards_a_head_that_trains(problems, tmp_path):
+    file = tmp_path / "ds.json"
+    for stage, refused in ((2, False), (3, True)):
+        file.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+        for config in (f"zero{stage}", str(file)):
+            found = problems(deepspeed={"enabled": True, "config": config}, tuner=FULL)
+            assert ("deepspeed.config" in found) == refused, (config, found)
+    file.write_text("{}")
+    assert problems(deepspeed={"enabled": True, "config": str(file)}, tuner=FULL) == {}
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "x"}}'])
+def test_a_deepspeed_file_that_is_none(problems, tmp_path, text):
+    file = tmp_path / "ds.json"
+    if text is not None:
+        file.write_text(text)
+    found = problems(deepspeed={"enabled": True, "config": str(file)})
+    assert "is no DeepSpeed configuration" in found["deepspeed.config"]
+    assert problems(deepspeed={"enabled": False, "config": str(file)}) == {}

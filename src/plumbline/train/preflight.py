@@ -20,6 +20,7 @@ from plumbline.model.checkpoints import Card, is_complete, locate, why_incomplet
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
 from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
+from plumbline.train.sections import DEEPSPEED_NAMES
 
 MODEL_TYPES = ("qwen3_vl",)
 TARGET = "target"
@@ -173,10 +174,21 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem("rlhf", "sft_alpha and llm_kd_weight are both 0: there is nothing to learn", "raise one of them")
     full = upstream.get("tuner_type") == "full" and not upstream.get("freeze_llm")
     head_trains = full or any("lm_head" in name for name in upstream.get("modules_to_save", ()))
-    if run.deepspeed.enabled and _zero_stage(run.deepspeed.config) == 3 and head_trains:
+    if run.deepspeed.enabled:
+        yield from _deepspeed_problems(run, head_trains=head_trains)
+
+
+def _deepspeed_problems(run: TrainRun, *, head_trains: bool) -> Iterator[Problem]:
+    key, config = "deepspeed.config", run.deepspeed.config
+    try:
+        stage = _zero_stage(config)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        yield Problem(key, f"{config} is no DeepSpeed configuration: {error}", "name a JSON file, or zero2, zero3, ...")
+        return
+    if stage == 3 and head_trains:
         what = "ZeRO-3 shards the output head, whose gradient is written in the forward pass"
-        yield Problem("deepspeed.config", what, "use zero2, an adapter, or freeze_llm: true")
-    if run.deepspeed.enabled and not _installed("deepspeed"):
+        yield Problem(key, what, "use zero2, an adapter, or freeze_llm: true")
+    if not _installed("deepspeed"):
         yield Problem("deepspeed.enabled", "DeepSpeed is not installed", "pip install deepspeed")
 
 
@@ -204,11 +216,14 @@ def _packing_problems(run: TrainRun) -> Iterator[Problem]:
 
 
 def _zero_stage(config: str) -> int:
-    """ZeRO stage of a ready configuration's name, or of a JSON file; 0 when the file does not say."""
-    path = Path(config)
-    if not path.is_file():
-        return 3 if "zero3" in config else 2
-    return int(json.loads(path.read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
+    """ZeRO stage of a ready configuration's name, or of a JSON file; 0 when the file does not say.
+
+    Raises OSError, ValueError, AttributeError or TypeError for a file that is not there or holds something else.
+    """
+    if config in DEEPSPEED_NAMES:
+        return int(config.removeprefix("zero")[0])
+    stage = json.loads(Path(config).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0)
+    return int(stage)
 
 
 def _installed(module: str) -> bool:
