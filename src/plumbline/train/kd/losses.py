@@ -247,13 +247,6 @@ def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(-1, index[:, None]), index
 
 
-def _row_dots(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise inner product [n, 1]; on a CPU without the [n, V] product in memory."""
-    if a.device.type == "cpu":
-        return torch.stack([torch.dot(*pair) for pair in zip(a, b, strict=True)])[:, None]
-    return torch.linalg.vecdot(a, b)[:, None]
-
-
 def _lowered(logits: Tensor, largest: Tensor, temperature: float = 1.0) -> Tensor | float:
     """What was taken from the logits, in place, so that their exponentials stay finite: nothing where they do."""
     if logits.device.type == "cpu" and bool((largest.abs() < _SAFE_EXPONENT * min(1.0, temperature)).all()):
@@ -341,7 +334,7 @@ class _Sides:
         p, q = self.student, self.teacher
         apart = _log(self.total) - _log(self.teacher_total)
         if beta == 0.0:
-            value = _row_dots(self.teacher_e, q.sub_(p)) / self.teacher_total + apart
+            value = q.sub_(p).mul_(self.teacher_e).sum(-1, keepdim=True) / self.teacher_total + apart
             return value, self._towards(factor, alpha)
         if beta == 1.0:
             own, short = self._move(p.sub_(q), factor, alpha)
@@ -349,7 +342,8 @@ class _Sides:
         # log m short of log(beta / teacher_total); where both probabilities vanish the floor keeps 0 * log 0 at 0.
         share = (1.0 - beta) / beta * self.teacher_total / self.total
         log_m = torch.addcmul(self.teacher_e, self.e, share, out=scratch).clamp_min_(_TINY).log_()
-        theirs = _row_dots(self.teacher_e, q.sub_(log_m)) / self.teacher_total - math.log(beta)
+        # Products summed in place: a dot product over the vocabulary loses a digit.
+        theirs = q.sub_(log_m).mul_(self.teacher_e).sum(-1, keepdim=True) / self.teacher_total - math.log(beta)
         own, short = self._move(p.sub_(log_m), factor * (1.0 - beta), alpha)
         return beta * theirs + (1.0 - beta) * (own - apart - math.log(beta)), short
 
