@@ -168,6 +168,17 @@ def test_building_first_leaves_nothing_to_ask(write_run, train, gkd, records, fo
     assert forwards["passes"] == training["max_steps"] + evaluations * math.ceil(lines[1] / 2)
 
 
+def test_building_goes_on_where_an_earlier_one_ended(write_run, gkd, records, capsys):
+    augmentation = {"enabled": True, "ops": [{"name": "rotate", "params": {"max_deg": 10}}]}
+    lines, told = len(records[0].read_text().splitlines()), []
+    for count in (1, 2):
+        custom = {"augmentation": augmentation, "val_jsonl": None}
+        path = write_run("built", rlhf=gkd(), training=epochs(records, count), custom=custom)
+        run_training(path, TrainOptions(build_teacher_cache=True, as_json=True))
+        told.append(json.loads(capsys.readouterr().out.splitlines()[-1])["samples"])
+    assert told == [lines, 2 * lines], "the second epoch's pictures are turned otherwise"
+
+
 def test_packs_find_what_single_samples_left(train, gkd, records, forwards):
     train("single", rlhf=gkd(), training=epochs(records, 1))
     forwards.clear()

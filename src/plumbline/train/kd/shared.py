@@ -7,8 +7,8 @@ layer that trains: the rows that leave the last layer in common are kept, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,15 +99,22 @@ def started_at_mergers(visual: Any, rows: MergerRows) -> Iterator[None]:
             deepstack_features=features[1:],
         )
 
-    before = vars(visual).get("forward")
-    visual.forward = forward
+    with _computing(visual, forward):
+        yield
+
+
+@contextmanager
+def _computing(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block `module` computes `forward` instead of its own."""
+    before = vars(module).get("forward")
+    module.forward = forward
     try:
         yield
     finally:
         if before is None:
-            del visual.forward
+            del module.forward
         else:
-            visual.forward = before
+            module.forward = before
 
 
 @contextmanager
@@ -142,17 +149,14 @@ def started_after(language_model: Any, layers: int, rows: Tensor) -> Iterator[No
         return rows.detach().requires_grad_(hidden_states.requires_grad).clone()
 
     lower = list(language_model.layers[:layers])
-    before = [(vars(layer).get("forward"), layer.gradient_checkpointing) for layer in lower]
-    for layer in lower:
-        # A checkpoint would compute the layer itself again in the backward.
-        layer.forward, layer.gradient_checkpointing = passed_on, False
-    lower[-1].forward = given
-    try:
-        yield
-    finally:
-        for layer, (forward, checkpointing) in zip(lower, before, strict=True):
-            layer.gradient_checkpointing = checkpointing
-            if forward is None:
-                del layer.forward
-            else:
-                layer.forward = forward
+    checkpointing = [layer.gradient_checkpointing for layer in lower]
+    with ExitStack() as replaced:
+        for layer in lower:
+            replaced.enter_context(_computing(layer, given if layer is lower[-1] else passed_on))
+            # A checkpoint would compute the layer itself again in the backward.
+            layer.gradient_checkpointing = False
+        try:
+            yield
+        finally:
+            for layer, before in zip(lower, checkpointing, strict=True):
+                layer.gradient_checkpointing = before

@@ -152,8 +152,9 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
     def build_teacher_cache(self, stopped: Callable[[], bool]) -> None:
         """Let the teacher read every sample of the run once, and keep what it says.
 
-        Epochs differ where something is drawn anew in each; the first that brings nothing new ends it. stopped: asked
-        before every batch; what was computed until then is kept.
+        Epochs differ where something is drawn anew in each; the first that shows only samples of earlier ones ends it,
+        whatever an interrupted build has left in the folder. stopped: asked before every batch; what was computed until
+        then is kept.
         """
         cache, parts = self.parts.teacher_cache, self.parts
         assert cache is not None
@@ -167,18 +168,20 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         )
         console = Console(stderr=True)
         with Progress(disable=not sys.stderr.isatty(), console=console) as bar:
+            shown: set[Entry] = set()
             task = bar.add_task("asking the teacher", total=epochs * len(train) + len(evaluated))
             try:
                 for loader, epoch in [(evaluated, 0), *((train, number) for number in range(epochs))]:
                     if loader is train:
                         train.batch_sampler.set_epoch(epoch)
-                    known = len(cache)
+                    known = len(shown)
                     for batch in loader:
                         if stopped():
                             return
                         self._ask_teacher(batch, cache)
+                        shown.update(batch.get("entries", ()))
                         bar.advance(task)
-                    if loader is train and len(cache) == known:
+                    if loader is train and len(shown) == known:
                         return
             finally:
                 cache.flush()
