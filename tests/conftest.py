@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 
+settings.register_profile("untimed", deadline=None)  # how fast the machine is proves nothing
+settings.load_profile("untimed")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 WORDS = ("BBU设备", "标签", "光纤", "电线")
@@ -24,6 +27,21 @@ WORDS = ("BBU设备", "标签", "光纤", "电线")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--store-golden", action="store_true", help="write tests/golden anew instead of comparing")
+
+
+_LONGEST = ("test_demo", "test_ddp", "test_upstream", "test_infer")
+"""Modules that start whole programs: begun first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, quick ones last; otherwise the order stays."""
+
+    def rank(item: pytest.Item) -> int:
+        if item.path.stem in _LONGEST:
+            return _LONGEST.index(item.path.stem)
+        return len(_LONGEST) + (item.get_closest_marker("slow") is None)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ CHAINS = st.lists(st.sampled_from([name for name in GEOMETRIC if name != "small_
 
 
 @given(CHAINS, st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_dots_survive_chains_and_the_grid(names: list[str], seed: int) -> None:
     plan = plan_of(*(build(name, **GENTLE.get(name, {})) for name in names), seed=seed)
     assert_dots_are_where_the_map_says(plan)
@@ -112,7 +112,6 @@ def test_dots_survive_chains_and_the_grid(names: list[str], seed: int) -> None:
 
 
 @given(CHAINS, st.integers(0, 10_000))
-@settings(deadline=None)
 def test_a_plan_tells_what_the_canvas_shows(names: list[str], seed: int) -> None:
     plan = plan_of(*(build(name, **GENTLE.get(name, {})) for name in names), seed=seed)
     assert (plan.record.width, plan.record.height) == (plan.width, plan.height)

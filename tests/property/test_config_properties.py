@@ -180,7 +180,7 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_a_resolved_run_loads_to_the_same_run(values: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -195,7 +195,7 @@ def test_a_resolved_run_loads_to_the_same_run(values: dict[str, Any]) -> None:
     assert given_keys <= loaded.run.upstream.keys()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_valid_keys_pass_and_resolve_to_themselves(values: dict[str, Any]) -> None:
     values = {name: value for name, value in values.items() if name in ("custom", "prompts", "deepspeed")}
@@ -210,7 +210,7 @@ def test_valid_keys_pass_and_resolve_to_themselves(values: dict[str, Any]) -> No
                 assert checked.resolved[section][key] == value
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.dictionaries(KEYS, PLAIN, max_size=4))
 def test_any_tree_is_judged_without_a_crash(values: dict[str, Any]) -> None:
     for name in root_section().fields:

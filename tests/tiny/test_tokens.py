@@ -65,7 +65,7 @@ def tokenizer(tiny_model: Path) -> Tokenizer:
 
 
 @given(TEXTS)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @example("1  2")
 @example("x \n1")
 @example("1\u0301")
@@ -105,7 +105,7 @@ OBJECTS = st.lists(st.builds(DataObject, desc=TEXTS.filter(str.strip), shape=SHA
 
 
 @given(OBJECTS, st.sampled_from(EMIT_NORMS), st.sampled_from(ORDERINGS))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_an_answer_is_counted_without_writing_it(counter: TokenCounter, objects: Any, norm: str, ordering: str) -> None:
     told = AnswerCounter(counter).count(objects, 640, 480, norm, ordering)
     if any(control_text(item.desc) for item in objects):
@@ -124,7 +124,7 @@ CHAINS = (
 
 
 @given(OBJECTS, st.sampled_from(CHAINS), st.integers(0, 99), st.sampled_from(ORDERINGS))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_a_planned_answer_is_counted_without_making_its_objects(
     counter: TokenCounter, objects: Any, chain: Augmentation, seed: int, ordering: str
 ) -> None:
