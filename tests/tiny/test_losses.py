@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from plumbline.train.kd import losses
-from plumbline.train.kd.losses import LossWeights, head_terms
+from plumbline.train.kd.losses import LossWeights, TopTokens, head_terms
 
 pytestmark = pytest.mark.slow
 
@@ -202,3 +202,72 @@ def test_logits_far_from_zero(shift, beta):
     (gradient,) = torch.autograd.grad(terms.objective, student)
     assert terms.objective.item() == pytest.approx(expected.item(), rel=1e-3)
     assert torch.isfinite(gradient).all()
+
+
+# ---------------------------------------------------------------------------------- a teacher known by its top tokens
+def top_of(t_rows, t_weight, k):
+    values, ids = (t_rows @ t_weight.t()).log_softmax(-1).topk(k)
+    return TopTokens(ids, values)
+
+
+def grouped(rows, weight, targets, weights, top):
+    """The objective over K + 1 outcomes by the definition, through autograd."""
+    logits = rows @ weight.t()
+    ce = F.cross_entropy(logits, targets, reduction="sum")
+    known = top.ids >= 0
+    p = torch.where(known, logits.softmax(-1).gather(-1, top.ids.clamp(min=0)), 0.0)
+    q = torch.where(known, top.log_probs.exp(), 0.0)
+    eps = torch.finfo(p.dtype).eps
+    p, q = (torch.cat([side, (1 - side.sum(-1, keepdim=True)).clamp(min=eps)], -1) for side in (p, q))
+    p, q = p.clamp(min=1e-300), q.clamp(min=1e-300)
+    m = (1 - weights.beta) * p + weights.beta * q
+    if weights.beta in (0.0, 1.0):
+        kd = (q * (q / p).log()).sum() if weights.beta == 0.0 else (p * (p / q).log()).sum()
+    else:
+        kd = weights.beta * (q * (q / m).log()).sum() + (1 - weights.beta) * (p * (p / m).log()).sum()
+    return weights.sft_alpha * ce + weights.llm_kd_weight * kd, kd
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_top_tokens_equal_the_definition_over_their_outcomes(beta, k, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_ROWS", 16)
+    rows, weight, targets, t_rows, t_weight = problem()
+    top, weights = top_of(t_rows, t_weight, k), LossWeights(0.3, 0.8, beta)
+    top.ids[::3, -1] = TopTokens.NONE  # rows that name fewer
+    rows_a, rows_b = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    terms = head_terms(rows_a, weight, targets, weights, teacher_top=top)
+    expected, kd = grouped(rows_b, weight, targets, weights, top)
+    terms.objective.backward()
+    expected.backward()
+    torch.testing.assert_close(terms.kd, kd.detach(), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(terms.objective, expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(rows_a.grad, rows_b.grad, rtol=1e-6, atol=1e-8)
+
+
+def test_all_tokens_known_is_the_exact_divergence_and_fewer_are_at_most_it():
+    rows, weight, targets, t_rows, t_weight = problem()
+    weights = LossWeights(0.0, 1.0, 0.5)
+    exact = head_terms(rows, weight, targets, weights, t_rows, t_weight).kd
+    kds = [head_terms(rows, weight, targets, weights, teacher_top=top_of(t_rows, t_weight, k)).kd for k in (50, 20, 2)]
+    torch.testing.assert_close(kds[0], exact, rtol=1e-7, atol=1e-9)
+    assert exact >= kds[1] >= kds[2] > 0
+
+
+def test_row_weights_and_the_student_itself_as_top_tokens():
+    rows, weight, targets, _, _ = problem()
+    top, weights = top_of(rows, weight, 7), LossWeights(0.0, 1.0, 0.5)
+    free = rows.clone().requires_grad_()
+    same = head_terms(free, weight, targets, weights, teacher_top=top)
+    same.objective.backward()
+    assert float(same.kd.abs()) < 1e-9 and float(free.grad.abs().max()) < 1e-9
+    half = torch.full((len(targets),), 0.5, dtype=rows.dtype)
+    other = top_of(rows.flip(0), weight, 7)
+    whole = head_terms(rows, weight, targets, weights, teacher_top=other).kd
+    torch.testing.assert_close(head_terms(rows, weight, targets, weights, None, None, half, other).kd, whole / 2)
+
+
+def test_top_tokens_have_no_other_temperature():
+    rows, weight, targets, t_rows, t_weight = problem()
+    with pytest.raises(ValueError, match="own temperature"):
+        head_terms(rows, weight, targets, LossWeights(1, 1, 0.5, 2.0), teacher_top=top_of(t_rows, t_weight, 3))

@@ -29,7 +29,9 @@ from plumbline.data.dataset import Picture, Sample
 from plumbline.data.epoch import EpochDataset
 from plumbline.data.images import load_image
 from plumbline.errors import DataError, Problem, UserError
+from plumbline.model.server import as_server_content
 from plumbline.train.kd.cache import sample_key
+from plumbline.train.kd.server import Chat, supervised
 from plumbline.train.telemetry import sample_tally
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ Row = dict[str, Any]
 class Encoder:
     """Sample -> row (`input_ids`, `labels`, `pixel_values`, `image_grid_thw`, ...) through upstream's chat template.
 
-    image_token_id: id of `<|image_pad|>`; merge: patches per visual token along one side.
+    image_token_id: id of `<|image_pad|>`; merge: patches per visual token along one side; with_chat: whether rows carry
+    the sample as a teacher's server is asked about it.
     """
 
     template: Any
@@ -52,6 +55,7 @@ class Encoder:
     max_length: int
     image_token_id: int
     merge: int
+    with_chat: bool = False
 
     def __call__(self, sample: Sample) -> Row:
         """Encode one sample; raises DataError naming the record."""
@@ -67,6 +71,9 @@ class Encoder:
         problems = row_problems(row, len(sample.images), self.image_token_id, self.merge)
         if problems:
             raise DataError([Problem(where, what, fix) for what, fix in problems])
+        if self.with_chat:
+            told = [{**message, "content": as_server_content(message["content"])} for message in messages]
+            row["chat"] = Chat(told, *supervised(torch.as_tensor(row["labels"]), IGNORED))
         return row
 
     def _with_pixels(self, message: Mapping[str, Any], pictures: Iterator[Picture]) -> dict[str, Any]:
@@ -225,6 +232,8 @@ class BatchCollator:
         kept["tally"] = sum((row["tally"] for row in usable if "tally" in row), Counter(slots=kept["labels"].numel()))
         if any("entry" in row for row in usable):
             kept["entries"] = [row["entry"] for row in usable]
+        if any("chat" in row for row in usable):
+            kept["chats"] = [row["chat"] for row in usable]
         if any("kinds" in row for row in usable):
             kept["kinds"] = torch.zeros_like(kept["labels"])
             numbers = [kind for row in usable for kind in row["kinds"]]

@@ -25,6 +25,7 @@ from plumbline.train.health import check_targets, trainable_by_part
 from plumbline.train.kd.cache import TeacherCache, teacher_fingerprint
 from plumbline.train.kd.features import VisualKd, can_move
 from plumbline.train.kd.losses import LossWeights
+from plumbline.train.kd.server import TeacherServer
 from plumbline.train.kd.teacher import TeacherPlan
 from plumbline.train.targets import TrainingTargets
 from plumbline.train.trainer import TrainerParts, base_of
@@ -96,6 +97,7 @@ class PipelineMixin:
             max_length=self.args.max_length,
             image_token_id=config.image_token_id,
             merge=config.vision_config.spatial_merge_size,
+            with_chat=job.teacher is not None and job.teacher.server is not None,
         )
         job.collator = BatchCollator(self.template, job.strict, job.packing, len(job.train.sources))
         for problem in job.unplanned:
@@ -197,7 +199,10 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
         assert plan is not None
         logger.info("teacher: %s", plan.reason)
         kwargs = {**super()._get_trainer_kwargs(), "teacher_use_disable_adapter": plan.adapters_off}
-        if not plan.adapters_off:
+        if plan.server is not None:
+            server = TeacherServer(plan.server, plan.folder or None, plan.top)
+            kwargs["parts"] = replace(kwargs["parts"], teacher_server=server)
+        elif not plan.adapters_off:
             kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
             if self.job.packing:
                 enable_packing(base_of(kwargs["teacher_model"]))

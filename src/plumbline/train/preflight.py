@@ -16,6 +16,7 @@ from plumbline.data.config import FusionConfig
 from plumbline.data.images import ImagePolicy
 from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
+from plumbline.model.address import checked_url
 from plumbline.model.checkpoints import Card, is_complete, locate, why_incomplete
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
@@ -49,9 +50,9 @@ def _not_built(run: TrainRun) -> Iterator[Problem]:
     asked = {
         "custom.plugins": bool(custom.plugins),
         "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
-        "rlhf.teacher_model_server": bool(upstream.get("teacher_model_server")),
         "rlhf.teacher_adapters": bool(upstream.get("teacher_adapters")),
-        "rlhf.gkd_logits_topk": upstream.get("gkd_logits_topk") is not None,
+        "rlhf.gkd_logits_topk without a teacher_model_server": upstream.get("gkd_logits_topk") is not None
+        and not upstream.get("teacher_model_server"),
         "rlhf.use_vllm": bool(upstream.get("use_vllm")),
         "training.padding_free": bool(upstream.get("padding_free")),
         "training.group_by_length": bool(upstream.get("group_by_length")),
@@ -263,6 +264,10 @@ def _teacher_problems(run: TrainRun) -> Iterator[Problem]:
     key, rlhf = "rlhf.teacher_model", run.rlhf
     if rlhf is None or rlhf.rlhf_type != "gkd":
         return
+    server = run.upstream.get("teacher_model_server")
+    if server:
+        yield from _problems_of(lambda: checked_url(str(server), "rlhf.teacher_model_server"))
+        return
     if not rlhf.teacher_model:
         what = "there is no teacher: the student would be anchored to itself, at a divergence of zero"
         yield Problem(key, what, "name the base model's folder")
@@ -286,8 +291,7 @@ def teacher_plan(run: TrainRun) -> TeacherPlan | None:
     """Where the teacher of a checked run comes from; None for plain fine-tuning."""
     if run.rlhf is None or run.rlhf.rlhf_type != "gkd":
         return None
-    assert run.rlhf.teacher_model is not None
-    return plan_teacher(run.upstream, run.rlhf.teacher_model)
+    return plan_teacher(run.upstream, run.rlhf.teacher_model or "")
 
 
 def prompts_of(run: TrainRun) -> Prompts:

@@ -101,6 +101,8 @@ def _rlhf(resolved: Resolved) -> Found:
     if rlhf and rlhf.get("token_weights") and (kind != "gkd" or rlhf.get("lmbda") or rlhf.get("seq_kd")):
         what = "rlhf.token_weights needs rlhf_type: gkd on your own answers"
         yield "rlhf.token_weights", what, "remove it, or set lmbda: 0 and seq_kd: false"
+    if rlhf and rlhf.get("teacher_model_server"):
+        yield from _teacher_server(resolved, rlhf)
     if rlhf and rlhf.get("teacher_cache"):
         yield from _teacher_cache(resolved, rlhf)
     if resolved["custom"]["trainer_variant"] and kind != "gkd":
@@ -109,6 +111,22 @@ def _rlhf(resolved: Resolved) -> Found:
     if resolved["custom"]["visual_kd"]["enabled"] and kind != "gkd":
         path = "custom.visual_kd.enabled"
         yield path, f"{path} needs a teacher: rlhf.rlhf_type: gkd", "remove it, or build on a GKD recipe"
+
+
+def _teacher_server(resolved: Resolved, rlhf: Mapping[str, Any]) -> Found:
+    """A server tells its most likely tokens of given answers: nothing else of the teacher is there."""
+    name = "rlhf.teacher_model_server"
+    if rlhf["lmbda"] or rlhf["seq_kd"]:
+        yield name, f"{name} works on your own answers", "set lmbda: 0 and seq_kd: false, or name rlhf.teacher_model"
+    if rlhf["kd_temperature"] != 1.0:
+        what = "rlhf.kd_temperature needs the teacher's whole distribution, which a server does not tell"
+        yield "rlhf.kd_temperature", what, "remove it, or name a folder as rlhf.teacher_model"
+    if rlhf["teacher_cache"]:
+        what = "rlhf.teacher_cache keeps a local teacher's rows: a server tells none"
+        yield "rlhf.teacher_cache", what, "remove one of the two"
+    if resolved["custom"]["visual_kd"]["enabled"]:
+        what = "custom.visual_kd.enabled needs the teacher's features, which a server does not tell"
+        yield "custom.visual_kd.enabled", what, "remove it, or name a folder as rlhf.teacher_model"
 
 
 def _teacher_cache(resolved: Resolved, rlhf: Mapping[str, Any]) -> Found:

@@ -357,6 +357,8 @@ def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
         rlhf = run.rlhf
         values |= {"beta": rlhf.beta, "sft_alpha": rlhf.sft_alpha, "lmbda": rlhf.lmbda}
         values |= {"temperature": rlhf.temperature, "max_completion_length": rlhf.max_completion_length}
+    for ours in ("teacher_model_server", "gkd_logits_topk"):
+        values.pop(ours, None)  # asked by us (`train/kd/server.py`)
     if run.deepspeed.enabled and values.get("use_cpu"):
         start_process_group_on_cpu()
     try:

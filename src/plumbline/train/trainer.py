@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,9 +36,10 @@ from plumbline.model.upstream import (
 )
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
-from plumbline.train.kd.cache import Entry, TeacherCache
+from plumbline.train.kd.cache import TeacherCache
 from plumbline.train.kd.features import VisualKd, visual_tokens
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
+from plumbline.train.kd.server import TeacherServer
 from plumbline.train.kd.shared import Taught
 from plumbline.train.telemetry import Meter, window_metrics
 
@@ -74,6 +75,7 @@ class TrainerParts:
     max_completion_length: int = 256
     visual_kd: VisualKd | None = None
     teacher_cache: TeacherCache | None = None
+    teacher_server: TeacherServer | None = None
     token_weights: tuple[float, ...] | None = None
     completions: Path | None = None
 
@@ -186,7 +188,8 @@ class StepMixin(DataLoaderMixin):
         """The objective of one micro-batch, normalised over `num_items_in_batch` supervised tokens of all ranks."""
         mode = "train" if self.model.training else "eval"
         labels = inputs.pop("labels")
-        sources, entries, kinds = (inputs.pop(name, None) for name in ("sources", "entries", "kinds"))
+        sources, kinds = inputs.pop("sources", None), inputs.pop("kinds", None)
+        beside: dict[str, Any] = {name: inputs.pop(name) for name in ("entries", "chats") if name in inputs}
         counted = labels[:, 1:] != IGNORED
         kinds = None if kinds is None else kinds[:, 1:][counted]
         for name in ("problems", "tally"):
@@ -196,7 +199,7 @@ class StepMixin(DataLoaderMixin):
         terms, tokens, distances = self._redirect(
             model,
             unwrapped,
-            lambda **tensors: self._objective(unwrapped, labels, weights, tensors, entries or (), kinds),
+            lambda **tensors: self._objective(unwrapped, labels, weights, tensors, beside, kinds),
             **inputs,
         )
         visual = self._visual_tokens(inputs)
@@ -233,7 +236,7 @@ class StepMixin(DataLoaderMixin):
         labels: Tensor,
         weights: LossWeights,
         inputs: dict[str, Any],
-        entries: Sequence[Entry],
+        beside: Mapping[str, Any],
         kinds: Tensor | None,
     ) -> tuple[HeadTerms, Tensor, dict[str, Tensor]]:
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
@@ -241,7 +244,7 @@ class StepMixin(DataLoaderMixin):
         with self.accelerator.autocast():
             targets = labels[:, 1:]
             keep = targets != IGNORED
-            taught = self._teacher_side(model, weights, inputs, keep, entries)
+            taught = self._teacher_side(model, weights, inputs, keep, beside)
             base = base_of(model)
             hidden, distances = self._student_side(base, inputs, taught)
             hidden = hidden + self._unused_vision(base, inputs)
@@ -250,9 +253,10 @@ class StepMixin(DataLoaderMixin):
                 with gathered([head]):
                     terms = head_terms(rows, head, targets[keep], weights)
             else:
-                with gathered([head, taught.head]):
+                with gathered([head] if taught.head is None else [head, taught.head]):
                     counted = None if kinds is None else self._token_weights(kinds)
-                    terms = head_terms(rows, head, targets[keep], weights, taught.hidden, taught.head, counted)
+                    teacher = (taught.hidden, taught.head, counted, taught.top)
+                    terms = head_terms(rows, head, targets[keep], weights, *teacher)
         return terms, keep.sum(), distances
 
     def _teacher_side(
@@ -261,11 +265,12 @@ class StepMixin(DataLoaderMixin):
         weights: LossWeights,
         inputs: dict[str, Any],
         keep: Tensor,
-        entries: Sequence[Entry] = (),
+        beside: Mapping[str, Any],
     ) -> Taught | None:
         """The teacher's side of a batch; plain fine-tuning has none.
 
-        keep: [B, L - 1], rows whose next token counts; entries: the batch's samples in the teacher's cache.
+        keep: [B, L - 1], rows whose next token counts; beside: what the batch holds besides tensors: `entries`, its
+        samples in the teacher's cache, or `chats`, its samples as a server is asked about them.
         """
         return None
 

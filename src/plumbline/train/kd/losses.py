@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,26 @@ class LossWeights:
     llm_kd_weight: float = 0.0
     beta: float = 0.5
     kd_temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """A teacher of which only the most likely tokens are known.
+
+    ids: [N, K], NONE where a row names fewer; log_probs: [N, K], natural logarithms. All other tokens together have
+    what is left of the probability: the divergence is taken over K + 1 outcomes, which is at most the one over the
+    vocabulary and equal to it where nothing is left.
+    """
+
+    NONE: ClassVar[int] = -1
+
+    ids: Tensor
+    log_probs: Tensor
+
+    def part(self, rows: slice, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(ids [n, K], probabilities [n, K], 0 where there is no token) of some rows."""
+        ids = self.ids[rows].to(device)
+        return ids, self.log_probs[rows].to(device, dtype).exp().masked_fill(ids == self.NONE, 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,7 @@ def head_terms(
     teacher_rows: Tensor | None = None,
     teacher_weight: Tensor | None = None,
     kd_weights: Tensor | None = None,
+    teacher_top: TopTokens | None = None,
 ) -> HeadTerms:
     """CE and JSD over supervised rows, with gradients for `rows` and, when it requires them, `weight`.
 
@@ -93,10 +114,13 @@ def head_terms(
     weight: [V, H] output head; targets: [N] token ids.
     teacher_rows [N, H'], teacher_weight [V, H']: the teacher's side, without gradients; both or neither.
     kd_weights: [N], how much the divergence of each row counts; all 1 when left out.
+    teacher_top: in place of the teacher's rows, what is known of its distribution, which has a temperature of 1.
     """
+    if teacher_top is not None and weights.kd_temperature != 1.0:
+        raise ValueError("the most likely tokens tell a distribution at its own temperature alone")
     with torch.autocast(rows.device.type, enabled=False):
         rows = rows.to(weight.dtype)
-        taught = None if teacher_rows is None else (teacher_rows, teacher_weight)
+        taught = teacher_top if teacher_rows is None else (teacher_rows, teacher_weight)
         objective, per_row = _FusedHead.apply(rows, weight, targets, taught, kd_weights, weights)
     return HeadTerms(objective, *per_row)
 
@@ -110,7 +134,7 @@ class _FusedHead(torch.autograd.Function):
         rows: Tensor,
         weight: Tensor,
         targets: Tensor,
-        taught: tuple[Tensor, Tensor] | None,
+        taught: tuple[Tensor, Tensor] | TopTokens | None,
         kd_weights: Tensor | None,
         weights: LossWeights,
     ) -> tuple[Tensor, Tensor]:
@@ -150,28 +174,31 @@ class _FusedHead(torch.autograd.Function):
 class _Head:
     """The memory that all chunks of a pass share, and what happens to one chunk.
 
-    chunk: rows at most; weight: [V, H]; taught: the teacher's rows [N, H'] and head [V, H']; kd_weights: [N].
+    chunk: rows at most; weight: [V, H]; taught: the teacher's rows [N, H'] and head [V, H'], or its most likely tokens;
+    kd_weights: [N].
     """
 
     def __init__(
         self,
         chunk: int,
         weight: Tensor,
-        taught: tuple[Tensor, Tensor] | None,
+        taught: tuple[Tensor, Tensor] | TopTokens | None,
         weights: LossWeights,
         kd_weights: Tensor | None,
     ):
         vocabulary = weight.shape[0]
         self._kd_weights = None if kd_weights is None else kd_weights.to(_precision(weight))[:, None]
-        self._weight, self._taught, self._weights = weight, taught, weights
-        self._logits = _unset(chunk if taught is None else 2 * chunk, weight)
+        self._weight, self._weights = weight, weights
+        self._top = taught if isinstance(taught, TopTokens) else None
+        self._taught = None if isinstance(taught, TopTokens) else taught
+        self._logits = _unset(chunk if self._taught is None else 2 * chunk, weight)
         on_cpu = weight.device.type == "cpu"
         self._block = min(chunk, max(1, _BLOCK_ELEMENTS // vocabulary)) if on_cpu else chunk
         precision = _precision(weight)
         self._converted = [
             weight.new_empty(self._block, vocabulary, dtype=precision) for _ in range(2) if weight.dtype != precision
         ]
-        spare = 0 if taught is None else 3 if weights.kd_temperature == 1.0 else 4
+        spare = 0 if self._taught is None else 3 if weights.kd_temperature == 1.0 else 4
         self._spare = [weight.new_empty(self._block, vocabulary, dtype=precision) for _ in range(spare)]
 
     def chunk(self, rows: Tensor, targets: Tensor, part: slice, figures: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +214,12 @@ class _Head:
             block = slice(start, min(start + self._block, number))
             wanted = targets[part][block]
             student = self._in_precision(logits[block], 0)
-            if self._taught is None:
+            if self._top is not None:
+                rows_at = slice(part.start + start, part.start + block.stop)
+                named = self._top.part(rows_at, student.device, student.dtype)
+                counted = 1.0 if self._kd_weights is None else self._kd_weights[part][block]
+                factors[block] = _anchored_to_top(student, *named, wanted, self._weights, counted, figures[:, block])
+            elif self._taught is None:
                 factors[block] = _learned(student, wanted, self._weights.sft_alpha, figures[:, block])
             else:
                 teacher = self._in_precision(logits[number + start : number + block.stop], 1)
@@ -312,6 +344,52 @@ def _anchored(
     student.mul_(short / mine_sum).addcmul_(learned, alpha / learned_sum)
     student.scatter_add_(-1, targets[:, None], student.new_full(mine_sum.shape, -alpha))
     return student.new_ones(student.shape[0])
+
+
+def _anchored_to_top(
+    student: Tensor,
+    ids: Tensor,
+    theirs: Tensor,
+    targets: Tensor,
+    weights: LossWeights,
+    counted: Tensor | float,
+    figures: Tensor,
+) -> Tensor:
+    """As `_anchored`, for a teacher of which K tokens are known: ids [n, K], `theirs` their probabilities.
+
+    With P, Q over K + 1 outcomes and r the derivative of the divergence by P, the gradient by a logit is
+    p * (r of its outcome - sum(P r)): one number per row for all tokens but the K.
+    """
+    alpha, beta = weights.sft_alpha, weights.beta
+    largest, guess = _largest(student)
+    wanted = student.gather(-1, targets[:, None]) - _lowered(student, largest)
+    raised, total = _raised(student, student)
+    figures[0], figures[2] = (_log(total) - wanted)[:, 0], guess == targets
+    known = ids != TopTokens.NONE
+    mine = (raised.gather(-1, ids.clamp(min=0)) / total).masked_fill(~known, 0.0)
+    # What is left is known no better than to the rounding of the sum: below it a ratio would say anything.
+    p, q = (
+        torch.cat([side, (1.0 - side.sum(-1, keepdim=True)).clamp(min=torch.finfo(side.dtype).eps)], -1)
+        for side in (mine, theirs)
+    )
+    floor = torch.finfo(p.dtype).tiny
+    log_p, log_q = p.clamp(min=floor).log(), q.clamp(min=floor).log()
+    if beta == 0.0:
+        value, r = q * (log_q - log_p), -q / p.clamp(min=floor)
+    elif beta == 1.0:
+        r = log_p - log_q
+        value = p * r
+    else:
+        log_m = (beta * q + (1.0 - beta) * p).clamp(min=floor).log()
+        r = (1.0 - beta) * (log_p - log_m)
+        value = beta * q * (log_q - log_m) + p * r
+    figures[1] = (value.sum(-1, keepdim=True) * counted)[:, 0]
+    factor = weights.llm_kd_weight * counted
+    others = r[:, -1:]
+    raised.mul_((alpha + factor * (others - (p * r).sum(-1, keepdim=True))) / total)
+    raised.scatter_add_(-1, ids.clamp(min=0), factor * mine * (r[:, :-1] - others))
+    raised.scatter_add_(-1, targets[:, None], raised.new_full(total.shape, -alpha))
+    return raised.new_ones(raised.shape[0])
 
 
 @dataclass(frozen=True)

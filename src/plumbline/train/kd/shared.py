@@ -20,6 +20,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from plumbline.model.parts import ALIGNER
 from plumbline.train.kd.features import MergerRows, mergers_of
+from plumbline.train.kd.losses import TopTokens
 
 _MERGERS = tuple(name.removeprefix("model.visual.") for name in ALIGNER)
 
@@ -28,17 +29,19 @@ _MERGERS = tuple(name.removeprefix("model.visual.") for name in ALIGNER)
 class Taught:
     """The teacher's side of a batch.
 
-    hidden: rows [N, H] after the final norm that predict a supervised token; head: [V, H]; mergers: what passed through
-    its mergers; tower_shared: whether the student's tower computes the same as far as the mergers; trunk: rows
-    [B, L, H] behind the lowest `layers` language layers, which both sides have in common.
+    hidden: rows [N, H] after the final norm that predict a supervised token; head: [V, H]; both None where `top` tells
+    its most likely tokens instead; mergers: what passed through its mergers; tower_shared: whether the student's tower
+    computes the same as far as the mergers; trunk: rows [B, L, H] behind the lowest `layers` language layers, which
+    both sides have in common.
     """
 
-    hidden: Tensor
-    head: Tensor
+    hidden: Tensor | None
+    head: Tensor | None
     mergers: MergerRows = field(default_factory=MergerRows)
     tower_shared: bool = False
     layers: int = 0
     trunk: Tensor | None = None
+    top: TopTokens | None = None
 
 
 def shares_tower(student: Any, teacher: Any) -> bool:

@@ -14,6 +14,8 @@ from plumbline.errors import Problem
 # Initialisations whose switched-off adapter is not the base (PiSSA and its kin move weight out of the base).
 _EXACT_INITS = {"true", "gaussian", "false"}
 _ADAPTERS_OFF_EXACT = {"lora", "adalora", "boft"}
+TOP = 20
+"""What vLLM tells of a token unless it is started with a larger `--max-logprobs`."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,17 @@ class TeacherPlan:
     """Where the teacher comes from.
 
     folder: base model; adapters: adapter folder loaded on it, if any; adapters_off: True when the student's own base
-    serves, so that no second copy is loaded; reason: why, in a sentence for the log.
+    serves, so that no second copy is loaded; reason: why, in a sentence for the log. server: address of an
+    OpenAI-compatible server, then `folder` is the model's name there (or empty) and `top` how many of its most likely
+    tokens are asked for.
     """
 
     folder: str
     adapters: tuple[str, ...]
     adapters_off: bool
     reason: str
+    server: str | None = None
+    top: int = 0
 
 
 def plan_teacher(upstream: Mapping[str, Any], teacher: str) -> TeacherPlan:
@@ -35,6 +41,10 @@ def plan_teacher(upstream: Mapping[str, Any], teacher: str) -> TeacherPlan:
 
     upstream: the run's arguments under upstream's names; teacher: the configured folder (base, merged, or adapter).
     """
+    server = upstream.get("teacher_model_server")
+    if server:
+        top = int(upstream.get("gkd_logits_topk") or TOP)
+        return TeacherPlan(teacher, (), True, f"{server} is asked for its {top} most likely tokens", server, top)
     folder, adapters = resolve_teacher(teacher)
     same = Path(folder).resolve() == Path(str(upstream["model"])).resolve()
     tuner = str(upstream.get("tuner_type", "lora"))

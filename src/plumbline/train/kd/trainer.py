@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,13 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         weights: LossWeights,
         inputs: dict[str, Any],
         keep: Tensor,
-        entries: Sequence[Entry] = (),
+        beside: Mapping[str, Any],
     ) -> Taught | None:
         if not weights.llm_kd_weight and self._visual_kd() is None:
             return None
-        cache = self.parts.teacher_cache
+        if self.parts.teacher_server is not None:
+            return Taught(None, None, top=self.parts.teacher_server.top_tokens(beside.get("chats", ())))
+        cache, entries = self.parts.teacher_cache, beside.get("entries", ())
         if cache is not None:
             rows = cache.rows(entries, base_of(model).config.text_config.hidden_size)
             if rows is not None:
@@ -119,6 +121,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
                     return Taught(rows.to(keep.device), head_weight(base_of(teacher)))
         taught = self._taught(model, inputs, keep)
         if cache is not None:
+            assert taught.hidden is not None
             cache.add(entries, taught.hidden)
         return taught
 
@@ -197,6 +200,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         with self.accelerator.autocast():
             model = self.accelerator.unwrap_model(self.model)
             taught = self._taught(model, inputs | segments_of(inputs.get("position_ids")), keep.to(self.args.device))
+        assert taught.hidden is not None
         cache.add(entries, taught.hidden)
 
     def _visual_kd(self) -> VisualKd | None:
