@@ -267,6 +267,23 @@ def inspect_lora(checkpoint: Path, *, as_json: AsJson = False) -> int:
     return inspect_verb(checkpoint, as_json)
 
 
+Shard = Annotated[
+    str | None,
+    Parameter(help="Only the I-th of N parts of the input, as I/N; without it finished parts are taken over."),
+]
+MaxErrorRate = Annotated[
+    float | None, Parameter(help="Stop (exit 5) when a larger share has no reply, judged from 20 rows on.")
+]
+Replies = Annotated[
+    Path | None, Parameter(help="Keep replies in this file by what they depend on; the same question is asked once.")
+]
+Servers = Annotated[
+    tuple[str, ...],
+    Parameter(name="--server", negative=(), help="OpenAI-compatible server that answers; may be repeated."),
+]
+ServedModel = Annotated[str | None, Parameter(help="The model's name on the servers, where they have several.")]
+
+
 @app.command(name="infer")
 def infer(
     *,
@@ -284,6 +301,11 @@ def infer(
     limit: int | None = None,
     resume: bool = True,
     image_root: tuple[str, ...] = (),
+    shard: Shard = None,
+    max_error_rate: MaxErrorRate = None,
+    replies: Replies = None,
+    server: Servers = (),
+    served_model: ServedModel = None,
     as_json: AsJson = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -292,14 +314,84 @@ def infer(
     Example: `plumbline infer --model output/merged --input photos/ --output captions.jsonl --draw overlays/`
     """
     from plumbline.infer import verbs
-    from plumbline.infer.config import InferSettings, Sampling
+    from plumbline.infer.config import InferSettings, Sampling, read_shard
     from plumbline.report.overlay import draw_objects
 
     sampling = Sampling(max_new_tokens, temperature, top_p)
     settings = InferSettings(
-        model, source, output, adapter, mode, emit_norm, sampling, batch_size, limit, resume, image_root
+        model,
+        source,
+        output,
+        adapter,
+        mode,
+        emit_norm,
+        sampling,
+        batch_size,
+        limit,
+        resume,
+        image_root,
+        None if shard is None else read_shard(shard),
+        max_error_rate,
+        replies,
+        server,
+        served_model,
     )
     return verbs.infer(settings, draw, draw_objects, as_json, dry_run)
+
+
+@app.command(name="stage-a")
+def stage_a(
+    *,
+    model: Path,
+    source: Annotated[Path, Parameter(name="--input", help="Root of missions, a mission, a folder, or a JSONL.")],
+    output: Annotated[Path, Parameter(help="Folder; or a file that ends in .jsonl.")],
+    mission: Annotated[tuple[str, ...], Parameter(negative=(), help="Only this mission; may be repeated.")] = (),
+    prompts: Annotated[Path, Parameter(help="One text per mission.")] = Path("configs/prompts"),
+    adapter: Path | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_p: float = 0.9,
+    groups: Annotated[int | None, Parameter(help="So many tickets per mission, drawn by --seed.")] = None,
+    seed: int = 0,
+    resume: bool = True,
+    image_root: tuple[str, ...] = (),
+    shard: Shard = None,
+    max_error_rate: MaxErrorRate = None,
+    replies: Replies = None,
+    server: Servers = (),
+    served_model: ServedModel = None,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Count tickets and tokens, load nothing.")] = False,
+) -> int:
+    """Summarise every picture in one line, gathered per ticket.
+
+    Example: `plumbline stage-a --model output/merged --input tickets/ --output output/stage_a --mission 挡风板安装检查`
+    """
+    from plumbline.infer.config import Sampling, read_shard
+    from plumbline.stage_a import verbs
+    from plumbline.stage_a.config import StageASettings
+
+    settings = StageASettings(
+        model=model,
+        input=source,
+        output=output,
+        missions=mission,
+        prompts=prompts,
+        adapter=adapter,
+        sampling=Sampling(max_new_tokens, temperature, top_p),
+        batch_size=batch_size,
+        groups=groups,
+        seed=seed,
+        resume=resume,
+        image_roots=image_root,
+        shard=None if shard is None else read_shard(shard),
+        max_error_rate=max_error_rate,
+        replies=replies,
+        servers=server,
+        served_model=served_model,
+    )
+    return verbs.stage_a(settings, as_json=as_json, dry_run=dry_run)
 
 
 @app.command
@@ -320,7 +412,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; user errors print one clean message, bugs keep their traceback."""
-    from plumbline.errors import UserError
+    from plumbline.errors import EXIT_INTERRUPTED, UserError
 
     try:
         code = app()
@@ -328,7 +420,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        code = 130
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -13,6 +13,9 @@ EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_FINDINGS = 3
+EXIT_BUDGET = 5
+"""Stopped because a budget (of errors, calls, tokens, money) is spent; the same command goes on."""
+EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A record or a file of records that breaks the contract (exit 2: nothing was started)."""
+
+
+class OutputError(UserError):
+    """A file that cannot be written: a full disk, no permission."""
+
+    exit_code = EXIT_FAILURE
 
 
 class DamagedFileError(UserError):

@@ -19,7 +19,8 @@ from PIL import Image
 
 from plumbline.data.prompts import default_prompts
 from plumbline.infer.config import InferSettings, Sampling
-from plumbline.infer.engine import Reply, Request, TransformersEngine
+from plumbline.infer.engine import Reply, Request
+from plumbline.infer.local import Row, TransformersEngine, sampled
 from plumbline.infer.plan import plan_captions
 from plumbline.infer.rows import read_rows
 from plumbline.infer.runner import run_captions
@@ -36,9 +37,9 @@ def picture(index: int, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
 
 
-def requests_of(user: str = "描述图片") -> list[Request]:
+def requests_of(user: str = "描述图片", sampling: Sampling = SHORT) -> list[Request]:
     return [
-        Request(f"p{index}", (picture(index, size),), "只输出JSON" * (index % 2), user + "。" * index)
+        Request(f"p{index}", (picture(index, size),), "只输出JSON" * (index % 2), user + "。" * index, sampling)
         for index, size in enumerate(SIZES)
     ]
 
@@ -65,7 +66,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_greedy_replies_do_not_depend_on_the_batch(tiny_model: Path, tmp_path: Path) -> None:
     talkative = make_adapter(tiny_model, tmp_path / "talkative", "lora", size=0.3)
-    engine = TransformersEngine(tiny_model, talkative, sampling=SHORT)
+    engine = TransformersEngine(tiny_model, talkative)
     alone = engine.generate(requests_of())
     assert len({reply.text for reply in alone}) == len(SIZES), "pictures and prompts matter"
     for batch_size in (2, 5):
@@ -73,28 +74,80 @@ def test_greedy_replies_do_not_depend_on_the_batch(tiny_model: Path, tmp_path: P
         assert engine.generate(requests_of()) == alone
 
 
-def test_a_reply_ends_at_the_end_mark(tiny_model: Path) -> None:
-    engine = TransformersEngine(tiny_model, sampling=SHORT)
-    tokenizer = engine.processor.tokenizer
-    said = tokenizer("好的", add_special_tokens=False)["input_ids"]
-    end, pad = 151645, 151643
-    assert engine._reply("k", [*said, end, pad, pad]) == Reply("k", "好的", tokens=len(said) + 1, is_finished=True)
-    assert engine._reply("k", [*said, pad]) == Reply("k", "好的", tokens=len(said) + 1, is_finished=True)
-    assert engine._reply("k", said) == Reply("k", "好的", tokens=len(said), is_finished=False)
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    talkative = make_adapter(tiny_model, tmp_path / "talkative", "lora", size=0.3)
+    engine = TransformersEngine(tiny_model, talkative, batch_size=3)
+    system = "你是验收助手。" * 9
+    asked = [Request(f"p{i}", (picture(i, size),), system, f"第{i}张", SHORT) for i, size in enumerate(SIZES)]
+    asked += [Request(f"t{i}", (), system, f"没有图片{'。' * i}", SHORT) for i in range(3)]
+    apart = [engine.generate([request])[0] for request in asked]
+    assert engine._prefix == ([], [])
+    assert engine.generate(asked) == apart
+    shared = engine._prefix[0]
+    assert len(shared) > 40 and all(engine.prompt_ids(request)[: len(shared)] == shared for request in asked)
+    assert engine.generate(asked[:1]) == apart[:1], "one that comes alone uses it too"
+    assert engine._prefix[0] is shared
 
 
-def test_sampling_is_repeatable_and_follows_the_temperature(tiny_model: Path) -> None:
-    engine = TransformersEngine(tiny_model, sampling=Sampling(8, temperature=10.0, top_p=1.0))
-    first, again = engine.generate(requests_of()), engine.generate(requests_of())
-    assert first == again
-    engine.sampling = Sampling(8)
-    assert [reply.text for reply in engine.generate(requests_of())] != [reply.text for reply in first]
+def test_a_picture_is_looked_at_once(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, batch_size=2)
+    image, seen = picture(0, (96, 64)), []
+    tower = engine._base.model.visual
+    handle = tower.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    short = Sampling(2)
+    engine.generate([Request(f"q{i}", (image, image), "", f"问题{i}", short) for i in range(5)])
+    assert seen == [4 * 6]
+    engine.generate([Request("other", (picture(1, (96, 64)), image), "", "问题", short)])
+    assert seen == [4 * 6, 4 * 6]
+    handle.remove()
+
+
+def test_a_reply_ends_at_the_end_mark_a_stop_text_the_limit_or_when_it_repeats_itself(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model)
+    said = engine.processor.tokenizer("好的。对", add_special_tokens=False)["input_ids"]
+
+    def ended(tokens: list[int], sampling: Sampling = SHORT) -> Reply | None:
+        return engine._ended(Row(Request("k", (), "", "", sampling), [], [], tokens))
+
+    assert ended([*said, 151645]) == Reply("k", "好的。对", tokens=len(said) + 1)
+    assert ended(said) is None
+    assert ended(said, Sampling(len(said))) == Reply("k", "好的。对", tokens=len(said), is_finished=False)
+    assert ended(said, Sampling(99, stop=("。", "x"))) == Reply("k", "好的", tokens=len(said))
+    runaway = ended([*range(500, 532), *(said * 200)][:320], Sampling(2048))
+    assert runaway is not None and (runaway.is_finished, runaway.detail) == (False, "it repeats itself")
+
+
+def test_sampling_depends_on_the_key_and_the_seed_alone(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, batch_size=5)
+    wild = Sampling(8, temperature=10.0, top_p=1.0, seed=3)
+    first = engine.generate(requests_of(sampling=wild))
+    engine.batch_size = 2
+    assert engine.generate(requests_of(sampling=wild)[:3]) == first[:3]
+    other = engine.generate(requests_of(sampling=Sampling(8, temperature=10.0, top_p=1.0, seed=4)))
+    assert all(one.text != two.text for one, two in zip(first, other, strict=True))
+    # Greedy and sampled requests share a batch.
+    mixed = [*requests_of(sampling=wild)[:2], *requests_of()[2:4]]
+    assert [reply.text for reply in engine.generate(mixed)[:2]] == [reply.text for reply in first[:2]]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.6), (3.0, 0.9)])
+def test_tokens_are_drawn_as_often_as_they_are_likely(temperature: float, top_p: float) -> None:
+    logits = np.log(np.array([0.05, 0.4, 0.3, 0.2, 0.05], dtype=np.float32))
+    weights = np.exp(logits.astype(float) / temperature)
+    weights /= weights.sum()
+    order = np.argsort(-weights, kind="stable")
+    nucleus = order[: int(np.searchsorted(np.cumsum(weights[order]), top_p)) + 1]
+    wanted = np.zeros(5)
+    wanted[nucleus] = weights[nucleus] / weights[nucleus].sum()
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([sampled(logits, Sampling(1, temperature, top_p), rng) for _ in range(20_000)], minlength=5)
+    assert np.abs(drawn / 20_000 - wanted).max() < 0.015
 
 
 def test_one_impossible_picture_is_an_error_reply(tiny_model: Path) -> None:
-    engine = TransformersEngine(tiny_model, sampling=Sampling(2), batch_size=3)
+    engine = TransformersEngine(tiny_model, batch_size=3)
     thin = Request("thin", (Image.new("RGB", (6400, 10)),), "", "描述")
-    replies = engine.generate([*requests_of()[:2], thin])
+    replies = engine.generate([*requests_of(sampling=Sampling(2))[:2], thin])
     assert [reply.error for reply in replies] == ["", "", "image"]
     assert "times as long as wide" in replies[2].detail
 
@@ -102,18 +155,27 @@ def test_one_impossible_picture_is_an_error_reply(tiny_model: Path) -> None:
 def test_a_batch_that_does_not_fit_is_tried_in_halves(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    engine = TransformersEngine(tiny_model, sampling=Sampling(2), batch_size=5)
+    engine = TransformersEngine(tiny_model, batch_size=5)
     alone = engine.generate(requests_of())
-    whole = engine._run
+    begin, advance = engine._begin, engine._advance
+    steps = 0
 
-    def small_memory(batch: Any) -> list[Reply]:
-        if len(batch) > 1 or batch[0].key == "p3":
+    def small_memory(rows: list[Row]) -> Any:
+        if len(rows) > 2 or rows[0].request.key == "p3":
             raise torch.OutOfMemoryError("out of memory: tried to allocate 1 TiB")
-        return whole(batch)
+        return begin(rows)
 
-    monkeypatch.setattr(engine, "_run", small_memory)
+    def full_later(batch: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise torch.OutOfMemoryError("out of memory: tried to allocate 1 TiB")
+        return advance(batch)
+
+    monkeypatch.setattr(engine, "_begin", small_memory)
+    monkeypatch.setattr(engine, "_advance", full_later)
     replies = engine.generate(requests_of())
-    assert [reply.error for reply in replies] == ["", "", "", "engine", ""]
+    assert [reply.error for reply in replies] == ["", "", "", "memory", ""]
     assert [reply for reply in replies if not reply.error] == [reply for reply in alone if reply.key != "p3"]
 
 
@@ -158,7 +220,8 @@ def test_the_prompt_is_the_one_of_training_token_for_token(
         image = load_image(tmp_path / f"r{index}.png")
         request = Request("k", (image,), prompts.system_dense, prompts.user_dense)
         assert engine.prompt_ids(request) == [int(token) for token in row["input_ids"][:start]]
-        ours = engine._encode([engine._prepare(request)])
+        images = engine._prepare(request).images
+        ours = engine.processor.image_processor(images=images, do_resize=False, return_tensors="pt")
         assert ours["image_grid_thw"].tolist() == row["image_grid_thw"].tolist()
         assert bool((ours["pixel_values"] == row["pixel_values"]).all())
 
@@ -169,20 +232,20 @@ def test_one_bad_picture_costs_that_picture_and_a_second_run_finds_nothing_to_do
     settings = InferSettings(adapter, photos, tmp_path / "captions.jsonl", sampling=SHORT, batch_size=2)
     plan = plan_captions(settings)
     seen: list[tuple[str, tuple[int, int]]] = []
-    engine = TransformersEngine(plan.model, plan.adapter, sampling=SHORT, batch_size=2)
-    report = run_captions(plan, engine, lambda row, image: seen.append((row.key, image.size)))
+    engine = TransformersEngine(plan.model, plan.adapter, batch_size=2)
+    report = run_captions(plan, lambda: engine, lambda row, image: seen.append((row["key"], image.size)))
     rows = {row["key"]: row for row in read_rows(settings.output)}
     assert sorted(rows) == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
     assert rows["broken.jpg"]["status"] == "error:image"
     assert (rows["p1.png"]["width"], rows["p1.png"]["height"]) == (160, 128)
     assert sorted(seen) == [("p0.png", (96, 128)), ("p1.png", (160, 128)), ("p2.png", (224, 128))]
     assert (report.errors, report.exit_code, report.written) == (1, 3, 4)
-    assert report.statuses.total() == report.images == 4
+    assert report.statuses.total() == report.items == 4
 
     (photos / "broken.jpg").unlink()
     again = plan_captions(settings)
     assert (again.todo, again.done.total()) == ((), 3)
-    report = run_captions(again, engine)
+    report = run_captions(again, lambda: pytest.fail("there is nothing to ask"))
     assert (report.written, report.exit_code) == (0, 0)
     assert sorted(row["key"] for row in read_rows(settings.output)) == ["p0.png", "p1.png", "p2.png"]
 
@@ -192,8 +255,8 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_rows_of_an_undisturbed_one(
 ) -> None:
     whole = InferSettings(adapter, photos, tmp_path / "whole.jsonl", sampling=SHORT)
     plan = plan_captions(whole)
-    engine = TransformersEngine(plan.model, plan.adapter, sampling=SHORT)
-    run_captions(plan, engine)
+    engine = TransformersEngine(plan.model, plan.adapter)
+    run_captions(plan, lambda: engine)
     wanted = sorted(whole.output.read_text().splitlines())
     for cut in (1, 2, 3):
         settings = InferSettings(adapter, photos, tmp_path / f"cut{cut}.jsonl", sampling=SHORT)
@@ -205,11 +268,11 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_rows_of_an_undisturbed_one(
             if seen == limit:
                 raise KeyboardInterrupt
 
-        report = run_captions(plan_captions(settings), engine, progress=stop)
+        report = run_captions(plan_captions(settings), lambda: engine, progress=stop)
         assert (report.interrupted, report.exit_code, report.written) == (True, 130, cut)
         with settings.output.open("r+b") as stream:  # and the last row torn, as by a kill
             stream.truncate(settings.output.stat().st_size - 9)
-        report = run_captions(plan_captions(settings), engine)
+        report = run_captions(plan_captions(settings), lambda: engine)
         assert any("cut short" in warning for warning in report.warnings)
         assert sorted(settings.output.read_text().splitlines()) == wanted
 

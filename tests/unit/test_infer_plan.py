@@ -17,9 +17,10 @@ from plumbline.infer.captions import caption_row
 from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Reply
 from plumbline.infer.inputs import read_items
-from plumbline.infer.plan import identity_of, identity_path, plan_captions
+from plumbline.infer.plan import identity_of, plan_captions
 from plumbline.infer.rows import RowFile
 from plumbline.infer.verbs import safe_name
+from plumbline.infer.work import identity_path
 from plumbline.model.checkpoints import Card, mark_complete
 
 
@@ -99,7 +100,7 @@ def test_nothing_to_describe_is_said(tmp_path: Path) -> None:
 
 def test_the_plan_takes_everything_from_the_card(settings: dict[str, Any]) -> None:
     plan = plan_captions(InferSettings(**settings, limit=2))
-    assert (plan.card.emit_norm, plan.mode, plan.items, len(plan.todo)) == ("norm100", "dense", 2, 2)
+    assert (plan.card.emit_norm, plan.mode, len(plan.items), len(plan.todo)) == ("norm100", "dense", 2, 2)
     assert not settings["output"].exists()
 
 

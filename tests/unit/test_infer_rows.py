@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from plumbline.errors import DamagedFileError
-from plumbline.infer.rows import RowFile, drop_rows, last_line_start, read_rows, set_torn_line_aside
+from plumbline.infer.rows import RowFile, drop_rows, last_line_start, read_heads, read_rows, set_torn_line_aside
 
-ROWS = [{"key": f"图{index}.png", "status": "ok", "text": "x" * index} for index in range(4)]
+ROWS = [{"key": f"图{i}.png", "status": "error:x" if i == 1 else "ok", "text": "x" * i} for i in range(4)]
 
 
 def write(path: Path) -> bytes:
@@ -68,15 +68,16 @@ def test_damage_in_the_middle_is_named_by_its_line(tmp_path: Path, line: bytes) 
     path = tmp_path / "rows.jsonl"
     good = json.dumps(ROWS[0]).encode()
     path.write_bytes(b"\n".join([good, line, good, b""]))
-    with pytest.raises(DamagedFileError, match=r"rows.jsonl:2: is not a row"):
-        list(read_rows(path))
+    for read in (read_rows, read_heads):
+        with pytest.raises(DamagedFileError, match=r"rows.jsonl:2: is not a row"):
+            list(read(path))
 
 
 def test_unwanted_rows_leave_and_the_others_stay_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write(path)
-    assert drop_rows(path, lambda row: row["key"] == ROWS[1]["key"]) == 1
+    assert drop_rows(path, lambda status: status == "error:x") == 1
     assert list(read_rows(path)) == [ROWS[0], ROWS[2], ROWS[3]]
     before = path.stat().st_mtime_ns
-    assert drop_rows(path, lambda row: False) == 0
+    assert drop_rows(path, lambda status: False) == 0
     assert path.stat().st_mtime_ns == before

@@ -27,13 +27,13 @@ from plumbline.demo.data import write_demo_data
 from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
 from plumbline.demo.show import Advance, Show
 from plumbline.demo.stages import TITLES, Ledger
-from plumbline.errors import EXIT_FAILURE, EXIT_OK, Problem, UserError
+from plumbline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Problem, UserError
 from plumbline.model.checkpoints import is_complete, latest_complete, write_atomically
 from plumbline.report.log import RunLog, read_log
 
 SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
 BEFORE_TOKENS, AFTER_TOKENS = 48, 400
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_TERMINATED = 143
 _LOG_TAIL = 15  # lines of a failed command that are shown
 
 
@@ -192,7 +192,7 @@ class Demo:
         self, model: Path, name: str, tokens: int, emit_norm: str | None, advance: Advance
     ) -> Mapping[str, int]:
         from plumbline.infer.config import InferSettings, Sampling
-        from plumbline.infer.engine import TransformersEngine
+        from plumbline.infer.local import TransformersEngine
         from plumbline.infer.plan import plan_captions
         from plumbline.infer.runner import run_captions
 
@@ -206,15 +206,16 @@ class Demo:
             resume=False,
         )
         plan = plan_captions(settings)
-        engine = TransformersEngine(plan.model, sampling=settings.sampling, batch_size=settings.batch_size)
         count = 0
 
         def progress(rows: int) -> None:
             nonlocal count
             count += rows
-            advance(count, plan.items, f"{name} training")
+            advance(count, len(plan.items), f"{name} training")
 
-        report = run_captions(plan, engine, progress=progress)
+        report = run_captions(
+            plan, lambda: TransformersEngine(plan.model, batch_size=settings.batch_size), progress=progress
+        )
         if report.interrupted:
             raise KeyboardInterrupt
         return report.statuses

@@ -8,10 +8,10 @@ from typing import Any
 from plumbline.data.answer import parse_answer, to_pixels
 from plumbline.data.record import DataObject, Record, record_to_mapping
 from plumbline.infer.engine import Reply
+from plumbline.infer.work import ERROR
 
 OK = "ok"
 INVALID = "invalid"
-ERROR = "error:"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CaptionRow:
 
 
 def error_row(key: str, image: str, kind: str, detail: str, size: tuple[int, int] = (0, 0)) -> CaptionRow:
-    """A row for a picture without a reply. kind: `image`, `engine`."""
+    """A row for a picture without a reply. kind: `image`, `memory`, ..."""
     return CaptionRow(key, image, *size, (), "", f"{ERROR}{kind}", (detail,))
 
 
@@ -48,7 +48,8 @@ def caption_row(image: str, size: tuple[int, int], reply: Reply, mode: str, emit
         return error_row(reply.key, image, reply.error, reply.detail, size)
     objects, problems = read_dense(reply, size, emit_norm) if mode == "dense" else ((), read_summary(reply))
     if not reply.is_finished and not problems:
-        problems = (f"the reply was stopped after {reply.tokens} tokens",)
+        why = f": {reply.detail}" if reply.detail else ""
+        problems = (f"the reply was stopped after {reply.tokens} tokens{why}",)
     return CaptionRow(reply.key, image, *size, objects, reply.text, INVALID if problems else OK, problems)
 
 

@@ -10,11 +10,16 @@ from plumbline.errors import ConfigError, Problem
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Temperature 0 is greedy, then `top_p` plays no part."""
+    """How tokens are chosen. Temperature 0 is greedy, then `top_p` and `seed` play no part.
+
+    stop: texts at which a reply ends, without them.
+    """
 
     max_new_tokens: int = 2048
     temperature: float = 0.0
     top_p: float = 0.9
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = []
@@ -24,6 +29,8 @@ class Sampling:
             wrong.append(Problem("--temperature", f"{self.temperature} is not between 0 and 10", "0 is greedy"))
         if not 0 < self.top_p <= 1:
             wrong.append(Problem("--top-p", f"{self.top_p} is not above 0 and at most 1"))
+        if not all(self.stop):
+            wrong.append(Problem("stop", "an empty text would end every reply at once"))
         if wrong:
             raise ConfigError(wrong)
 
@@ -35,7 +42,10 @@ class InferSettings:
     model: folder of a base or merged model, or of an adapter, a checkpoint or a run. adapter: folder of an adapter for
     a base model. input: a JSONL, a folder of pictures, or one picture. mode, emit_norm: None means the card's own;
     `emit_norm` may be given only where there is no card. limit: at most so many pictures of the input.
-    image_roots: folders below which the pictures of a JSONL may lie, besides the JSONL's own.
+    image_roots: folders below which the pictures of a JSONL may lie, besides the JSONL's own. shard: (number from 1, of
+    how many), only that part of the input. max_error_rate: share of pictures without a reply that ends the run.
+    replies: file of replies by content. servers: addresses that answer in the place of this process, with the model
+    named `served_model` there; then `model` only tells the card.
     """
 
     model: Path
@@ -49,6 +59,11 @@ class InferSettings:
     limit: int | None = None
     resume: bool = True
     image_roots: tuple[str, ...] = ()
+    shard: tuple[int, int] | None = None
+    max_error_rate: float | None = None
+    replies: Path | None = None
+    servers: tuple[str, ...] = ()
+    served_model: str | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -56,5 +71,15 @@ class InferSettings:
             wrong.append(Problem("--batch-size", f"{self.batch_size} is not at least 1"))
         if self.limit is not None and self.limit < 1:
             wrong.append(Problem("--limit", f"{self.limit} is not at least 1", "leave it out to take every picture"))
+        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
+            wrong.append(Problem("--max-error-rate", f"{self.max_error_rate} is not between 0 and 1"))
         if wrong:
             raise ConfigError(wrong)
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """`2/4` as (2, 4); ConfigError for anything that is not the n-th of several parts."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ConfigError(Problem("--shard", f"{text!r} is not a part such as 1/4", "parts are numbered from 1"))
+    return int(number), int(of)

@@ -10,22 +10,25 @@ from typing import Any
 from plumbline.data.answer import EMIT_NORMS
 from plumbline.data.prompts import MODES, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
-from plumbline.infer.captions import ERROR
 from plumbline.infer.config import InferSettings
 from plumbline.infer.inputs import Item, read_items
-from plumbline.infer.rows import read_rows
-from plumbline.model.checkpoints import CARD_FILE, Card, locate, read_json_object
+from plumbline.infer.rows import read_heads
+from plumbline.infer.work import ERROR, RunOptions, check_identity, check_ours
+from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.loading import base_of
 
-IDENTITY_SUFFIX = ".run.json"
+WINDOW_BATCHES = 4
+"""Batches whose pictures are open at once and sorted by length among themselves."""
+WINDOW_SERVED = 256
+"""The same for servers, which take many requests at a time."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a run will do, known before any weight is loaded.
 
-    card: of the checkpoint, or made of the flags. mode: `dense` or `summary`. todo: pictures without a row yet.
-    done: statuses of the rows that are there. notes: what the user should be told.
+    card: of the checkpoint, or made of the flags. mode: `dense` or `summary`. items: every picture of the input; todo:
+    those of this shard without a row yet; done: statuses of its rows that are there. notes: what the user should know.
     """
 
     settings: InferSettings
@@ -33,10 +36,23 @@ class Plan:
     adapter: Path | None
     card: Card
     mode: str
-    items: int
+    items: tuple[Item, ...]
     todo: tuple[Item, ...]
     done: Counter[str]
     notes: tuple[str, ...]
+
+    @property
+    def run_options(self) -> RunOptions:
+        """How the runner is to go about it."""
+        settings = self.settings
+        return RunOptions(
+            settings.output,
+            settings.resume,
+            window=max(WINDOW_BATCHES * settings.batch_size, WINDOW_SERVED if settings.servers else 0),
+            max_error_rate=settings.max_error_rate,
+            shard=settings.shard,
+            replies=settings.replies,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -44,7 +60,7 @@ class Plan:
             "adapter": None if self.adapter is None else str(self.adapter),
             "mode": self.mode,
             "emit_norm": self.card.emit_norm,
-            "images": self.items,
+            "images": len(self.items),
             "done": sum(self.done.values()),
             "todo": len(self.todo),
             "output": str(self.settings.output),
@@ -54,25 +70,26 @@ class Plan:
 
 def plan_captions(settings: InferSettings) -> Plan:
     """Find model, card, pictures and earlier rows. Raises UserError; touches no file and loads no weights."""
-    model, adapter, notes = find_weights(settings)
+    model, adapter, notes = find_weights(settings.model, settings.adapter)
     card, card_notes = find_card(adapter or model, settings.emit_norm)
     mode = choose_mode(card, settings.mode)
     items = read_items(settings.input, settings.image_roots)[: settings.limit]
-    plan = Plan(settings, model, adapter, card, mode, len(items), tuple(items), Counter(), (*notes, *card_notes))
-    if settings.output.exists():
-        check_ours(settings.output)
-    return with_earlier_rows(plan) if settings.resume and settings.output.exists() else plan
+    plan = Plan(settings, model, adapter, card, mode, tuple(items), (), Counter(), (*notes, *card_notes))
+    plan = replace(plan, todo=tuple(plan.run_options.own(plan.items)))
+    output = plan.run_options.rows_path
+    check_ours(output)
+    return with_earlier_rows(plan) if settings.resume and output.exists() else plan
 
 
-def find_weights(settings: InferSettings) -> tuple[Path, Path | None, tuple[str, ...]]:
+def find_weights(model: Path, adapter: Path | None) -> tuple[Path, Path | None, tuple[str, ...]]:
     """(model folder, adapter folder or None, notes): an adapter in the model's place brings its base along."""
-    located = locate(settings.model)
-    if settings.adapter is not None:
+    located = locate(model)
+    if adapter is not None:
         if located.kind == "adapter":
             what = "is an adapter itself, and --adapter is given too"
-            raise UserError(Problem(str(settings.model), what, "give the base model as --model"))
-        adapter = locate(settings.adapter)
-        return located.folder, adapter.folder, (*located.notes, *adapter.notes)
+            raise UserError(Problem(str(model), what, "give the base model as --model"))
+        added = locate(adapter)
+        return located.folder, added.folder, (*located.notes, *added.notes)
     if located.kind == "adapter":
         base = base_of(located.folder)
         return base, located.folder, (*located.notes, f"{located.folder} is an adapter: loaded on its base {base}")
@@ -107,12 +124,13 @@ def choose_mode(card: Card, mode: str | None) -> str:
 
 def with_earlier_rows(plan: Plan) -> Plan:
     """The plan without the pictures that have a row; rows that are errors are tried again."""
-    check_identity(plan)
-    earlier = {row["key"]: row["status"] for row in read_rows(plan.settings.output)}
+    output = plan.run_options.rows_path
+    check_identity(output, identity_of(plan))
+    earlier = dict(read_heads(output))
     done = {key: status for key, status in earlier.items() if not status.startswith(ERROR)}
     todo = tuple(item for item in plan.todo if item.key not in done)
     statuses = Counter(done[item.key] for item in plan.todo if item.key in done)
-    notes = [f"resuming {plan.settings.output}: {statuses.total()} of {plan.items} pictures are done"]
+    notes = [f"resuming {output}: {statuses.total()} of {len(plan.todo)} pictures are done"]
     if failed := len(earlier) - len(done):
         notes.append(f"{failed} that failed are tried again")
     return replace(plan, todo=todo, done=statuses, notes=(*plan.notes, *notes))
@@ -121,30 +139,9 @@ def with_earlier_rows(plan: Plan) -> Plan:
 def identity_of(plan: Plan) -> dict[str, Any]:
     """What makes rows comparable: two runs that differ in it must not share an output."""
     return {
-        "model": str(plan.model.resolve()),
+        "model": plan.settings.served_model or "" if plan.settings.servers else str(plan.model.resolve()),
         "adapter": None if plan.adapter is None else str(plan.adapter.resolve()),
         "mode": plan.mode,
         "card": asdict(plan.card),
         "sampling": asdict(plan.settings.sampling),
     }
-
-
-def identity_path(output: Path) -> Path:
-    """The small file beside an output that tells what made it."""
-    return output.with_name(output.name + IDENTITY_SUFFIX)
-
-
-def check_ours(output: Path) -> None:
-    """Raise UserError for a file that no caption run wrote: it is neither continued nor replaced."""
-    if not identity_path(output).is_file():
-        what = f"exists, and no {identity_path(output).name} tells what made it"
-        raise UserError(Problem(str(output), what, "name another --output, or remove it"))
-
-
-def check_identity(plan: Plan) -> None:
-    """Raise UserError when the rows that are there were made in another way."""
-    output = plan.settings.output
-    before, now = read_json_object(identity_path(output)), identity_of(plan)
-    if different := sorted(name for name in now if before.get(name) != now[name]):
-        what = f"was made with another {', '.join(different)}"
-        raise UserError(Problem(str(output), what, "name another --output, or start anew with --no-resume"))

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from plumbline.data.read import write_lines
-from plumbline.errors import DamagedFileError, Problem
+from plumbline.errors import DamagedFileError, OutputError, Problem
 
 TORN_SUFFIX = ".torn"
 
@@ -19,6 +21,7 @@ class RowFile:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def __enter__(self) -> RowFile:
@@ -31,8 +34,12 @@ class RowFile:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; an interrupt of the process falls before or after it."""
         data = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            fix = "make room; the same command goes on, and sets a row that was cut aside"
+            raise OutputError(Problem(str(self._path), f"cannot be written: {error.strerror}", fix)) from error
 
     def sync(self) -> None:
         """Wait until the rows are on the disk."""
@@ -70,6 +77,34 @@ def last_line_start(stream: Any, size: int, block: int = 1 << 16) -> int:
     return 0
 
 
+class _Head(msgspec.Struct):
+    """What every row has."""
+
+    key: str
+    status: str
+
+
+_HEADS = msgspec.json.Decoder(_Head)
+
+
+def read_heads(path: Path) -> Iterator[tuple[str, str]]:
+    """(key, status) of the whole rows of a file: `read_rows` at a fifth of the price; raises as it does."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                head = _HEADS.decode(line)
+                line.decode()  # texts that are passed over are not looked at
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                raise _not_a_row(path, number, error) from error
+            yield head.key, head.status
+
+
+def _not_a_row(path: Path, number: int, error: Exception) -> DamagedFileError:
+    return DamagedFileError(Problem(f"{path}:{number}", f"is not a row: {error}", "mend the line, or start anew"))
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The whole rows of a file; a last line without its end is torn and left out.
 
@@ -84,14 +119,15 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 if not isinstance(row.get("key"), str) or not isinstance(row.get("status"), str):
                     raise ValueError("it has no key or no status")
             except (ValueError, AttributeError, RecursionError) as error:
-                what = f"is not a row: {error}"
-                raise DamagedFileError(Problem(f"{path}:{number}", what, "mend the line, or start anew")) from error
+                raise _not_a_row(path, number, error) from error
             yield row
 
 
-def drop_rows(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> int:
-    """Rewrite the file atomically without the rows that are unwanted, if there are any; returns their number."""
-    count = sum(unwanted(row) for row in read_rows(path))
+def drop_rows(path: Path, unwanted: Callable[[str], bool]) -> int:
+    """Rewrite the file atomically without the rows whose status is unwanted, if there are any; returns their number."""
+    count = sum(unwanted(status) for _, status in read_heads(path))
     if count:
-        write_lines(path, (json.dumps(row, ensure_ascii=False) for row in read_rows(path) if not unwanted(row)))
+        write_lines(
+            path, (json.dumps(row, ensure_ascii=False) for row in read_rows(path) if not unwanted(row["status"]))
+        )
     return count

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plumbline.data.contract import build_record
+from plumbline.data.findings import printable
 from plumbline.errors import EXIT_OK, ConfigError, Problem
-from plumbline.infer.captions import CaptionRow
 from plumbline.infer.config import InferSettings
+from plumbline.infer.engine import Engine
+from plumbline.infer.engines import open_engine
 from plumbline.infer.plan import Plan, plan_captions
-from plumbline.infer.runner import CaptionReport, OnCaption, run_captions
+from plumbline.infer.runner import OnCaption, run_captions
+from plumbline.infer.work import QUARANTINE_SUFFIX, RunReport
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,27 +36,23 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
         print(json.dumps(plan.as_dict(), ensure_ascii=False) if as_json else _plan_line(plan))
         return EXIT_OK
     on_caption = None if draw_folder is None else overlays(draw_folder, draw)
-    with redirect_stdout(sys.stderr), progress_bar(plan) as advance:  # libraries talk there, the result is ours alone
-        report = run_captions(plan, make_engine(plan), on_caption, advance) if plan.todo else finished(plan)
-    tell(report, as_json)
+    with redirect_stdout(sys.stderr), progress_bar("captions", len(plan.todo)) as advance:
+        # Libraries talk there, the result is ours alone.
+        report = run_captions(plan, lambda: make_engine(plan), on_caption, advance)
+    tell(report, "pictures", as_json)
     return report.exit_code
 
 
-def finished(plan: Plan) -> CaptionReport:
-    """The report of a run that has nothing left to do, so that no model is loaded."""
-    return CaptionReport(plan.items, plan.settings.output, plan.done)
-
-
-def make_engine(plan: Plan) -> Any:
-    """The engine of a plan; this is where torch and the weights are loaded."""
-    from plumbline.infer.engine import TransformersEngine
-
-    return TransformersEngine(
+def make_engine(plan: Plan) -> Engine:
+    """The engine of a plan."""
+    settings = plan.settings
+    return open_engine(
         plan.model,
         plan.adapter,
-        sampling=plan.settings.sampling,
-        batch_size=plan.settings.batch_size,
+        batch_size=settings.batch_size,
         max_pixels=plan.card.max_pixels,
+        servers=settings.servers,
+        served_model=settings.served_model,
     )
 
 
@@ -61,11 +61,11 @@ def overlays(folder: Path, draw: Draw) -> OnCaption:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(Problem("--draw", f"{folder} is a file", "name a folder"))
 
-    def save(row: CaptionRow, picture: Image.Image) -> None:
-        name = safe_name(row.key)
+    def save(row: Mapping[str, Any], picture: Image.Image) -> None:
+        name = safe_name(row["key"])
         path = folder / (name if name.lower().endswith(".png") else f"{name}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw(picture, row.objects).save(path)
+        draw(picture, build_record({"objects": row["objects"]}, row["key"], 0).objects).save(path)
 
     return save
 
@@ -77,38 +77,53 @@ def safe_name(key: str) -> str:
 
 
 @contextmanager
-def progress_bar(plan: Plan) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's standard error; elsewhere nothing is printed."""
+def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left on a terminal's standard error; elsewhere nothing is printed."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("captions", total=plan.items, completed=plan.done.total())
+    class Rate(TextColumn):
+        """Items per second."""
+
+        def __init__(self) -> None:
+            super().__init__("")
+
+        def render(self, task: Task) -> Any:
+            from rich.text import Text
+
+            return Text(f"{task.speed:,.2f}/s" if task.speed else "")
+
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as progress:
+        task = progress.add_task(name, total=total)
         yield lambda count: progress.advance(task, count)
 
 
-def tell(report: CaptionReport, as_json: bool) -> None:
+def tell(report: RunReport, things: str, as_json: bool) -> None:
     """Print the result: one JSON object, or a line per fact."""
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"note: {printable(warning)}", file=sys.stderr)
     for failure in report.failures[:SHOWN]:
-        print(f"failed: {failure}", file=sys.stderr)
-    if len(report.failures) > SHOWN:
-        print(f"failed: and {len(report.failures) - SHOWN} more, see the rows whose status is error", file=sys.stderr)
+        print(f"failed: {printable(failure)}", file=sys.stderr)
+    if report.errors > SHOWN:
+        quarantine = report.output.name + QUARANTINE_SUFFIX
+        print(f"failed: {report.errors} in all, see {quarantine}", file=sys.stderr)
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items())) or "no rows"
-        print(f"{report.output}: {counts} of {report.images} pictures; {report.written} written now")
+        known = f" ({report.cached} known replies)" if report.cached else ""
+        print(f"{report.output}: {counts} of {report.items} {things}; {report.written} written now{known}")
     if report.interrupted:
         print("interrupted between two rows: the same command goes on from here", file=sys.stderr)
+    if report.over_budget:
+        print("stopped: more errors than --max-error-rate allows; the same command goes on", file=sys.stderr)
 
 
 def _plan_line(plan: Plan) -> str:
     tuned = f" with {plan.adapter}" if plan.adapter else ""
     done = f", {plan.done.total()} of them done" if plan.done else ""
-    return f"{plan.items} pictures{done}; {plan.mode} answers in {plan.card.emit_norm} from {plan.model}{tuned}"
+    return f"{len(plan.items)} pictures{done}; {plan.mode} answers in {plan.card.emit_norm} from {plan.model}{tuned}"

@@ -6,6 +6,7 @@ A checkpoint folder is trusted only as data: weights are safetensors (never unpi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -281,6 +282,15 @@ def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedFileError(Problem(str(path), f"cannot be read: {error}")) from error
     return content
+
+
+def weights_stamp(folder: Path) -> str:
+    """What tells one state of a folder's weights from another without reading them: names, sizes, times."""
+    digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8)
+    for path in sorted(folder.glob("*.safetensors")):
+        facts = path.stat()
+        digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Summarise every picture of a folder of tickets.
+#   scripts/stage_a_infer.sh --model MODEL --input TICKETS --output FOLDER [further options of `plumbline stage-a`]
+set -euo pipefail
+if [[ $# -lt 1 ]]; then
+  sed -n '2,3p' "$0" >&2
+  exit 2
+fi
+exec "$(cd "$(dirname "$0")/.." && pwd)/.venv/bin/plumbline" stage-a "$@"

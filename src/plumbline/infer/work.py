@@ -1,0 +1,388 @@
+"""The resumable runner: items -> requests -> replies -> rows, appended as they come.
+
+Captions, Stage-A and Stage-B rollouts share it. An item is identified by its key, never by its content. Every item is
+asked at least once and has exactly one row; a row that is an error leaves when the run is resumed, and its item is
+asked again. While the engine works on one window of items, the next one is prepared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from plumbline.data.read import write_lines
+from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, DataError, Problem, UserError
+from plumbline.infer.engine import Engine, Reply, Request, request_id
+from plumbline.infer.rows import RowFile, drop_rows, read_heads, read_rows, set_torn_line_aside
+from plumbline.model.checkpoints import read_json_object, write_atomically
+
+ERROR = "error:"
+IDENTITY_SUFFIX = ".run.json"
+LOCK_SUFFIX = ".lock"
+QUARANTINE_SUFFIX = ".quarantine.jsonl"
+JUDGED_AFTER = 20
+"""Rows of a run before its share of errors says anything."""
+
+
+class Item(Protocol):
+    """Anything with an identity."""
+
+    @property
+    def key(self) -> str: ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+_AskedT = TypeVar("_AskedT", bound=Item, contravariant=True)
+
+
+class Work(Protocol[_AskedT]):
+    """What a kind of run does with an item."""
+
+    def ask(self, item: _AskedT) -> Request:
+        """The question, under the item's key; DataError for an item that cannot be asked about. Called in a thread."""
+        ...
+
+    def row(self, item: _AskedT, request: Request | None, reply: Reply) -> Mapping[str, Any]:
+        """The row, with `key` and `status`. request: None for an item that could not be asked about."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes.
+
+    output: JSONL of the rows; resume: go on where it ends, else start anew. window: items prepared at a time; tries:
+    how often an item is asked when the failure may pass. max_error_rate: share of rows that may be errors before
+    the run stops, None for any. shard: (number from 1, of how many): only these items, into a file of their own.
+    replies: file in which replies are kept by content, so that the same question is not asked twice.
+    """
+
+    output: Path
+    resume: bool = True
+    window: int = 32
+    tries: int = 2
+    max_error_rate: float | None = None
+    shard: tuple[int, int] | None = None
+    replies: Path | None = None
+
+    @property
+    def rows_path(self) -> Path:
+        """Where this run's rows go."""
+        return self.output if self.shard is None else shard_path(self.output, *self.shard)
+
+    def own(self, items: Sequence[ItemT]) -> Sequence[ItemT]:
+        """The items of this run's shard."""
+        return items if self.shard is None else items[self.shard[0] - 1 :: self.shard[1]]
+
+
+@dataclass
+class RunReport:
+    """What a run did. statuses: of every row of the output, earlier runs included; written: rows of this run."""
+
+    items: int
+    output: Path
+    statuses: Counter[str]
+    written: int = 0
+    cached: int = 0
+    errors_now: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    over_budget: bool = False
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def errors(self) -> int:
+        """Items without a reply."""
+        return sum(count for status, count in self.statuses.items() if status.startswith(ERROR))
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        if self.over_budget:
+            return EXIT_BUDGET
+        return EXIT_FINDINGS if self.errors else EXIT_OK
+
+    def as_dict(self) -> dict[str, Any]:
+        content = asdict(self) | {"output": str(self.output), "statuses": dict(self.statuses), "errors": self.errors}
+        return content | {"seconds": round(self.seconds, 3), "exit_code": self.exit_code}
+
+
+SHOWN_FAILURES = 5
+
+OnRow = Callable[[Any, "Request | None", Mapping[str, Any]], None]
+
+
+def run_work(
+    items: Sequence[ItemT],
+    work: Work[ItemT],
+    engine: Callable[[], Engine],
+    options: RunOptions,
+    identity: Mapping[str, Any],
+    on_row: OnRow | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> RunReport:
+    """Bring the output to one row per item; an item that fails costs itself alone.
+
+    items: of all shards; engine: made when there is something to ask; identity: what makes rows comparable. on_row:
+    called before a row is written: a run that is stopped in between does it again. progress: called with the number
+    of rows written each time. An interrupt ends the run between rows, and says so in the report.
+    Raises UserError when another process writes to the output, or its rows were made in another way.
+    """
+    path, mine = options.rows_path, options.own(items)
+    report = RunReport(len(mine), path, Counter())
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        stack.enter_context(locked(path))
+        done = _prepare(path, options, identity, report)
+        if options.shard is None:
+            _adopt_shards(options.output, identity, done, report)
+        wanted = {item.key for item in mine}
+        report.statuses = Counter(status for key, status in done.items() if key in wanted)
+        todo = [item for item in mine if item.key not in done]
+        del wanted, done
+        if todo:
+            rows = stack.enter_context(RowFile(path))
+            cache = stack.enter_context(ReplyCache(options.replies)) if options.replies else None
+            _Run(work, engine(), options, rows, cache, report, on_row, progress).go(todo)
+        _write_quarantine(path, report)
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+@dataclass
+class _Run(Generic[ItemT]):
+    work: Work[ItemT]
+    engine: Engine
+    options: RunOptions
+    rows: RowFile
+    cache: ReplyCache | None
+    report: RunReport
+    on_row: OnRow | None
+    progress: Callable[[int], None]
+
+    def go(self, todo: Sequence[ItemT]) -> None:
+        """Window by window, the next one prepared meanwhile."""
+        windows = _windows(todo, self.options.window)
+        with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
+            try:
+                upcoming = ahead.submit(self._prepared, next(windows, ()))
+                while True:
+                    window = upcoming.result()
+                    if not window or self.report.over_budget:
+                        return
+                    upcoming = ahead.submit(self._prepared, next(windows, ()))
+                    self._window(window)
+            except KeyboardInterrupt:
+                self.report.interrupted = True
+            finally:
+                upcoming.cancel()
+
+    def _prepared(self, items: Sequence[ItemT]) -> list[tuple[ItemT, Request | DataError]]:
+        return [(item, self._asked(item)) for item in items]
+
+    def _asked(self, item: ItemT) -> Request | DataError:
+        try:
+            return self.work.ask(item)
+        except DataError as error:
+            return error
+
+    def _window(self, window: Sequence[tuple[ItemT, Request | DataError]]) -> None:
+        asked: dict[str, tuple[ItemT, Request]] = {}
+        for item, request in window:
+            if isinstance(request, DataError):
+                self._write(item, None, Reply(item.key, error="image", detail=str(request)))
+                continue
+            known = None if self.cache is None else self.cache.find(self.engine.identity, request)
+            if known is None:
+                asked[item.key] = item, request
+            else:
+                self.report.cached += 1
+                self._write(item, request, known)
+        for attempt in range(1, self.options.tries + 1):
+            again = self._answers(asked, is_last=attempt == self.options.tries)
+            if not again or self.report.over_budget:
+                return
+            asked = again
+
+    def _answers(
+        self, asked: Mapping[str, tuple[ItemT, Request]], *, is_last: bool
+    ) -> dict[str, tuple[ItemT, Request]]:
+        """Write what is answered; what may be asked again."""
+        again = {}
+        for reply in self.engine.stream([request for _, request in asked.values()]):
+            item, request = asked[reply.key]
+            if reply.error and reply.is_transient and not is_last:
+                again[reply.key] = asked[reply.key]
+                continue
+            if self.cache is not None and not reply.error:
+                self.cache.keep(self.engine.identity, request, reply)
+            self._write(item, request, reply)
+            if self.report.over_budget:
+                break
+        return again
+
+    def _write(self, item: ItemT, request: Request | None, reply: Reply) -> None:
+        row, report = self.work.row(item, request, reply), self.report
+        if self.on_row is not None:
+            self.on_row(item, request, row)
+        self.rows.append(row)
+        report.written += 1
+        report.statuses[row["status"]] += 1
+        if row["status"].startswith(ERROR):
+            report.errors_now += 1
+            if len(report.failures) <= SHOWN_FAILURES:
+                report.failures.append(f"{item.key}: {reply.detail or reply.error}")
+            most = self.options.max_error_rate
+            if most is not None and report.written >= JUDGED_AFTER and report.errors_now > most * report.written:
+                report.over_budget = True
+        self.progress(1)
+
+
+def _windows(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
+    remaining = iter(items)
+    while window := list(islice(remaining, size)):
+        yield window
+
+
+# ------------------------------------------------------------------------------------------------------- the folder
+def identity_path(output: Path) -> Path:
+    """The small file beside an output that tells what made it."""
+    return output.with_name(output.name + IDENTITY_SUFFIX)
+
+
+def shard_path(output: Path, number: int, of: int) -> Path:
+    """Where one shard of an output goes."""
+    return output.with_name(f"{output.stem}.shard-{number}-of-{of}{output.suffix}")
+
+
+def check_ours(output: Path) -> None:
+    """Raise UserError for a file that no run wrote: it is neither continued nor replaced."""
+    if output.exists() and not identity_path(output).is_file():
+        what = f"exists, and no {identity_path(output).name} tells what made it"
+        raise UserError(Problem(str(output), what, "name another --output, or remove it"))
+
+
+def check_identity(output: Path, identity: Mapping[str, Any]) -> None:
+    """Raise UserError when the rows that are there were made in another way."""
+    before, now = read_json_object(identity_path(output)), json.loads(json.dumps(identity))
+    if different := sorted(name for name in now if before.get(name) != now[name]):
+        what = f"was made with another {', '.join(different)}"
+        raise UserError(Problem(str(output), what, "name another --output, or start anew with --no-resume"))
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Nobody else writes to `output` inside the block; UserError names who does.
+
+    The lock belongs to the process: that of a killed one is free at once.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(output.with_name(output.name + LOCK_SUFFIX), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            what = f"is being written by {holder}"
+            raise UserError(Problem(str(output), what, "wait for it, or name another --output")) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], report: RunReport) -> dict[str, str]:
+    """Start anew, or mend what is there: a torn last line is set aside, rows that are errors leave. key -> status."""
+    check_ours(path)
+    if not options.resume:
+        path.unlink(missing_ok=True)
+    done: dict[str, str] = {}
+    if path.exists():
+        check_identity(path, identity)
+        if torn := set_torn_line_aside(path):
+            report.warnings.append(f"{path}: its last line was cut short; it is set aside in {torn.name}")
+        drop_rows(path, lambda status: status.startswith(ERROR))
+        done = dict(read_heads(path))
+    write_atomically(identity_path(path), json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
+    return done
+
+
+def _adopt_shards(output: Path, identity: Mapping[str, Any], done: dict[str, str], report: RunReport) -> None:
+    """Take over the rows of finished shards that lie beside the output."""
+    for path in sorted(output.parent.glob(f"{output.stem}.shard-*-of-*{output.suffix}")):
+        check_identity(path, identity)
+        with locked(path), RowFile(output) as rows:
+            taken = 0
+            for row in read_rows(path):
+                if row["key"] not in done and not row["status"].startswith(ERROR):
+                    rows.append(row)
+                    done[row["key"]] = row["status"]
+                    taken += 1
+        if taken:
+            report.warnings.append(f"{taken} rows taken over from {path.name}")
+
+
+def _write_quarantine(path: Path, report: RunReport) -> None:
+    """The rows without a reply, in a file of their own; none where there are none."""
+    quarantine = path.with_name(path.name + QUARANTINE_SUFFIX)
+    if report.errors:
+        rows: Iterable[dict[str, Any]] = (row for row in read_rows(path) if row["status"].startswith(ERROR))
+        write_lines(quarantine, (json.dumps(row, ensure_ascii=False) for row in rows))
+    else:
+        quarantine.unlink(missing_ok=True)
+
+
+class ReplyCache:
+    """Replies by what they depend on (`engine.request_id`), in an SQLite file. A context manager.
+
+    Several processes may share it. Errors are not kept.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute("CREATE TABLE IF NOT EXISTS replies (id TEXT PRIMARY KEY, reply BLOB NOT NULL)")
+        except sqlite3.DatabaseError as error:
+            what = f"is no file of replies: {error}"
+            raise UserError(Problem(str(path), what, "delete it, or name another file")) from error
+
+    def __enter__(self) -> ReplyCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def find(self, identity: str, request: Request) -> Reply | None:
+        """The reply to an equal request, under this one's key."""
+        found = self._database.execute(
+            "SELECT reply FROM replies WHERE id = ?", (request_id(identity, request),)
+        ).fetchone()
+        if found is None:
+            return None
+        text, tokens, is_finished, detail = msgspec.json.decode(found[0])
+        return Reply(request.key, text, tokens, is_finished, detail=detail)
+
+    def keep(self, identity: str, request: Request, reply: Reply) -> None:
+        """Keep a reply."""
+        content = msgspec.json.encode([reply.text, reply.tokens, reply.is_finished, reply.detail])
+        self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (request_id(identity, request), content))

@@ -1,0 +1,1 @@
+"""Stage-A: one line of summary per picture, gathered per ticket."""

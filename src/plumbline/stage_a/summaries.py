@@ -1,0 +1,239 @@
+"""The Stage-A run: a plan, one row per picture, and the rows gathered per ticket."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from plumbline.data.images import load_image
+from plumbline.data.read import write_lines
+from plumbline.errors import ConfigError, Problem, UserError
+from plumbline.infer.captions import INVALID, OK, read_summary
+from plumbline.infer.engine import Engine, Reply, Request
+from plumbline.infer.plan import WINDOW_BATCHES, WINDOW_SERVED, choose_mode, find_card, find_weights
+from plumbline.infer.rows import read_heads, read_rows
+from plumbline.infer.work import ERROR, RunOptions, RunReport, check_identity, check_ours, run_work
+from plumbline.model.checkpoints import CARD_FILE, Card
+from plumbline.stage_a.config import StageASettings
+from plumbline.stage_a.tickets import Input, Photo, Ticket, of_mission, read_input, sample_tickets
+
+SUFFIX = "_stage_a.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the run of one mission will do, known before any weight is loaded.
+
+    mission: empty where the input has no tickets and none was named; focus: the mission's part of the question;
+    found: its photos and tickets; done: statuses of the rows that are there.
+    """
+
+    settings: StageASettings
+    model: Path
+    adapter: Path | None
+    card: Card
+    mission: str
+    focus: str
+    found: Input
+    done: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def gathered(self) -> Path:
+        """The file of tickets, or of summaries."""
+        output = self.settings.output
+        if output.suffix == ".jsonl":
+            return output
+        return output / (f"{self.mission}{SUFFIX}" if self.found.tickets else "summaries.jsonl")
+
+    @property
+    def run_options(self) -> RunOptions:
+        settings = self.settings
+        return RunOptions(
+            self.gathered.with_name(f"{self.gathered.stem}.rows.jsonl"),
+            settings.resume,
+            window=max(WINDOW_BATCHES * settings.batch_size, WINDOW_SERVED if settings.servers else 0),
+            max_error_rate=settings.max_error_rate,
+            shard=settings.shard,
+            replies=settings.replies,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes rows comparable."""
+        settings = self.settings
+        return {
+            "model": settings.served_model or "" if settings.servers else str(self.model.resolve()),
+            "adapter": None if self.adapter is None else str(self.adapter.resolve()),
+            "card": asdict(self.card),
+            "prompt": self.focus,
+            "sampling": asdict(settings.sampling),
+        }
+
+    @property
+    def todo(self) -> int:
+        """Pictures of this shard without a row."""
+        return len(self.run_options.own(self.found.photos)) - self.done.total()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "mission": self.mission,
+            "model": str(self.model),
+            "adapter": None if self.adapter is None else str(self.adapter),
+            "images": len(self.found.photos),
+            "todo": self.todo,
+            "tickets": dict(Counter(ticket.label for ticket in self.found.tickets)),
+            "output": str(self.gathered),
+        }
+
+
+def plan_summaries(settings: StageASettings) -> tuple[list[Plan], list[str]]:
+    """(a plan per mission, what the user should know).
+
+    Raises UserError; touches no file, loads no weights.
+    """
+    found = read_input(settings.input, settings.missions, settings.image_roots)
+    missions = list(dict.fromkeys(photo.mission for photo in found.photos))
+    _check_missions(settings, found, missions)
+    focus = {mission: mission_prompt(settings.prompts, mission) if mission else "" for mission in missions}
+    found = sample_tickets(found, settings.groups, settings.seed)
+    model, adapter, notes = find_weights(settings.model, settings.adapter)
+    folder = adapter or model
+    card, card_notes = find_card(folder, None if (folder / CARD_FILE).exists() else "norm1000")
+    choose_mode(card, "summary")
+    told = [*found.notes, *notes, *card_notes]
+    plans = []
+    for mission in missions:
+        plan = Plan(settings, model, adapter, card, mission, focus[mission], of_mission(found, mission))
+        plans.append(_with_earlier_rows(plan, told))
+    return plans, told
+
+
+def _with_earlier_rows(plan: Plan, told: list[str]) -> Plan:
+    rows = plan.run_options.rows_path
+    check_ours(rows)
+    if not (plan.settings.resume and rows.exists()):
+        return plan
+    check_identity(rows, plan.identity)
+    mine = {photo.key for photo in plan.run_options.own(plan.found.photos)}
+    done = Counter(status for key, status in read_heads(rows) if key in mine and not status.startswith(ERROR))
+    told.append(f"resuming {rows}: {done.total()} of {len(mine)} pictures are done")
+    return replace(plan, done=done)
+
+
+def mission_prompt(folder: Path, mission: str) -> str:
+    """The text of a mission; ConfigError for one that has none, naming those that have."""
+    path = folder / f"{mission}.txt"
+    known = sorted(file.stem for file in folder.glob("*.txt")) if folder.is_dir() else []
+    if mission not in known:
+        what = f"the mission {mission!r} has no prompt in {folder}"
+        fix = (
+            f"one of {', '.join(known)}, or write {path}" if known else f"write {path}, or name the folder (--prompts)"
+        )
+        raise ConfigError(Problem("--mission", what, fix))
+    text = path.read_text(encoding="utf-8").strip()
+    if not text:
+        raise ConfigError(Problem(str(path), "is empty", "say what the summary must tell for this mission"))
+    return text
+
+
+def _check_missions(settings: StageASettings, found: Input, missions: Sequence[str]) -> None:
+    output = settings.output
+    if settings.missions and found.tickets and (unseen := [m for m in settings.missions if m not in missions]):
+        what = f"{settings.input} holds no ticket of {', '.join(unseen)}"
+        raise ConfigError(Problem("--mission", what, f"it has {', '.join(missions) or 'none of those named'}"))
+    if not found.photos:
+        for mission in settings.missions:
+            mission_prompt(settings.prompts, mission)
+        what = "there is no ticket with a picture in it"
+        raise UserError(Problem(str(settings.input), what, "expected mission/审核通过|审核不通过/group/*.jpg"))
+    if not found.tickets and len(settings.missions) > 1:
+        raise ConfigError(Problem("--mission", "several missions for an input without tickets", "name one of them"))
+    if output.suffix == ".jsonl" and len(missions) > 1:
+        raise ConfigError(Problem("--output", f"{output} is one file, the input has several missions", "name a folder"))
+    if output.suffix != ".jsonl" and output.is_file():
+        raise ConfigError(
+            Problem("--output", f"{output} is a file", "name a folder, or a new file that ends in .jsonl")
+        )
+
+
+class Summaries:
+    """One row per picture: `{key, status, mission, label, group_id, summary, problems}`."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self._system, self._user = plan.card.prompts.of_mode("summary")
+
+    def ask(self, photo: Photo) -> Request:
+        user = f"{self._user}\n{self.plan.focus}" if self.plan.focus else self._user
+        return Request(photo.key, (load_image(photo.item.path()),), self._system, user, self.plan.settings.sampling)
+
+    def row(self, photo: Photo, request: Request | None, reply: Reply) -> Mapping[str, Any]:
+        summary, status, problems = read_reply(reply)
+        ticket = photo.ticket
+        where = (
+            {} if ticket is None else {"mission": ticket.mission, "label": ticket.label, "group_id": ticket.group_id}
+        )
+        return {"key": photo.key, "status": status, **where, "summary": summary, "problems": problems}
+
+
+def read_reply(reply: Reply) -> tuple[str, str, list[str]]:
+    """(summary, status, problems) of a reply; the summary of one that is not whole is kept as it came."""
+    if reply.error:
+        return "", f"{ERROR}{reply.error}", [reply.detail or reply.error]
+    problems = list(read_summary(reply))
+    if not reply.is_finished and not problems:
+        why = f": {reply.detail}" if reply.detail else ""
+        problems = [f"the reply was stopped after {reply.tokens} tokens{why}"]
+    return reply.text.strip(), INVALID if problems else OK, problems
+
+
+def run_summaries(
+    plan: Plan, engine: Callable[[], Engine], progress: Callable[[int], None] = lambda count: None
+) -> RunReport:
+    """Summarise the pictures of the plan and gather what is there; a shard gathers nothing."""
+    report = run_work(plan.found.photos, Summaries(plan), engine, plan.run_options, plan.identity, progress=progress)
+    if plan.settings.shard is None:
+        gather(plan)
+    return report
+
+
+def gather(plan: Plan) -> None:
+    """Write the file of the plan from the rows: tickets of which every picture has a row, or all summaries."""
+    path = plan.run_options.rows_path
+    rows = {row["key"]: row for row in read_rows(path)} if path.exists() else {}
+    lines: Iterable[Mapping[str, Any]]
+    if plan.found.tickets:
+        lines = _whole(plan.found.tickets, rows)
+    else:
+        lines = (_flat(rows[photo.key]) for photo in plan.found.photos if rows.get(photo.key, {}).get("status") == OK)
+    write_lines(plan.gathered, (json.dumps(line, ensure_ascii=False) for line in lines))
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, str]:
+    """The row of a picture outside of tickets; those without a summary are among the rows and in the quarantine."""
+    path = PurePosixPath(row["key"])
+    return {"image_id": path.with_suffix("").as_posix(), "summary": row["summary"]}
+
+
+def _whole(tickets: Iterable[Ticket], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for ticket in tickets:
+        if all(image in rows for image in ticket.images):
+            yield ticket_row(ticket, [rows[image] for image in ticket.images])
+
+
+def ticket_row(ticket: Ticket, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A ticket as Stage-B reads it. rows: of its pictures, in their order; `image_n` is the n-th of them."""
+    told = {f"image_{number}": row for number, row in enumerate(rows, 1)}
+    return {
+        "group_id": ticket.group_id,
+        "mission": ticket.mission,
+        "label": ticket.label,
+        "images": list(ticket.images),
+        "per_image": {name: row["summary"] for name, row in told.items() if row["status"] == OK},
+        "failed": {name: "; ".join(row["problems"]) for name, row in told.items() if row["status"] != OK},
+    }

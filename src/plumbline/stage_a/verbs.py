@@ -1,0 +1,70 @@
+"""What `plumbline stage-a` does on the command line. Returns the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from functools import cache
+
+from plumbline.data.findings import printable
+from plumbline.errors import EXIT_OK
+from plumbline.infer.engine import Engine
+from plumbline.infer.engines import open_engine
+from plumbline.infer.verbs import progress_bar, tell
+from plumbline.infer.work import RunReport
+from plumbline.stage_a.config import StageASettings
+from plumbline.stage_a.estimate import Estimate, estimate
+from plumbline.stage_a.summaries import Plan, plan_summaries, run_summaries
+
+SHOWN_NOTES = 20
+
+
+def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
+    """Plan, tell the plan, run mission by mission, tell the results. The exit code is that of the worst of them."""
+    plans, notes = plan_summaries(settings)
+    for note in notes[:SHOWN_NOTES]:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    if len(notes) > SHOWN_NOTES:
+        print(f"note: and {len(notes) - SHOWN_NOTES} more", file=sys.stderr)
+    if dry_run:
+        _tell_plans(plans, as_json=as_json)
+        return EXIT_OK
+    engine = cache(lambda: _open(plans[0]))  # one for all missions, and only where there is something to ask
+    reports: list[RunReport] = []
+    for plan in plans:
+        with redirect_stdout(sys.stderr), progress_bar(printable(plan.mission) or "summaries", plan.todo) as advance:
+            reports.append(run_summaries(plan, engine, advance))
+        if not as_json:
+            tell(reports[-1], "pictures", as_json=False)
+            print(f"gathered: {plan.gathered}" if settings.shard is None else "the command without --shard gathers")
+        if reports[-1].interrupted or reports[-1].over_budget:
+            break
+    if as_json:
+        print(json.dumps({"runs": [report.as_dict() for report in reports]}, ensure_ascii=False))
+    return max(report.exit_code for report in reports)
+
+
+def _open(plan: Plan) -> Engine:
+    settings = plan.settings
+    return open_engine(
+        plan.model,
+        plan.adapter,
+        batch_size=settings.batch_size,
+        max_pixels=plan.card.max_pixels,
+        servers=settings.servers,
+        served_model=settings.served_model,
+    )
+
+
+def _tell_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+    told = [plan.as_dict() | {"estimate": estimate(plan).as_dict()} for plan in plans]
+    if as_json:
+        print(json.dumps({"runs": told}, ensure_ascii=False))
+        return
+    for plan, row in zip(plans, told, strict=True):
+        tickets = ", ".join(f"{count} {label}" for label, count in row["tickets"].items())
+        print(f"{printable(plan.mission) or 'summaries'}: {row['images']} pictures, {row['todo']} to do", end="")
+        print(f", tickets: {tickets}" if tickets else "")
+        print(f"  {Estimate(**row['estimate']).line()}\n  writes {plan.gathered}")
