@@ -203,6 +203,8 @@ class _Builder:
 
 def _scalar(kind: str | None, token: str) -> Any:
     if kind == "string":
+        if "\\" not in token:
+            return token[1:-1]
         try:
             return json.loads(token, strict=False)
         except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from plumbline.data.answer import parse_answer, to_pixels
@@ -34,7 +34,16 @@ class CaptionRow:
 
     def as_dict(self) -> dict[str, Any]:
         objects = record_to_mapping(Record(objects=self.objects)).get("objects", [])
-        return asdict(self) | {"objects": objects, "problems": list(self.problems)}
+        return {
+            "key": self.key,
+            "image": self.image,
+            "width": self.width,
+            "height": self.height,
+            "objects": objects,
+            "text": self.text,
+            "status": self.status,
+            "problems": list(self.problems),
+        }
 
 
 def error_row(key: str, image: str, kind: str, detail: str, size: tuple[int, int] = (0, 0)) -> CaptionRow:

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sqlite3
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -152,11 +153,9 @@ def run_work(
         done = _prepare(path, options, identity, report)
         if options.shard is None:
             _adopt_shards(options.output, identity, done, report)
-        wanted = {item.key for item in mine}
-        report.statuses = Counter(status for key, status in done.items() if key in wanted)
-        todo = [item for item in mine if item.key not in done]
-        del wanted, done
-        if todo:
+        report.statuses = Counter(done[item.key] for item in mine if item.key in done)
+        if report.statuses.total() < len(mine):
+            todo = (item for item in mine if item.key not in done)
             rows = stack.enter_context(RowFile(path))
             cache = stack.enter_context(ReplyCache(options.replies)) if options.replies else None
             _Run(work, engine(), options, rows, cache, report, on_row, progress).go(todo)
@@ -176,7 +175,7 @@ class _Run(Generic[ItemT]):
     on_row: OnRow | None
     progress: Callable[[int], None]
 
-    def go(self, todo: Sequence[ItemT]) -> None:
+    def go(self, todo: Iterable[ItemT]) -> None:
         """Window by window, the next one prepared meanwhile."""
         windows = _windows(todo, self.options.window)
         with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
@@ -254,7 +253,7 @@ class _Run(Generic[ItemT]):
         self.progress(1)
 
 
-def _windows(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
+def _windows(items: Iterable[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
     remaining = iter(items)
     while window := list(islice(remaining, size)):
         yield window
@@ -319,7 +318,7 @@ def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], repor
         if torn := set_torn_line_aside(path):
             report.warnings.append(f"{path}: its last line was cut short; it is set aside in {torn.name}")
         drop_rows(path, lambda status: status.startswith(ERROR))
-        done = dict(read_heads(path))
+        done = {key: sys.intern(status) for key, status in read_heads(path)}
     write_atomically(identity_path(path), json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
     return done
 
