@@ -306,6 +306,7 @@ def infer(
     replies: Replies = None,
     server: Servers = (),
     served_model: ServedModel = None,
+    guided: Annotated[bool, Parameter(negative=(), help="Servers bind dense replies to their JSON schema.")] = False,
     as_json: AsJson = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -335,8 +336,25 @@ def infer(
         replies,
         server,
         served_model,
+        guided,
     )
     return verbs.infer(settings, draw, draw_objects, as_json, dry_run)
+
+
+@app.command
+def doctor(
+    *,
+    server: Annotated[str, Parameter(help="OpenAI-compatible server to look at.")],
+    served_model: ServedModel = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check a server: its models, limits, whether it sees pictures, and whether it says the same twice.
+
+    Example: `plumbline doctor --server http://localhost:8000`
+    """
+    from plumbline.infer import doctor as checks
+
+    return checks.doctor(server, served_model, as_json=as_json)
 
 
 @app.command(name="stage-a")

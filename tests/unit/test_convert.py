@@ -223,6 +223,22 @@ def test_the_way_back_to_coco_and_again_to_the_contract(tmp_path, capsys) -> Non
 # LabelMe
 
 
+def test_caption_rows_become_coco_too(tmp_path, capsys) -> None:
+    shared = {"image": "a.jpg", "width": 200, "height": 100, "text": "...", "problems": []}
+    rows = [
+        shared | {"key": "a.jpg", "status": "ok", "objects": [{"bbox_2d": [1, 2, 11, 22], "desc": "标签/4G"}]},
+        shared | {"key": "b.jpg", "status": "error:image", "objects": [], "width": 0, "height": 0},
+        shared | {"key": "c.jpg", "image": "c.jpg", "status": "invalid", "objects": []},
+    ]
+    source, target = tmp_path / "captions.jsonl", tmp_path / "coco.json"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(source, "--to", "coco", "--output", target, "--json") == EXIT_FINDINGS
+    assert json.loads(capsys.readouterr().out)["lost"] == {"picture without a reply": 1}
+    whole = json.loads(target.read_text(encoding="utf-8"))
+    assert [image["file_name"] for image in whole["images"]] == ["a.jpg", "c.jpg"]
+    assert whole["annotations"][0]["bbox"] == [1, 2, 10, 20] and whole["categories"][0]["name"] == "标签"
+
+
 def labelme(shape: dict, **change: Any) -> dict:
     return {"shapes": [shape], "imagePath": "a.jpg", "imageWidth": 200, "imageHeight": 100} | change
 

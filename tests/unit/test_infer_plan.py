@@ -210,6 +210,11 @@ ANSWER = '{"object_1": {"bbox_2d": [0, 0, 50, 100], "desc": "标签"}}'
         (Reply("k", ANSWER[:-2]), "invalid", "cut off"),
         (Reply("k", ANSWER.replace("50", "150")), "invalid", "outside 0..100"),
         (Reply("k", ""), "invalid", "no JSON object"),
+        (
+            Reply("k", ANSWER[:-1] + ', "object_2": {"bbox_2d": [0, 0, 50, 100], "desc": "标签"}}'),
+            "invalid",
+            "object_2 repeats object_1",
+        ),
         (Reply("k", ANSWER, tokens=9, is_finished=False), "invalid", "stopped after 9 tokens"),
         (Reply("k", error="engine", detail="out of memory"), "error:engine", "out of memory"),
     ],

@@ -63,8 +63,16 @@ def caption_row(image: str, size: tuple[int, int], reply: Reply, mode: str, emit
 
 
 def read_dense(reply: Reply, size: tuple[int, int], emit_norm: str) -> tuple[tuple[DataObject, ...], tuple[str, ...]]:
-    """The objects of a reply in pixels, and why anything is not among them."""
-    return to_pixels(parse_answer(reply.text), emit_norm, *size)
+    """The objects of a reply in pixels, and why anything is not among them; repeated ones stay and are told."""
+    parsed = parse_answer(reply.text)
+    objects, problems = to_pixels(parsed, emit_norm, *size)
+    first: dict[tuple[str, tuple[float, ...], str], str] = {}
+    repeated = []
+    for item in parsed.objects:
+        seen = first.setdefault((item.kind, item.numbers, item.desc), item.name)
+        if seen != item.name:
+            repeated.append(f"{item.name} repeats {seen}")
+    return objects, (*problems, *repeated)
 
 
 def read_summary(reply: Reply) -> tuple[str, ...]:

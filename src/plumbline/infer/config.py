@@ -45,7 +45,7 @@ class InferSettings:
     image_roots: folders below which the pictures of a JSONL may lie, besides the JSONL's own. shard: (number from 1, of
     how many), only that part of the input. max_error_rate: share of pictures without a reply that ends the run.
     replies: file of replies by content. servers: addresses that answer in the place of this process, with the model
-    named `served_model` there; then `model` only tells the card.
+    named `served_model` there; guided: they bind dense replies to their JSON schema; then `model` only tells the card.
     """
 
     model: Path
@@ -64,6 +64,7 @@ class InferSettings:
     replies: Path | None = None
     servers: tuple[str, ...] = ()
     served_model: str | None = None
+    guided: bool = False
 
     def __post_init__(self) -> None:
         wrong = []
@@ -71,6 +72,8 @@ class InferSettings:
             wrong.append(Problem("--batch-size", f"{self.batch_size} is not at least 1"))
         if self.limit is not None and self.limit < 1:
             wrong.append(Problem("--limit", f"{self.limit} is not at least 1", "leave it out to take every picture"))
+        if self.guided and not self.servers:
+            wrong.append(Problem("--guided", "binds what a server writes, and there is none", "give --server"))
         if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
             wrong.append(Problem("--max-error-rate", f"{self.max_error_rate} is not between 0 and 1"))
         if wrong:

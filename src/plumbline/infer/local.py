@@ -52,12 +52,12 @@ class Row:
 class Batch:
     """Rows that are decoded together.
 
-    cache: keys and values, [B, heads, L, D] of every layer, padded on the left; mask: [B, L]; positions: [B], of the
+    cache: every layer's keys and values, [B, heads, L, D], padded on the left; mask: [B, L]; positions: [B], of the
     next token; logits: [B, V], of the next token.
     """
 
     rows: list[Row]
-    cache: list[tuple[Tensor, Tensor]]
+    cache: list[Any]
     mask: Tensor
     positions: Tensor
     logits: Tensor
@@ -92,7 +92,7 @@ class TransformersEngine:
         ends = self._base.generation_config.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends)
         self._features: OrderedDict[bytes, Any] = OrderedDict()
-        self._prefix: tuple[list[int], list[tuple[Tensor, Tensor]]] = ([], [])
+        self._prefix: tuple[list[int], list[Any]] = ([], [])
 
     @property
     def identity(self) -> str:
@@ -235,7 +235,10 @@ class TransformersEngine:
         kinds = (ids == self._base.config.image_token_id).long() * mask
         positions, _ = self._base.model.get_rope_index(ids, kinds, grids, attention_mask=mask)
         more = {} if features is None else {"mm_encoder_outputs": {"image": features}}
-        past = [tuple(part.expand(len(rows), -1, -1, -1) for part in layer) for layer in cached] if shared else []
+        past = [
+            (layer.keys.expand(len(rows), -1, -1, -1), layer.values.expand(len(rows), -1, -1, -1)) for layer in cached
+        ]
+        past = roomy_layers(past) if shared else []
         logits, cache = self._forward(
             input_ids=ids[:, shared:], attention_mask=mask, position_ids=positions[:, :, shared:], past=past, **more
         )
@@ -266,16 +269,14 @@ class TransformersEngine:
         logits, cache = self._forward(input_ids=tokens, attention_mask=mask, position_ids=positions, past=batch.cache)
         return done, Batch(batch.rows, cache, mask, batch.positions + 1, logits)
 
-    def _forward(self, *, past: Sequence[Any] = (), **inputs: Any) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """(logits of the last place [B, V], keys and values of every layer)."""
+    def _forward(self, *, past: Sequence[Any] = (), **inputs: Any) -> tuple[Tensor, list[Any]]:
+        """(logits of the last place [B, V], the layers of the cache); `past` is used up."""
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        for number, (keys, values) in enumerate(past):
-            cache.update(keys, values, number)
+        cache.layers = list(past) or roomy_layers([None] * self._base.config.text_config.num_hidden_layers)
         output = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        layers: list[Any] = cache.layers
-        return output.logits[:, -1].float(), [(layer.keys, layer.values) for layer in layers]
+        return output.logits[:, -1].float(), cache.layers
 
     def _choose(self, batch: Batch) -> list[int]:
         """The next token of every row."""
@@ -325,6 +326,13 @@ def sampled(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) ->
     return min(int(drawn), int(weights.nonzero()[0][-1]))
 
 
+def roomy_layers(states: Sequence[tuple[Tensor, Tensor] | None]) -> list[Any]:
+    """Layers of a key-value cache that hold `states`, [B, heads, L, D] each, or nothing yet."""
+    from plumbline.infer.roomy_cache import RoomyLayer
+
+    return [RoomyLayer.of(held) for held in states]
+
+
 def _common_beginning(many: Sequence[list[int]]) -> list[int]:
     """What all lists begin with; the first and the last in order differ earliest."""
     if not many:
@@ -343,11 +351,15 @@ def _kept(batch: Batch, stay: Sequence[int]) -> Batch:
     index = torch.tensor(stay, device=batch.mask.device)
     mask = batch.mask[index]
     used = mask.any(0)
-    narrower = not bool(used.all())
     columns = used.nonzero()[:, 0]
-    cache = [tuple(part[index][:, :, columns] if narrower else part[index] for part in layer) for layer in batch.cache]
+    narrower = len(columns) < len(used)
+
+    def taken(part: Tensor) -> Tensor:
+        return part[index][:, :, columns] if narrower else part[index]
+
+    cache = roomy_layers([(taken(layer.keys), taken(layer.values)) for layer in batch.cache])
     rows = [batch.rows[number] for number in stay]
-    return Batch(rows, cache, mask[:, columns], batch.positions[index], batch.logits[index])  # type: ignore[arg-type]
+    return Batch(rows, cache, mask[:, columns], batch.positions[index], batch.logits[index])
 
 
 def _joined(one: Batch, other: Batch) -> Batch:
@@ -356,17 +368,18 @@ def _joined(one: Batch, other: Batch) -> Batch:
     from torch.nn import functional
 
     width = max(one.mask.shape[1], other.mask.shape[1])
+
+    def together(mine: Tensor, theirs: Tensor) -> Tensor:
+        return torch.cat([functional.pad(part, (0, 0, width - part.shape[2], 0)) for part in (mine, theirs)])
+
+    cache = [
+        (together(mine.keys, theirs.keys), together(mine.values, theirs.values))
+        for mine, theirs in zip(one.cache, other.cache, strict=True)
+    ]
     masks = [functional.pad(batch.mask, (width - batch.mask.shape[1], 0)) for batch in (one, other)]
-    cache = []
-    for mine, theirs in zip(one.cache, other.cache, strict=True):
-        parts = [
-            torch.cat([functional.pad(part, (0, 0, width - part.shape[2], 0)) for part in pair])
-            for pair in zip(mine, theirs, strict=True)
-        ]
-        cache.append((parts[0], parts[1]))
     return Batch(
         [*one.rows, *other.rows],
-        cache,
+        roomy_layers(cache),
         torch.cat(masks),
         torch.cat([one.positions, other.positions]),
         torch.cat([one.logits, other.logits]),

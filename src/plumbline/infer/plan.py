@@ -144,4 +144,5 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "mode": plan.mode,
         "card": asdict(plan.card),
         "sampling": asdict(plan.settings.sampling),
+        "guided": plan.settings.guided,
     }

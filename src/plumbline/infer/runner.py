@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from plumbline.data.answer_schema import dense_schema
 from plumbline.data.images import load_image
 from plumbline.infer.captions import caption_row
 from plumbline.infer.engine import Engine, Reply, Request
@@ -24,10 +25,12 @@ class Captions:
     def __init__(self, plan: Plan):
         self.plan = plan
         self._system, self._user = plan.card.prompts.of_mode(plan.mode)
+        bound = plan.settings.guided and plan.mode == "dense"
+        self._schema = dense_schema(plan.card.emit_norm) if bound else None
 
     def ask(self, item: Item) -> Request:
         picture = load_image(item.path())
-        return Request(item.key, (picture,), self._system, self._user, self.plan.settings.sampling)
+        return Request(item.key, (picture,), self._system, self._user, self.plan.settings.sampling, self._schema)
 
     def row(self, item: Item, request: Request | None, reply: Reply) -> Mapping[str, Any]:
         size = (0, 0) if request is None else request.images[0].size

@@ -10,17 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from plumbline.data.contract import build_record
+from plumbline.data.contract import build_record, find_breaches
 from plumbline.data.convert.picture import Report
 from plumbline.data.images import is_data_url
-from plumbline.data.read import collect_findings, read_lines, shown_path
+from plumbline.data.read import parse_line, read_lines, shown_path
 from plumbline.data.record import DataObject, Record
 from plumbline.data.stats import desc_levels
 from plumbline.errors import DataError, Problem
 
 
 def write_coco(source: Path, target: Path, report: Report) -> None:
-    """Write the records of `source` as one COCO file; it appears whole or not at all.
+    """Write the records of `source`, or its caption rows, as one COCO file; it appears whole or not at all.
 
     The category is the first level of `desc`; the whole `desc` and the kind of geometry are in `attributes`, from which
     the way back reads them. Boxes have an empty `segmentation`; a quad and a polygon are its only part. Lines, chats
@@ -53,9 +53,16 @@ def _images(source: Path, later: Any, categories: dict[str, int], report: Report
     """The images as JSON; their annotations go to `later`, a line each."""
     annotations = 0
     for line in read_lines(source):
-        raw, found = collect_findings(line, str(source))
+        raw, found = parse_line(line, str(source))
         place = f"{source}:{line.number}"
         report.pictures += 1
+        if _is_caption(raw):
+            if raw["status"].startswith("error:"):
+                report.lose("picture without a reply", f"{place}: {raw['status']}")
+                continue
+            raw = {"images": [raw["image"]], **{name: raw[name] for name in ("width", "height", "objects")}}
+        if raw is not None or not found:
+            find_breaches(raw, found)
         if found:
             report.lose("record that breaks the contract", f"{place}: {found[0].where} {found[0].what}")
             continue
@@ -84,6 +91,12 @@ def _images(source: Path, later: Any, categories: dict[str, int], report: Report
             row = {"id": annotations, "image_id": report.records} | _annotation(item, categories)
             later.write(json.dumps(row, ensure_ascii=False) + "\n")
         yield json.dumps(image, ensure_ascii=False)
+
+
+def _is_caption(raw: Any) -> bool:
+    """Whether a line is a row of `plumbline infer`."""
+    names = ("image", "width", "height", "objects", "status")
+    return isinstance(raw, dict) and all(name in raw for name in names) and isinstance(raw["status"], str)
 
 
 def _unfit(record: Record) -> str:

@@ -1,0 +1,36 @@
+"""JSON Schema of an answer, for servers that bind what a model writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plumbline.geometry.shapes import SHAPES
+
+_MOST = {"none": None, "norm100": 100, "norm1000": 1000}
+_LONGEST = 4096
+
+
+def dense_schema(emit_norm: str) -> dict[str, Any]:
+    """An answer of objects: `object_1`, `object_2`, ... with one geometry and a description each.
+
+    Coordinates are whole numbers within the scale of `emit_norm`. That the numbers have no gap and no object repeats is
+    for the parser to tell.
+    """
+    most = _MOST[emit_norm]
+    number: dict[str, Any] = {"type": "integer", "minimum": 0} | ({} if most is None else {"maximum": most})
+    kinds = []
+    for kind, shape in SHAPES.items():
+        least = 2 * shape.least
+        longest = least if shape.most == shape.least else _LONGEST
+        numbers = {"type": "array", "items": number, "minItems": least, "maxItems": longest}
+        fields: dict[str, Any] = {kind: numbers, "desc": {"type": "string", "minLength": 1}}
+        if kind == "line":
+            fields = {"line_points": {"type": "integer", "minimum": shape.least}, **fields}
+        required = [name for name in fields if name != "line_points"]
+        kinds.append({"type": "object", "properties": fields, "required": required, "additionalProperties": False})
+    return {
+        "type": "object",
+        "patternProperties": {"^object_[1-9][0-9]{0,3}$": {"anyOf": kinds}},
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
