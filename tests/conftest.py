@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--store-golden", action="store_true", help="write tests/golden anew instead of comparing")
 
 
-_LONGEST = ("test_demo", "test_ddp", "test_upstream", "test_infer")
+_LONGEST = ("test_demo", "test_ddp", "test_upstream", "test_stage_a_runs", "test_infer")
 """Modules that start whole programs: begun first, so that no worker is left alone with one at the end."""
 
 

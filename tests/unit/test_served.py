@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from plumbline.batch.lengths import PixelLimits
+from plumbline.data.images import load_image
 from plumbline.errors import ConfigError, UserError
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Request
@@ -31,7 +33,7 @@ def test_requests_are_spread_over_servers_and_come_back_under_their_keys() -> No
         replies = {reply.key: reply for reply in engine.stream(questions(40))}
         assert {key: reply.text for key, reply in replies.items()} == {f"k{n}": f"答问{n}" for n in range(40)}
         assert one.asked and two.asked and len(one.asked) + len(two.asked) == 40
-        assert engine.identity == "served tiny" and all(reply.is_finished for reply in replies.values())
+        assert engine.identity == "served tiny None" and all(reply.is_finished for reply in replies.values())
 
 
 def test_the_body_is_what_servers_take() -> None:
@@ -50,6 +52,18 @@ def test_the_body_is_what_servers_take() -> None:
         assert first["stop"] == ["。"] and first["response_format"]["json_schema"]["schema"] == schema
         assert [message["role"] for message in second["messages"]] == ["user"]
         assert not {"top_p", "seed", "stop", "response_format"} & second.keys()
+
+
+def test_pictures_arrive_on_the_grid_of_training() -> None:
+    with Answering() as server:
+        engine = OpenAIEngine([server.url], limits=PixelLimits(16, 2, 4096, 65536))
+        thin = Request("thin", (Image.new("RGB", (6400, 10)),), "", "u")
+        replies = {
+            reply.key: reply for reply in engine.stream([Request("a", (Image.new("RGB", (400, 300)),), "", "u"), thin])
+        }
+        sent = load_image(server.asked[0]["messages"][0]["content"][0]["image_url"]["url"])
+        assert sent.size == (288, 192) and replies["a"].error == ""
+        assert replies["thin"].error == "image" and len(server.asked) == 1
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503, "reset", "half", "slow"])

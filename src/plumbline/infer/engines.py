@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from plumbline.batch.lengths import PixelLimits
 from plumbline.infer.engine import Engine
 
 
@@ -20,7 +21,7 @@ def open_engine(
     if servers:
         from plumbline.infer.served import OpenAIEngine
 
-        return OpenAIEngine(servers, served_model)
+        return OpenAIEngine(servers, served_model, limits=PixelLimits.of_folder(model, max_pixels))
     from plumbline.infer.local import TransformersEngine
 
     return TransformersEngine(model, adapter, batch_size=batch_size, max_pixels=max_pixels)

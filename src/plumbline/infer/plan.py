@@ -17,10 +17,10 @@ from plumbline.infer.work import ERROR, RunOptions, check_identity, check_ours
 from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.loading import base_of
 
-WINDOW_BATCHES = 4
-"""Batches whose pictures are open at once and sorted by length among themselves."""
-WINDOW_SERVED = 256
-"""The same for servers, which take many requests at a time."""
+WINDOW_BATCHES = 2
+"""Batches whose pictures are open at once and sorted by length among themselves; as many more are being opened."""
+WINDOW_SERVED = 64
+"""Pictures that are open at once for servers, which take many requests at a time."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from plumbline.batch.lengths import PixelLimits, resize_to_grid
 from plumbline.data.messages import ask_messages
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.engine import Reply, Request
@@ -24,8 +25,9 @@ MOST_AT_ONCE = 64
 class OpenAIEngine:
     """The model `model` (None: the only one) behind the servers at `urls`.
 
-    most_at_once: requests under way per server at most; timeout: seconds without a byte from a server; tries: of one
-    request per server.
+    limits: by which pictures are brought onto the patch grid, as training does it; without them the server's own
+    processor decides. most_at_once: requests under way per server at most; timeout: seconds without a byte from a
+    server; tries: of one request per server.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class OpenAIEngine:
         urls: Sequence[str],
         model: str | None = None,
         *,
+        limits: PixelLimits | None = None,
         most_at_once: int = MOST_AT_ONCE,
         timeout: float = 300.0,
         tries: int = 4,
@@ -40,13 +43,14 @@ class OpenAIEngine:
         if not urls:
             raise ConfigError(Problem("--server", "no address is given", "e.g. http://localhost:8000"))
         self._lanes = [_Lane(url, most_at_once, timeout, tries) for url in urls]
+        self._limits = limits
         self._free = threading.Condition()
         self.model = _common_model(self._lanes, model)
         self._pool = ThreadPoolExecutor(most_at_once * len(self._lanes), thread_name_prefix="request")
 
     @property
     def identity(self) -> str:
-        return f"served {self.model}"
+        return f"served {self.model} {self._limits}"
 
     @property
     def at_once(self) -> dict[str, int]:
@@ -103,7 +107,8 @@ class OpenAIEngine:
         """The request as servers take it; guidance and pictures stand first, so that a prefix can be shared."""
         names = [f"image {number}" for number in range(len(request.images))]
         messages = ask_messages(names, request.system, request.user)["messages"]
-        pictures = iter(request.images)
+        limits = self._limits
+        pictures = iter([image if limits is None else resize_to_grid(image, limits) for image in request.images])
         told = []
         for message in messages:
             content = message["content"]
