@@ -231,9 +231,11 @@ def test_what_is_no_file_is_named(tree, image) -> None:
         ImagePolicy().resolve(image, tree / "data")
 
 
-def test_allowed_urls_cannot_be_opened_by_this_version(tree) -> None:
-    with pytest.raises(DataError, match=r"good\.example is allowed, but this version cannot open URLs"):
-        ImagePolicy(url_allow=("Good.example",)).resolve("https://good.example/x.jpg", tree)
+def test_an_allowed_url_passes_by_name_and_is_no_file(tree) -> None:
+    policy = ImagePolicy(url_allow=("Good.example",))
+    policy.check_name("https://good.example/x.jpg", tree)
+    with pytest.raises(DataError, match="is a URL: there is no file"):
+        policy.resolve("https://good.example/x.jpg", tree)
 
 
 def test_given_roots_replace_the_default_ones(tree) -> None:

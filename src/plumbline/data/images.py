@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from plumbline.data.findings import shown
 from plumbline.data.read import shown_path
@@ -64,6 +63,9 @@ class ImagePolicy:
 
     def _real(self, image: str, jsonl_folder: str) -> str:
         self._refuse_by_name(image)
+        if _is_web(image):
+            what = "is a URL: there is no file of it"
+            raise DataError(Problem(shown(image, 200), what, "it is fetched when it is used"))
         allowed = [_real_folder(folder) for folder in self._folders(jsonl_folder)]
         try:
             real = self._candidate(image, jsonl_folder)
@@ -78,7 +80,15 @@ class ImagePolicy:
         return real
 
     def reference(self, image: str, jsonl_folder: str | Path) -> str:
-        """What `load_image` takes: the resolved path, or a data URL within its cap as it is."""
+        """What `load_image` takes: the resolved path, or a data URL within its cap as it is.
+
+        A URL of an allowed host is fetched, and becomes a data URL.
+        """
+        if _is_web(image):
+            from plumbline.data.fetch import fetch_picture
+
+            content = fetch_picture(image, self.url_allow)
+            return f"data:image/unknown;base64,{base64.b64encode(content).decode()}"
         if not is_data_url(image):
             return self._real(image, str(jsonl_folder))
         if len(image) > MAX_DATA_URL_BYTES:
@@ -88,7 +98,7 @@ class ImagePolicy:
     def check_name(self, image: str, jsonl_folder: str | Path) -> None:
         """DataError when the name alone shows that `resolve` would refuse it; no file is touched."""
         self._refuse_by_name(image)
-        if not self.roots and ".." not in image and not image.startswith("/"):
+        if _is_web(image) or (not self.roots and ".." not in image and not image.startswith("/")):
             return
         folders = self._folders(jsonl_folder)
         starts = [str(jsonl_folder), *([self.extra_root] if self.extra_root else [])]
@@ -114,13 +124,11 @@ class ImagePolicy:
             raise _refusal(image, "is a network (UNC) path", "custom.image_roots")
         if not _SCHEME.match(image):
             return
-        parts = urlsplit(image) if _is_url(image) else None
-        if parts is not None and parts.scheme in ("http", "https"):
-            host = (parts.hostname or "").lower()
-            if host in {allowed.lower() for allowed in self.url_allow}:
-                what = f"{host} is allowed, but this version cannot open URLs"
-                raise DataError(Problem(shown(image), what, "download the picture and give its path"))
-            raise _refusal(image, "is a URL of a host that is not allowed", "custom.image_url_allow")
+        if _is_web(image):
+            from plumbline.data.fetch import check_url
+
+            check_url(image, self.url_allow)
+            return
         raise _refusal(image, "is neither a path nor an http(s) URL", "custom.image_roots")
 
 
@@ -142,12 +150,9 @@ def is_data_url(image: str) -> bool:
     return image.startswith("data:")
 
 
-def _is_url(image: str) -> bool:
-    try:
-        urlsplit(image)
-    except ValueError:
-        return False
-    return True
+def _is_web(image: str) -> bool:
+    """Whether the name is meant as an http(s) URL, well-formed or not."""
+    return image[:8].lower().startswith(("http://", "https://"))
 
 
 def _refusal(image: str, what: str, key: str) -> DataError:
