@@ -149,7 +149,16 @@ def _sections(section: Section, names: list[str]) -> st.SearchStrategy[dict[str,
 
 # Keys that a rule ties to another key, or that are translated, have tests of their own.
 TIED = {*REPLACED, "deepspeed", "max_length", "max_model_len", "dataset", "strict", "max_new_tokens"}
-TIED |= {"model", "warmup_steps", "fp16", "lr_scheduler_type", "user_prompt", "system_prompt_summary", "summary_ratio"}
+TIED |= {
+    "model",
+    "teacher_model_server",
+    "warmup_steps",
+    "fp16",
+    "lr_scheduler_type",
+    "user_prompt",
+    "system_prompt_summary",
+    "summary_ratio",
+}
 THROUGH = [name for name in upstream_fields() if name not in (*TIED, *OWN_RLHF, "resume_from_checkpoint")]
 
 

@@ -75,7 +75,7 @@ def test_greedy_replies_do_not_depend_on_the_batch(tiny_model: Path, tmp_path: P
 
 
 def test_a_shared_beginning_is_computed_once_and_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    talkative = make_adapter(tiny_model, tmp_path / "talkative", "lora", size=0.3)
+    talkative = make_adapter(tiny_model, tmp_path / "talkative", "lora", size=0.1)
     engine = TransformersEngine(tiny_model, talkative, batch_size=3)
     system = "你是验收助手。" * 9
     asked = [Request(f"p{i}", (picture(i, size),), system, f"第{i}张", SHORT) for i, size in enumerate(SIZES)]
