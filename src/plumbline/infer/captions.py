@@ -56,10 +56,14 @@ def caption_row(image: str, size: tuple[int, int], reply: Reply, mode: str, emit
     if reply.error:
         return error_row(reply.key, image, reply.error, reply.detail, size)
     objects, problems = read_dense(reply, size, emit_norm) if mode == "dense" else ((), read_summary(reply))
-    if not reply.is_finished and not problems:
-        why = f": {reply.detail}" if reply.detail else ""
-        problems = (f"the reply was stopped after {reply.tokens} tokens{why}",)
+    problems = problems or read_end(reply)
     return CaptionRow(reply.key, image, *size, objects, reply.text, INVALID if problems else OK, problems)
+
+
+def read_end(reply: Reply) -> tuple[str, ...]:
+    """What is wrong with the end of a reply: the model was stopped before it came there."""
+    why = f": {reply.detail}" if reply.detail else ""
+    return () if reply.is_finished else (f"the reply was stopped after {reply.tokens} tokens{why}",)
 
 
 def read_dense(reply: Reply, size: tuple[int, int], emit_norm: str) -> tuple[tuple[DataObject, ...], tuple[str, ...]]:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from plumbline.data.read import write_lines
 from plumbline.errors import DamagedFileError, OutputError, Problem
 
 TORN_SUFFIX = ".torn"
+Found = TypeVar("Found")
 
 
 class RowFile:
@@ -89,20 +90,7 @@ _HEADS = msgspec.json.Decoder(_Head)
 
 def read_heads(path: Path) -> Iterator[tuple[str, str]]:
     """(key, status) of the whole rows of a file: `read_rows` at a fifth of the price; raises as it does."""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                head = _HEADS.decode(line)
-                line.decode()  # texts that are passed over are not looked at
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                raise _not_a_row(path, number, error) from error
-            yield head.key, head.status
-
-
-def _not_a_row(path: Path, number: int, error: Exception) -> DamagedFileError:
-    return DamagedFileError(Problem(f"{path}:{number}", f"is not a row: {error}", "mend the line, or start anew"))
+    return _read(path, _head)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -110,17 +98,33 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises DamagedFileError with the number of a line that is not a row with a key and a status.
     """
+    return _read(path, _row)
+
+
+def _head(line: bytes) -> tuple[str, str]:
+    head = _HEADS.decode(line)
+    line.decode()  # texts that are passed over are not looked at
+    return head.key, head.status
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(line)
+    if not isinstance(row.get("key"), str) or not isinstance(row.get("status"), str):
+        raise ValueError("it has no key or no status")
+    return row
+
+
+def _read(path: Path, decode: Callable[[bytes], Found]) -> Iterator[Found]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
-                row = json.loads(line)
-                if not isinstance(row.get("key"), str) or not isinstance(row.get("status"), str):
-                    raise ValueError("it has no key or no status")
-            except (ValueError, AttributeError, RecursionError) as error:
-                raise _not_a_row(path, number, error) from error
-            yield row
+                found = decode(line)
+            except (msgspec.MsgspecError, ValueError, AttributeError, RecursionError) as error:
+                what = f"is not a row: {error}"
+                raise DamagedFileError(Problem(f"{path}:{number}", what, "mend the line, or start anew")) from error
+            yield found
 
 
 def drop_rows(path: Path, unwanted: Callable[[str], bool]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from plumbline.batch.lengths import PixelLimits, resize_to_grid
 from plumbline.data.messages import ask_messages
-from plumbline.errors import ConfigError, Problem, UserError
+from plumbline.errors import ConfigError, Problem
 from plumbline.infer.engine import Reply, Request
 from plumbline.model.server import ChatServer, ServerError, as_server_content
 
@@ -155,14 +155,10 @@ class _Lane:
 
 def _common_model(lanes: Sequence[_Lane], model: str | None) -> str:
     """The model's name on every server; UserError where one does not have it."""
-    names = [[str(entry["id"]) for entry in lane.server.models()] for lane in lanes]
-    chosen = names[0][0] if model is None and len(names[0]) == 1 else model
-    for lane, there in zip(lanes, names, strict=True):
-        if chosen not in there:
-            what = f"has no model {chosen!r}" if chosen else "has several models"
-            raise UserError(Problem(lane.server.url, what, f"--served-model: one of {', '.join(there)}"))
-    assert chosen is not None
-    return chosen
+    for lane in lanes:
+        model = lane.server.chosen(model, "--served-model")
+    assert model is not None
+    return model
 
 
 def _read_reply(key: str, answer: dict[str, Any]) -> Reply:

@@ -13,7 +13,6 @@ from plumbline.data.contract import build_record
 from plumbline.data.findings import printable
 from plumbline.errors import EXIT_OK, ConfigError, Problem
 from plumbline.infer.config import InferSettings
-from plumbline.infer.engine import Engine
 from plumbline.infer.engines import open_engine
 from plumbline.infer.plan import Plan, plan_captions
 from plumbline.infer.runner import OnCaption, run_captions
@@ -38,22 +37,9 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
     on_caption = None if draw_folder is None else overlays(draw_folder, draw)
     with redirect_stdout(sys.stderr), progress_bar("captions", len(plan.todo)) as advance:
         # Libraries talk there, the result is ours alone.
-        report = run_captions(plan, lambda: make_engine(plan), on_caption, advance)
+        report = run_captions(plan, lambda: open_engine(plan), on_caption, advance)
     tell(report, "pictures", as_json)
     return report.exit_code
-
-
-def make_engine(plan: Plan) -> Engine:
-    """The engine of a plan."""
-    settings = plan.settings
-    return open_engine(
-        plan.model,
-        plan.adapter,
-        batch_size=settings.batch_size,
-        max_pixels=plan.card.max_pixels,
-        servers=settings.servers,
-        served_model=settings.served_model,
-    )
 
 
 def overlays(folder: Path, draw: Draw) -> OnCaption:

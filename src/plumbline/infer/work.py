@@ -202,14 +202,17 @@ class _Run(Generic[ItemT]):
             return error
 
     def _window(self, window: Sequence[tuple[ItemT, Request | DataError]]) -> None:
-        asked: dict[str, tuple[ItemT, Request]] = {}
+        asked: dict[str, tuple[ItemT, Request, str]] = {}
         for item, request in window:
             if isinstance(request, DataError):
                 self._write(item, None, Reply(item.key, error="image", detail=str(request)))
                 continue
-            known = None if self.cache is None else self.cache.find(self.engine.identity, request)
+            known, name = None, ""
+            if self.cache is not None:
+                name = request_id(self.engine.identity, request)
+                known = self.cache.find(name, request.key)
             if known is None:
-                asked[item.key] = item, request
+                asked[item.key] = item, request, name
             else:
                 self.report.cached += 1
                 self._write(item, request, known)
@@ -220,17 +223,17 @@ class _Run(Generic[ItemT]):
             asked = again
 
     def _answers(
-        self, asked: Mapping[str, tuple[ItemT, Request]], *, is_last: bool
-    ) -> dict[str, tuple[ItemT, Request]]:
+        self, asked: Mapping[str, tuple[ItemT, Request, str]], *, is_last: bool
+    ) -> dict[str, tuple[ItemT, Request, str]]:
         """Write what is answered; what may be asked again."""
         again = {}
-        for reply in self.engine.stream([request for _, request in asked.values()]):
-            item, request = asked[reply.key]
+        for reply in self.engine.stream([request for _, request, _ in asked.values()]):
+            item, request, name = asked[reply.key]
             if reply.error and reply.is_transient and not is_last:
                 again[reply.key] = asked[reply.key]
                 continue
             if self.cache is not None and not reply.error:
-                self.cache.keep(self.engine.identity, request, reply)
+                self.cache.keep(name, reply)
             self._write(item, request, reply)
             if self.report.over_budget:
                 break
@@ -371,17 +374,15 @@ class ReplyCache:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def find(self, identity: str, request: Request) -> Reply | None:
-        """The reply to an equal request, under this one's key."""
-        found = self._database.execute(
-            "SELECT reply FROM replies WHERE id = ?", (request_id(identity, request),)
-        ).fetchone()
+    def find(self, name: str, key: str) -> Reply | None:
+        """The reply to an equal request (`name`: its id), under `key`."""
+        found = self._database.execute("SELECT reply FROM replies WHERE id = ?", (name,)).fetchone()
         if found is None:
             return None
         text, tokens, is_finished, detail = msgspec.json.decode(found[0])
-        return Reply(request.key, text, tokens, is_finished, detail=detail)
+        return Reply(key, text, tokens, is_finished, detail=detail)
 
-    def keep(self, identity: str, request: Request, reply: Reply) -> None:
+    def keep(self, name: str, reply: Reply) -> None:
         """Keep a reply."""
         content = msgspec.json.encode([reply.text, reply.tokens, reply.is_finished, reply.detail])
-        self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (request_id(identity, request), content))
+        self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (name, content))

@@ -107,6 +107,16 @@ class ChatServer:
             raise ServerError(self.url, "damaged", "its list of models has no `data` with ids", is_transient=False)
         return found
 
+    def chosen(self, model: str | None, key: str) -> str:
+        """`model`, or the only one where it is None; UserError under `key` for one that is not there."""
+        names = [str(entry["id"]) for entry in self.models()]
+        if model is None and len(names) == 1:
+            return names[0]
+        if model is None or model not in names:
+            what = f"has no model {model!r}" if model else "has several models"
+            raise UserError(Problem(self.url, what, f"{key}: one of {', '.join(names)}"))
+        return model
+
     def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a chat completion."""
         answer = self._patiently("POST", "chat/completions", body)

@@ -12,7 +12,7 @@ from typing import Any
 from plumbline.data.images import load_image
 from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, Problem, UserError
-from plumbline.infer.captions import INVALID, OK, read_summary
+from plumbline.infer.captions import INVALID, OK, read_end, read_summary
 from plumbline.infer.engine import Engine, Reply, Request
 from plumbline.infer.plan import WINDOW_BATCHES, WINDOW_SERVED, choose_mode, find_card, find_weights
 from plumbline.infer.rows import read_heads, read_rows
@@ -185,10 +185,7 @@ def read_reply(reply: Reply) -> tuple[str, str, list[str]]:
     """(summary, status, problems) of a reply; the summary of one that is not whole is kept as it came."""
     if reply.error:
         return "", f"{ERROR}{reply.error}", [reply.detail or reply.error]
-    problems = list(read_summary(reply))
-    if not reply.is_finished and not problems:
-        why = f": {reply.detail}" if reply.detail else ""
-        problems = [f"the reply was stopped after {reply.tokens} tokens{why}"]
+    problems = list(read_summary(reply) or read_end(reply))
     return reply.text.strip(), INVALID if problems else OK, problems
 
 

@@ -10,7 +10,6 @@ from functools import cache
 
 from plumbline.data.findings import printable
 from plumbline.errors import EXIT_OK
-from plumbline.infer.engine import Engine
 from plumbline.infer.engines import open_engine
 from plumbline.infer.verbs import progress_bar, tell
 from plumbline.infer.work import RunReport
@@ -31,7 +30,7 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
     if dry_run:
         _tell_plans(plans, as_json=as_json)
         return EXIT_OK
-    engine = cache(lambda: _open(plans[0]))  # one for all missions, and only where there is something to ask
+    engine = cache(lambda: open_engine(plans[0]))  # one for all missions, and only where there is something to ask
     reports: list[RunReport] = []
     for plan in plans:
         with redirect_stdout(sys.stderr), progress_bar(printable(plan.mission) or "summaries", plan.todo) as advance:
@@ -44,18 +43,6 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
     if as_json:
         print(json.dumps({"runs": [report.as_dict() for report in reports]}, ensure_ascii=False))
     return max(report.exit_code for report in reports)
-
-
-def _open(plan: Plan) -> Engine:
-    settings = plan.settings
-    return open_engine(
-        plan.model,
-        plan.adapter,
-        batch_size=settings.batch_size,
-        max_pixels=plan.card.max_pixels,
-        servers=settings.servers,
-        served_model=settings.served_model,
-    )
 
 
 def _tell_plans(plans: Sequence[Plan], *, as_json: bool) -> None:

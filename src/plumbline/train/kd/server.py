@@ -41,7 +41,7 @@ class TeacherServer:
     def __init__(self, url: str, model: str | None, top: int):
         self.top = top
         self._server = ChatServer(url)
-        self.model = self._chosen(model)
+        self.model = self._server.chosen(model, "rlhf.teacher_model")
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="teacher")
 
     def top_tokens(self, chats: Sequence[Chat]) -> TopTokens:
@@ -86,15 +86,6 @@ class TeacherServer:
             fix = "serve a model of the same family, with its own chat template and the same limits of pixels"
             raise UserError(Problem(self._server.url, what, fix))
         return named
-
-    def _chosen(self, model: str | None) -> str:
-        names = [str(entry["id"]) for entry in self._server.models()]
-        if model is None and len(names) == 1:
-            return names[0]
-        if model not in names:
-            what = f"has no model {model!r}" if model else "has several models"
-            raise UserError(Problem(self._server.url, what, f"rlhf.teacher_model: one of {', '.join(names)}"))
-        return model
 
 
 def supervised(labels: Tensor, ignored: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
