@@ -256,6 +256,24 @@ def merge(
     return merge_verb(adapter, output, base, alpha or [1.0], max_shard_size, dtype, verify, overwrite, as_json)
 
 
+@app.command(name="quantize")
+def quantize(
+    *,
+    model: Path,
+    output: Path,
+    method: Annotated[str, Parameter(help="bnb4, bnb8 (extra `quantize`), or fp8 (a GPU).")] = "bnb4",
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Write a base or merged model in fewer bits, its card with it.
+
+    Example: `plumbline quantize --model output/merged --output output/merged-4bit`
+    """
+    from plumbline.model.verbs import quantize_verb
+
+    return quantize_verb(model, output, method, overwrite, as_json)
+
+
 @app.command(name="inspect-lora")
 def inspect_lora(checkpoint: Path, *, as_json: AsJson = False) -> int:
     """Show what is in an adapter: counts and norms per language model, vision encoder and aligner.
@@ -281,6 +299,11 @@ Servers = Annotated[
     tuple[str, ...],
     Parameter(name="--server", negative=(), help="OpenAI-compatible server that answers; may be repeated."),
 ]
+UrlHosts = Annotated[
+    tuple[str, ...],
+    Parameter(negative=(), help="Host (or host:port) from which a JSONL's pictures are fetched; may be repeated."),
+]
+EngineName = Annotated[str, Parameter(help="transformers, or vllm (to be installed with the extra of that name).")]
 ServedModel = Annotated[str | None, Parameter(help="The model's name on the servers, where they have several.")]
 
 
@@ -289,7 +312,7 @@ def infer(
     *,
     model: Path,
     source: Annotated[Path, Parameter(name="--input", help="A JSONL of records, a folder of pictures, or a picture.")],
-    output: Path,
+    output: Annotated[Path, Parameter(help="JSONL of the rows; without it one picture is described here.")] = Path("-"),
     adapter: Path | None = None,
     draw: Annotated[Path | None, Parameter(help="Save each picture with its objects into this folder.")] = None,
     mode: Annotated[str | None, Parameter(help="dense or summary; as trained when left out.")] = None,
@@ -299,8 +322,10 @@ def infer(
     temperature: float = 0.0,
     top_p: float = 0.9,
     limit: int | None = None,
+    engine: EngineName = "transformers",
     resume: bool = True,
     image_root: tuple[str, ...] = (),
+    image_url_allow: UrlHosts = (),
     shard: Shard = None,
     max_error_rate: MaxErrorRate = None,
     replies: Replies = None,
@@ -312,31 +337,33 @@ def infer(
 ) -> int:
     """Describe pictures: one row of JSON per picture, appended as it is made.
 
-    Example: `plumbline infer --model output/merged --input photos/ --output captions.jsonl --draw overlays/`
+    Example: `plumbline infer --model output/merged --input photos/ --output captions.jsonl --draw overlays/`, or
+    `plumbline infer --model output/merged --input photo.jpg` to read one reply as it is written.
     """
     from plumbline.infer import verbs
     from plumbline.infer.config import InferSettings, Sampling, read_shard
     from plumbline.report.overlay import draw_objects
 
-    sampling = Sampling(max_new_tokens, temperature, top_p)
     settings = InferSettings(
-        model,
-        source,
-        output,
-        adapter,
-        mode,
-        emit_norm,
-        sampling,
-        batch_size,
-        limit,
-        resume,
-        image_root,
-        None if shard is None else read_shard(shard),
-        max_error_rate,
-        replies,
-        server,
-        served_model,
-        guided,
+        model=model,
+        input=source,
+        output=output,
+        adapter=adapter,
+        sampling=Sampling(max_new_tokens, temperature, top_p),
+        batch_size=batch_size,
+        engine=engine,
+        resume=resume,
+        image_roots=image_root,
+        image_url_allow=image_url_allow,
+        shard=None if shard is None else read_shard(shard),
+        max_error_rate=max_error_rate,
+        replies=replies,
+        servers=server,
+        served_model=served_model,
+        mode=mode,
+        emit_norm=emit_norm,
+        limit=limit,
+        guided=guided,
     )
     return verbs.infer(settings, draw, draw_objects, as_json, dry_run)
 
@@ -372,8 +399,12 @@ def stage_a(
     top_p: float = 0.9,
     groups: Annotated[int | None, Parameter(help="So many tickets per mission, drawn by --seed.")] = None,
     seed: int = 0,
+    engine: EngineName = "transformers",
+    runner: Annotated[str, Parameter(help="local, or ray: on a cluster (extra `ray`).")] = "local",
+    workers: Annotated[int | None, Parameter(help="Processes of the ray runner; else one per GPU.")] = None,
     resume: bool = True,
     image_root: tuple[str, ...] = (),
+    image_url_allow: UrlHosts = (),
     shard: Shard = None,
     max_error_rate: MaxErrorRate = None,
     replies: Replies = None,
@@ -399,10 +430,14 @@ def stage_a(
         adapter=adapter,
         sampling=Sampling(max_new_tokens, temperature, top_p),
         batch_size=batch_size,
+        engine=engine,
+        runner=runner,
+        workers=workers,
         groups=groups,
         seed=seed,
         resume=resume,
         image_roots=image_root,
+        image_url_allow=image_url_allow,
         shard=None if shard is None else read_shard(shard),
         max_error_rate=max_error_rate,
         replies=replies,

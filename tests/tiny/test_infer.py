@@ -9,7 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import groupby, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +21,21 @@ import pytest
 from adapters import make_adapter
 from PIL import Image
 
+from plumbline.data.findings import printable
 from plumbline.data.prompts import default_prompts
+from plumbline.errors import ConfigError
+from plumbline.infer import verbs
 from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Reply, Request
+from plumbline.infer.engines import open_engine
 from plumbline.infer.local import Row, TransformersEngine, sampled
 from plumbline.infer.plan import plan_captions
 from plumbline.infer.rows import read_rows
 from plumbline.infer.runner import run_captions
+from plumbline.infer.verbs import TERMINAL
+from plumbline.infer.vllm import as_reply, prompt_of
 from plumbline.model.checkpoints import Card, mark_complete
+from plumbline.report.overlay import draw_objects
 
 pytestmark = pytest.mark.slow
 
@@ -229,7 +240,9 @@ def test_the_prompt_is_the_one_of_training_token_for_token(
 def test_one_bad_picture_costs_that_picture_and_a_second_run_finds_nothing_to_do(
     adapter: Path, photos: Path, tmp_path: Path
 ) -> None:
-    settings = InferSettings(adapter, photos, tmp_path / "captions.jsonl", sampling=SHORT, batch_size=2)
+    settings = InferSettings(
+        model=adapter, input=photos, output=tmp_path / "captions.jsonl", sampling=SHORT, batch_size=2
+    )
     plan = plan_captions(settings)
     seen: list[tuple[str, tuple[int, int]]] = []
     engine = TransformersEngine(plan.model, plan.adapter, batch_size=2)
@@ -253,13 +266,13 @@ def test_one_bad_picture_costs_that_picture_and_a_second_run_finds_nothing_to_do
 def test_a_run_that_is_cut_anywhere_ends_with_the_rows_of_an_undisturbed_one(
     adapter: Path, photos: Path, tmp_path: Path
 ) -> None:
-    whole = InferSettings(adapter, photos, tmp_path / "whole.jsonl", sampling=SHORT)
+    whole = InferSettings(model=adapter, input=photos, output=tmp_path / "whole.jsonl", sampling=SHORT)
     plan = plan_captions(whole)
     engine = TransformersEngine(plan.model, plan.adapter)
     run_captions(plan, lambda: engine)
     wanted = sorted(whole.output.read_text().splitlines())
     for cut in (1, 2, 3):
-        settings = InferSettings(adapter, photos, tmp_path / f"cut{cut}.jsonl", sampling=SHORT)
+        settings = InferSettings(model=adapter, input=photos, output=tmp_path / f"cut{cut}.jsonl", sampling=SHORT)
         seen = 0
 
         def stop(count: int, limit: int = cut) -> None:
@@ -325,6 +338,55 @@ def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
     drawn = ["p0.png", "p1.png", "p2.png", *(f"q{number:02}.png" for number in range(30))]
     assert sorted(row["key"] for row in read_rows(output)) == ["broken.jpg", *drawn]
     assert sorted(path.name for path in overlays.iterdir()) == drawn
+
+
+def test_without_an_output_one_picture_is_described_as_it_is_written(
+    adapter: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = InferSettings(model=adapter, input=photos / "p0.png", output=TERMINAL, sampling=SHORT)
+    pieces: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plumbline.infer.verbs._Typed.__call__", lambda typed, text: pieces.append(text))
+        assert verbs.infer(settings, None, draw_objects, as_json=False, dry_run=False) == 0
+    assert len(pieces) > SHORT.max_new_tokens and all(
+        later.startswith(earlier.rstrip("\ufffd")) for earlier, later in pairwise(pieces)
+    )
+    capsys.readouterr()
+    assert verbs.infer(settings, None, draw_objects, as_json=False, dry_run=False) == 0
+    told = capsys.readouterr()
+    assert told.out == printable(pieces[-1], keep="\n") + "\n"
+    assert "invalid: 0 objects in 96 x 128" in told.err
+    assert verbs.infer(settings, None, draw_objects, as_json=True, dry_run=False) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == pieces[-1]
+    with pytest.raises(ConfigError, match="4 pictures, and no file"):
+        verbs.infer(replace(settings, input=photos), None, draw_objects, as_json=False, dry_run=False)
+
+
+def test_vllm_is_asked_the_same_question(tiny_model: Path) -> None:
+    """Its own processor puts as many placeholders into the prompt as the picture has cells."""
+    engine = TransformersEngine(tiny_model, max_pixels=20_000)
+    for request in requests_of():
+        asked = prompt_of(request, engine.processor, engine.limits)
+        assert [image.size for image in asked["multi_modal_data"]["image"]] == [
+            image.size for image in engine._prepare(request).images
+        ]
+        expanded = [token for token, _ in groupby(engine.prompt_ids(request))]
+        assert [token for token, _ in groupby(asked["prompt_token_ids"])] == expanded
+        assert asked["prompt_token_ids"].count(151655) == 1
+    completion = SimpleNamespace(text="好", token_ids=[1, 2], finish_reason="length")
+    assert as_reply("k", completion) == Reply("k", "好", 2, is_finished=False)
+    completion.finish_reason = "stop"
+    assert as_reply("k", completion).is_finished
+
+
+def test_without_vllm_it_is_said_what_to_install(adapter: Path, photos: Path, tmp_path: Path) -> None:
+    settings = InferSettings(model=adapter, input=photos, output=tmp_path / "rows.jsonl", engine="vllm")
+    with pytest.raises(ConfigError, match="merge it first"):
+        open_engine(plan_captions(settings))
+    if find_spec("vllm") is None:
+        merged = replace(plan_captions(settings), adapter=None)
+        with pytest.raises(ConfigError, match=r"vllm cannot be loaded[\s\S]*plumbline\[vllm\]"):
+            open_engine(merged)
 
 
 def test_the_scripts_of_the_documents_work(adapter: Path, tmp_path: Path) -> None:

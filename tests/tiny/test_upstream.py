@@ -5,6 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from adapters import make_adapter
+
+from plumbline.errors import UserError
+from plumbline.infer.config import Sampling
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +88,35 @@ def test_checkpoints_open_with_the_upstreams_infer_and_export(train, tiny_model,
     merged = tmp_path / "merged"
     swift("export", *shared, "--merge_lora", "true", "--output_dir", merged, "--safe_serialization", "true")
     assert list(merged.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("method", ["bnb4", "bnb8"])
+def test_a_model_in_fewer_bits_answers_and_is_smaller(method, tiny_model, tmp_path):
+    from PIL import Image
+
+    from plumbline.infer.engine import Request
+    from plumbline.infer.local import TransformersEngine
+    from plumbline.model.quantize import quantize
+
+    report = quantize(tiny_model, tmp_path / "small", method)
+    assert report.size < report.size_before
+    stored = json.loads((tmp_path / "small" / "config.json").read_text())["quantization_config"]
+    assert stored["load_in_4bit"] is (method == "bnb4")
+    image = Image.new("RGB", (96, 128), "red")
+    (reply,) = TransformersEngine(tmp_path / "small").generate([Request("k", (image,), "", "描述图片", Sampling(4))])
+    assert not reply.error and reply.tokens == 4
+
+
+def test_what_cannot_be_put_into_fewer_bits_is_refused(tiny_model, tmp_path):
+    import torch
+
+    from plumbline.model.quantize import quantize
+
+    with pytest.raises(UserError, match="none of bnb4, bnb8, fp8"):
+        quantize(tiny_model, tmp_path / "small", "int3")
+    with pytest.raises(UserError, match="merge it first"):
+        quantize(make_adapter(tiny_model, tmp_path / "adapter", "lora"), tmp_path / "small", "bnb4")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="fp8 needs a GPU"):
+            quantize(tiny_model, tmp_path / "small", "fp8")
+    assert not (tmp_path / "small").exists()

@@ -141,11 +141,15 @@ def test_an_adapter_in_the_models_place_brings_its_base(tmp_path: Path, settings
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(settings["model"])}))
     (adapter / "adapter_model.safetensors").write_bytes(b"")
-    plan = plan_captions(InferSettings(adapter, settings["input"], settings["output"], emit_norm="norm100"))
+    plan = plan_captions(
+        InferSettings(model=adapter, input=settings["input"], output=settings["output"], emit_norm="norm100")
+    )
     assert (plan.model, plan.adapter) == (settings["model"], adapter)
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/elsewhere"}))
     with pytest.raises(UserError, match="name the base model yourself"):
-        plan_captions(InferSettings(adapter, settings["input"], settings["output"], emit_norm="norm100"))
+        plan_captions(
+            InferSettings(model=adapter, input=settings["input"], output=settings["output"], emit_norm="norm100")
+        )
 
 
 def leave_rows(settings: dict[str, Any], rows: dict[str, str], torn: str = "") -> None:
@@ -191,8 +195,8 @@ def test_a_file_of_somebody_else_is_neither_continued_nor_replaced(settings: dic
         (lambda: Sampling(max_new_tokens=0), "--max-new-tokens"),
         (lambda: Sampling(temperature=-1), "--temperature"),
         (lambda: Sampling(top_p=0), "--top-p"),
-        (lambda: InferSettings(Path(), Path(), Path(), batch_size=0), "--batch-size"),
-        (lambda: InferSettings(Path(), Path(), Path(), limit=0), "--limit"),
+        (lambda: InferSettings(model=Path(), input=Path(), output=Path(), batch_size=0), "--batch-size"),
+        (lambda: InferSettings(model=Path(), input=Path(), output=Path(), limit=0), "--limit"),
     ],
 )
 def test_impossible_numbers_are_refused(make: Any, what: str) -> None:

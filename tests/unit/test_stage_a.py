@@ -241,3 +241,17 @@ def test_every_shipped_mission_has_a_text_and_the_script_tells_its_use() -> None
     assert len(texts) == 7 and all(path.stem in path.read_text(encoding="utf-8") for path in texts)
     done = subprocess.run([ROOT / "scripts" / "stage_a_infer.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "--input TICKETS" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"runner": "dask"}, "'dask' is none of local, ray"),
+        ({"workers": 2}, "there is one process"),
+        ({"runner": "ray", "workers": 0}, "0 is not at least 1"),
+        ({"runner": "ray", "replies": Path("replies.sqlite")}, "a cluster has several"),
+    ],
+)
+def test_flags_that_do_not_go_together(more: dict[str, object], what: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=what):
+        StageASettings(model=tmp_path, input=tmp_path, output=tmp_path, **more)  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def check_url(url: str, allowed: Collection[str]) -> None:
     usual = port in (None, 80 if parts.scheme == "http" else 443)
     if (host if usual else f"{host}:{port}") not in {name.lower() for name in allowed}:
         what = f"is a URL of a host that is not allowed ({host if usual else f'{host}:{port}'})"
-        raise DataError(Problem(shown(url, 200), what, f"list what may be fetched under `{KEY}`"))
+        raise DataError(Problem(shown(url, 200), what, f"list it under `{KEY}`, for inference with --image-url-allow"))
 
 
 def is_public(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a caption run is asked to do."""
+"""What a run of a model over pictures is asked to do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plumbline.errors import ConfigError, Problem
+
+ENGINES = ("transformers", "vllm")
 
 
 @dataclass(frozen=True)
@@ -35,49 +37,73 @@ class Sampling:
             raise ConfigError(wrong)
 
 
-@dataclass(frozen=True)
-class InferSettings:
-    """One run of `plumbline infer`.
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every run of a model over pictures is asked.
 
-    model: folder of a base or merged model, or of an adapter, a checkpoint or a run. adapter: folder of an adapter for
-    a base model. input: a JSONL, a folder of pictures, or one picture. mode, emit_norm: None means the card's own;
-    `emit_norm` may be given only where there is no card. limit: at most so many pictures of the input.
-    image_roots: folders below which the pictures of a JSONL may lie, besides the JSONL's own. shard: (number from 1, of
-    how many), only that part of the input. max_error_rate: share of pictures without a reply that ends the run.
-    replies: file of replies by content. servers: addresses that answer in the place of this process, with the model
-    named `served_model` there; guided: they bind dense replies to their JSON schema; then `model` only tells the card.
+    model: folder of a base or merged model, of an adapter, a checkpoint or a run. adapter: folder of an adapter for a
+    base model. input: a JSONL, a folder of pictures, or one picture. engine: what runs the weights (`ENGINES`). resume:
+    go on where the output ends. image_roots: folders below which the pictures of a JSONL may lie, besides the JSONL's
+    own; image_url_allow: hosts from which its pictures may be fetched. shard: (number from 1, of how many), only that
+    part of the input. max_error_rate: share of pictures without a reply that ends the run. replies: file of replies by
+    content. servers: addresses that answer in the place of this process, with the model named `served_model` there;
+    then `model` only tells the card.
     """
 
     model: Path
     input: Path
     output: Path
     adapter: Path | None = None
-    mode: str | None = None
-    emit_norm: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 1
-    limit: int | None = None
+    engine: str = "transformers"
     resume: bool = True
     image_roots: tuple[str, ...] = ()
+    image_url_allow: tuple[str, ...] = ()
     shard: tuple[int, int] | None = None
     max_error_rate: float | None = None
     replies: Path | None = None
     servers: tuple[str, ...] = ()
     served_model: str | None = None
-    guided: bool = False
 
     def __post_init__(self) -> None:
+        if wrong := self.problems():
+            raise ConfigError(wrong)
+
+    def problems(self) -> list[Problem]:
+        """What cannot be right, whatever the files say."""
         wrong = []
         if self.batch_size < 1:
             wrong.append(Problem("--batch-size", f"{self.batch_size} is not at least 1"))
+        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
+            wrong.append(Problem("--max-error-rate", f"{self.max_error_rate} is not between 0 and 1"))
+        if self.engine not in ENGINES:
+            wrong.append(Problem("--engine", f"{self.engine!r} is none of {', '.join(ENGINES)}"))
+        elif self.servers and self.engine != ENGINES[0]:
+            wrong.append(Problem("--engine", "the servers answer, no weights are run here", "give one of the two"))
+        return wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferSettings(RunSettings):
+    """One run of `plumbline infer`.
+
+    mode, emit_norm: None means the card's own; `emit_norm` may be given only where there is no card. limit: at most so
+    many pictures of the input. guided: the servers bind dense replies to their JSON schema.
+    """
+
+    mode: str | None = None
+    emit_norm: str | None = None
+    limit: int | None = None
+    guided: bool = False
+
+    def problems(self) -> list[Problem]:
+        wrong = super().problems()
         if self.limit is not None and self.limit < 1:
             wrong.append(Problem("--limit", f"{self.limit} is not at least 1", "leave it out to take every picture"))
         if self.guided and not self.servers:
             wrong.append(Problem("--guided", "binds what a server writes, and there is none", "give --server"))
-        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
-            wrong.append(Problem("--max-error-rate", f"{self.max_error_rate} is not between 0 and 1"))
-        if wrong:
-            raise ConfigError(wrong)
+        return wrong
 
 
 def read_shard(text: str) -> tuple[int, int]:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from plumbline.batch.lengths import PixelLimits
+from plumbline.errors import ConfigError, Problem
+from plumbline.infer.config import RunSettings
 from plumbline.infer.engine import Engine
 from plumbline.model.checkpoints import Card
-
-
-class EngineSettings(Protocol):
-    """What a run's settings say about its engine."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def servers(self) -> tuple[str, ...]: ...
-    @property
-    def served_model(self) -> str | None: ...
 
 
 class EnginePlan(Protocol):
     """What a run's plan knows about its engine."""
 
     @property
-    def settings(self) -> EngineSettings: ...
+    def settings(self) -> RunSettings: ...
     @property
     def model(self) -> Path: ...
     @property
@@ -34,14 +26,28 @@ class EnginePlan(Protocol):
     def card(self) -> Card: ...
 
 
-def open_engine(plan: EnginePlan) -> Engine:
-    """Servers where there are any, else the model in this process."""
+def open_engine(plan: EnginePlan, on_text: Callable[[str], None] | None = None) -> Engine:
+    """Servers where there are any, else the weights, run as the settings say.
+
+    on_text: hears the text of a reply as it grows, from the engine that decodes here (`transformers`).
+    """
     settings, max_pixels = plan.settings, plan.card.max_pixels
     if settings.servers:
         from plumbline.infer.served import OpenAIEngine
 
         limits = PixelLimits.of_folder(plan.model, max_pixels)
         return OpenAIEngine(settings.servers, settings.served_model, limits=limits)
+    if settings.engine == "vllm":
+        from plumbline.infer.vllm import VllmEngine
+
+        if plan.adapter is not None:
+            what = "vllm leaves out what an adapter changes in the vision encoder"
+            raise ConfigError(Problem("--engine", what, "merge it first (plumbline merge)"))
+        trained = plan.card.max_length
+        longest = None if trained is None else trained + settings.sampling.max_new_tokens
+        return VllmEngine(plan.model, max_pixels=max_pixels, max_length=longest)
     from plumbline.infer.local import TransformersEngine
 
-    return TransformersEngine(plan.model, plan.adapter, batch_size=settings.batch_size, max_pixels=max_pixels)
+    engine = TransformersEngine(plan.model, plan.adapter, batch_size=settings.batch_size, max_pixels=max_pixels)
+    engine.on_text = on_text
+    return engine

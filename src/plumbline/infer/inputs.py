@@ -33,9 +33,10 @@ class Item:
         return self.policy.reference(self.image, self.folder)
 
 
-def read_items(source: Path, image_roots: tuple[str, ...] = ()) -> list[Item]:
+def read_items(source: Path, image_roots: tuple[str, ...] = (), url_allow: tuple[str, ...] = ()) -> list[Item]:
     """The pictures of a JSONL of records, of a folder (recursively, in order of name), or the one picture.
 
+    image_roots, url_allow: where the pictures of a JSONL may come from, besides its own folder.
     Raises UserError when there is nothing to describe, DataError for a JSONL that breaks the contract.
     """
     if source.is_dir():
@@ -45,7 +46,7 @@ def read_items(source: Path, image_roots: tuple[str, ...] = ()) -> list[Item]:
         items = keyed([source.name], source.parent, ImagePolicy(roots=(str(source.parent),), extra_root=None))
     elif source.is_file():
         roots = (str(source.parent), *image_roots) if image_roots else ()
-        items = keyed(images_of_jsonl(source), source.parent, ImagePolicy(roots=roots))
+        items = keyed(images_of_jsonl(source), source.parent, ImagePolicy(roots, url_allow))
     else:
         raise UserError(Problem(shown_path(source), "no such file or folder", "name a JSONL, a folder or a picture"))
     if not items:

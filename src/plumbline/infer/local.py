@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,8 @@ class TransformersEngine:
 
     model, adapter: folders as `plumbline.model.loading.load_model` takes them. batch_size: requests decoded at a time.
     max_pixels: the largest image area that training used, or None for the image processor's own limit. Greedy replies
-    do not depend on `batch_size`, sampled ones on their own key and seed alone.
+    do not depend on `batch_size`, sampled ones on their own key and seed alone. on_text: where it is set, hears the
+    whole text of a reply so far after every token, for somebody who looks on (one request at a time).
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class TransformersEngine:
         self.model = load_model(model, adapter)
         self.processor = load_processor(model)
         self.batch_size = batch_size
+        self.on_text: Callable[[str], None] | None = None
         self.limits = PixelLimits.of_processor(self.processor.image_processor, max_pixels)
         self._base: Any = self.model.get_base_model() if adapter is not None else self.model
         self._stamp = [weights_stamp(Path(folder)) for folder in (model, adapter) if folder is not None]
@@ -254,6 +256,8 @@ class TransformersEngine:
         for number, (row, token) in enumerate(zip(batch.rows, chosen, strict=True)):
             row.tokens.append(token)
             reply = self._ended(row)
+            if self.on_text is not None:
+                self.on_text(self._text(row.tokens) if reply is None else reply.text)
             if reply is None:
                 stay.append(number)
             else:

@@ -10,7 +10,7 @@ from typing import Any
 from plumbline.data.answer import EMIT_NORMS
 from plumbline.data.prompts import MODES, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
-from plumbline.infer.config import InferSettings
+from plumbline.infer.config import InferSettings, RunSettings
 from plumbline.infer.inputs import Item, read_items
 from plumbline.infer.rows import read_heads
 from plumbline.infer.work import ERROR, RunOptions, check_identity, check_ours
@@ -20,7 +20,7 @@ from plumbline.model.loading import base_of
 WINDOW_BATCHES = 2
 """Batches whose pictures are open at once and sorted by length among themselves; as many more are being opened."""
 WINDOW_SERVED = 64
-"""Pictures that are open at once for servers, which take many requests at a time."""
+"""Pictures that are open at once for servers and vLLM, which batch by themselves."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,7 @@ class Plan:
     @property
     def run_options(self) -> RunOptions:
         """How the runner is to go about it."""
-        settings = self.settings
-        return RunOptions(
-            settings.output,
-            settings.resume,
-            window=max(WINDOW_BATCHES * settings.batch_size, WINDOW_SERVED if settings.servers else 0),
-            max_error_rate=settings.max_error_rate,
-            shard=settings.shard,
-            replies=settings.replies,
-        )
+        return run_options(self.settings, self.settings.output)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -68,12 +60,25 @@ class Plan:
         }
 
 
+def run_options(settings: RunSettings, output: Path) -> RunOptions:
+    """How the runner is to go about a run that writes `output`."""
+    takes_many = bool(settings.servers) or settings.engine == "vllm"
+    return RunOptions(
+        output,
+        settings.resume,
+        window=max(WINDOW_BATCHES * settings.batch_size, WINDOW_SERVED if takes_many else 0),
+        max_error_rate=settings.max_error_rate,
+        shard=settings.shard,
+        replies=settings.replies,
+    )
+
+
 def plan_captions(settings: InferSettings) -> Plan:
     """Find model, card, pictures and earlier rows. Raises UserError; touches no file and loads no weights."""
     model, adapter, notes = find_weights(settings.model, settings.adapter)
     card, card_notes = find_card(adapter or model, settings.emit_norm)
     mode = choose_mode(card, settings.mode)
-    items = read_items(settings.input, settings.image_roots)[: settings.limit]
+    items = read_items(settings.input, settings.image_roots, settings.image_url_allow)[: settings.limit]
     plan = Plan(settings, model, adapter, card, mode, tuple(items), (), Counter(), (*notes, *card_notes))
     plan = replace(plan, todo=tuple(plan.run_options.own(plan.items)))
     output = plan.run_options.rows_path
@@ -138,11 +143,15 @@ def with_earlier_rows(plan: Plan) -> Plan:
 
 def identity_of(plan: Plan) -> dict[str, Any]:
     """What makes rows comparable: two runs that differ in it must not share an output."""
+    own = {"mode": plan.mode, "guided": plan.settings.guided}
+    return answering(plan.settings, plan.model, plan.adapter, plan.card) | own
+
+
+def answering(settings: RunSettings, model: Path, adapter: Path | None, card: Card) -> dict[str, Any]:
+    """The part of an identity that tells who answers, and how."""
     return {
-        "model": plan.settings.served_model or "" if plan.settings.servers else str(plan.model.resolve()),
-        "adapter": None if plan.adapter is None else str(plan.adapter.resolve()),
-        "mode": plan.mode,
-        "card": asdict(plan.card),
-        "sampling": asdict(plan.settings.sampling),
-        "guided": plan.settings.guided,
+        "model": settings.served_model or "" if settings.servers else str(model.resolve()),
+        "adapter": None if adapter is None else str(adapter.resolve()),
+        "card": asdict(card),
+        "sampling": asdict(settings.sampling),
     }

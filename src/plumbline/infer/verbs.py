@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from plumbline.data.contract import build_record
@@ -15,6 +17,7 @@ from plumbline.errors import EXIT_OK, ConfigError, Problem
 from plumbline.infer.config import InferSettings
 from plumbline.infer.engines import open_engine
 from plumbline.infer.plan import Plan, plan_captions
+from plumbline.infer.rows import read_rows
 from plumbline.infer.runner import OnCaption, run_captions
 from plumbline.infer.work import QUARANTINE_SUFFIX, RunReport
 
@@ -22,12 +25,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SHOWN = 5
+TERMINAL = Path("-")
+"""The output of somebody who wants to read one reply, not to keep it."""
 
 Draw = Callable[["Image.Image", Any], "Image.Image"]
 
 
 def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json: bool, dry_run: bool) -> int:
     """Plan, tell the plan, run, tell the result. draw: (picture, objects) -> picture."""
+    if settings.output == TERMINAL and not dry_run:
+        return _describe(settings, draw_folder, draw, as_json)
     plan = plan_captions(settings)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -40,6 +47,46 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
         report = run_captions(plan, lambda: open_engine(plan), on_caption, advance)
     tell(report, "pictures", as_json)
     return report.exit_code
+
+
+def _describe(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json: bool) -> int:
+    """One picture for somebody who looks on: the reply as it is written, then what was read out of it."""
+    with TemporaryDirectory() as scratch:
+        plan = plan_captions(replace(settings, output=Path(scratch) / "captions.jsonl"))
+        if len(plan.items) != 1:
+            what = f"there are {len(plan.items)} pictures, and no file to write to"
+            raise ConfigError(Problem("--output", what, "name one, or --limit 1"))
+        on_caption = None if draw_folder is None else overlays(draw_folder, draw)
+        written = _Typed()
+        with redirect_stdout(sys.stderr):
+            on_text = None if as_json else written
+            report = run_captions(plan, lambda: open_engine(plan, on_text), on_caption)
+        rows = list(read_rows(plan.run_options.rows_path))
+    if report.interrupted:
+        return report.exit_code
+    (row,) = rows
+    if as_json:
+        print(json.dumps(row, ensure_ascii=False))
+        return report.exit_code
+    written(row["text"])  # engines that do not write as they go
+    print()
+    print(f"{row['status']}: {len(row['objects'])} objects in {row['width']} x {row['height']}", file=sys.stderr)
+    for problem in row["problems"]:
+        print(f"  {printable(problem)}", file=sys.stderr)
+    return report.exit_code
+
+
+class _Typed:
+    """Writes a growing text to the terminal, each part once; what a terminal would obey is shown escaped."""
+
+    def __init__(self) -> None:
+        self._out, self._length = sys.stdout, 0
+
+    def __call__(self, text: str) -> None:
+        whole = text.rstrip("\ufffd")  # a character whose last bytes are still to come
+        self._out.write(printable(whole[self._length :], keep="\n"))
+        self._out.flush()
+        self._length = max(self._length, len(whole))
 
 
 def overlays(folder: Path, draw: Draw) -> OnCaption:

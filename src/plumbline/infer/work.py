@@ -15,13 +15,13 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -129,6 +129,23 @@ SHOWN_FAILURES = 5
 OnRow = Callable[[Any, "Request | None", Mapping[str, Any]], None]
 
 
+class Answered(NamedTuple):
+    """An item with its row. request: None where it could not be asked, or was asked in another process.
+
+    reason: why there is no reply, or empty; is_known: the reply came out of the cache.
+    """
+
+    item: Any
+    request: Request | None
+    row: Mapping[str, Any]
+    reason: str = ""
+    is_known: bool = False
+
+
+Runner = Callable[["Work[Any]", Callable[[], Engine], RunOptions, Iterable[Any]], Generator[Answered, None, None]]
+"""(work, engine, options, items) -> their rows, as they come."""
+
+
 def run_work(
     items: Sequence[ItemT],
     work: Work[ItemT],
@@ -137,12 +154,14 @@ def run_work(
     identity: Mapping[str, Any],
     on_row: OnRow | None = None,
     progress: Callable[[int], None] = lambda count: None,
+    runner: Runner | None = None,
 ) -> RunReport:
     """Bring the output to one row per item; an item that fails costs itself alone.
 
     items: of all shards; engine: made when there is something to ask; identity: what makes rows comparable. on_row:
     called before a row is written: a run that is stopped in between does it again. progress: called with the number
-    of rows written each time. An interrupt ends the run between rows, and says so in the report.
+    of rows written each time. runner: who asks; this process where None. An interrupt ends the run between rows, and
+    says so in the report.
     Raises UserError when another process writes to the output, or its rows were made in another way.
     """
     path, mine = options.rows_path, options.own(items)
@@ -157,42 +176,72 @@ def run_work(
         if report.statuses.total() < len(mine):
             todo = (item for item in mine if item.key not in done)
             rows = stack.enter_context(RowFile(path))
-            cache = stack.enter_context(ReplyCache(options.replies)) if options.replies else None
-            _Run(work, engine(), options, rows, cache, report, on_row, progress).go(todo)
+            answered = stack.enter_context(closing((runner or in_process)(work, engine, options, todo)))
+            _write_rows(answered, rows, options, report, on_row, progress)
         _write_quarantine(path, report)
     report.seconds = time.perf_counter() - began
     return report
 
 
+def _write_rows(
+    answered: Iterator[Answered],
+    rows: RowFile,
+    options: RunOptions,
+    report: RunReport,
+    on_row: OnRow | None,
+    progress: Callable[[int], None],
+) -> None:
+    most = options.max_error_rate
+    try:
+        for found in answered:
+            if on_row is not None:
+                on_row(found.item, found.request, found.row)
+            rows.append(found.row)
+            report.written += 1
+            report.cached += found.is_known
+            report.statuses[found.row["status"]] += 1
+            if found.row["status"].startswith(ERROR):
+                report.errors_now += 1
+                if len(report.failures) <= SHOWN_FAILURES:
+                    report.failures.append(f"{found.item.key}: {found.reason}")
+                if most is not None and report.written >= JUDGED_AFTER and report.errors_now > most * report.written:
+                    report.over_budget = True
+            progress(1)
+            if report.over_budget:
+                return
+    except KeyboardInterrupt:
+        report.interrupted = True
+
+
+def in_process(
+    work: Work[Any], engine: Callable[[], Engine], options: RunOptions, todo: Iterable[Any]
+) -> Generator[Answered, None, None]:
+    """The runner of this process: window by window, the next one prepared meanwhile."""
+    windows = _windows(todo, options.window)
+    with ExitStack() as stack:
+        cache = stack.enter_context(ReplyCache(options.replies)) if options.replies else None
+        asking = Asking(work, engine(), options.tries, cache)
+        ahead = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="prepare"))
+        upcoming = ahead.submit(asking.prepared, next(windows, ()))
+        try:
+            while window := upcoming.result():
+                upcoming = ahead.submit(asking.prepared, next(windows, ()))
+                yield from asking.answers(window)
+        finally:
+            upcoming.cancel()
+
+
 @dataclass
-class _Run(Generic[ItemT]):
+class Asking(Generic[ItemT]):
+    """From items to rows. tries: how often an item is asked when the failure may pass; cache: known replies."""
+
     work: Work[ItemT]
     engine: Engine
-    options: RunOptions
-    rows: RowFile
-    cache: ReplyCache | None
-    report: RunReport
-    on_row: OnRow | None
-    progress: Callable[[int], None]
+    tries: int
+    cache: ReplyCache | None = None
 
-    def go(self, todo: Iterable[ItemT]) -> None:
-        """Window by window, the next one prepared meanwhile."""
-        windows = _windows(todo, self.options.window)
-        with ThreadPoolExecutor(1, thread_name_prefix="prepare") as ahead:
-            try:
-                upcoming = ahead.submit(self._prepared, next(windows, ()))
-                while True:
-                    window = upcoming.result()
-                    if not window or self.report.over_budget:
-                        return
-                    upcoming = ahead.submit(self._prepared, next(windows, ()))
-                    self._window(window)
-            except KeyboardInterrupt:
-                self.report.interrupted = True
-            finally:
-                upcoming.cancel()
-
-    def _prepared(self, items: Sequence[ItemT]) -> list[tuple[ItemT, Request | DataError]]:
+    def prepared(self, items: Sequence[ItemT]) -> list[tuple[ItemT, Request | DataError]]:
+        """The items with their questions, or why there is none."""
         return [(item, self._asked(item)) for item in items]
 
     def _asked(self, item: ItemT) -> Request | DataError:
@@ -201,11 +250,12 @@ class _Run(Generic[ItemT]):
         except DataError as error:
             return error
 
-    def _window(self, window: Sequence[tuple[ItemT, Request | DataError]]) -> None:
+    def answers(self, window: Sequence[tuple[ItemT, Request | DataError]]) -> Iterator[Answered]:
+        """One per item, in any order."""
         asked: dict[str, tuple[ItemT, Request, str]] = {}
         for item, request in window:
             if isinstance(request, DataError):
-                self._write(item, None, Reply(item.key, error="image", detail=str(request)))
+                yield self._answered(item, None, Reply(item.key, error="image", detail=str(request)))
                 continue
             known, name = None, ""
             if self.cache is not None:
@@ -214,46 +264,23 @@ class _Run(Generic[ItemT]):
             if known is None:
                 asked[item.key] = item, request, name
             else:
-                self.report.cached += 1
-                self._write(item, request, known)
-        for attempt in range(1, self.options.tries + 1):
-            again = self._answers(asked, is_last=attempt == self.options.tries)
-            if not again or self.report.over_budget:
+                yield self._answered(item, request, known)._replace(is_known=True)
+        for attempt in range(1, self.tries + 1):
+            again = {}
+            for reply in self.engine.stream([request for _, request, _ in asked.values()]):
+                item, request, name = asked[reply.key]
+                if reply.error and reply.is_transient and attempt < self.tries:
+                    again[reply.key] = asked[reply.key]
+                    continue
+                if self.cache is not None and not reply.error:
+                    self.cache.keep(name, reply)
+                yield self._answered(item, request, reply)
+            if not again:
                 return
             asked = again
 
-    def _answers(
-        self, asked: Mapping[str, tuple[ItemT, Request, str]], *, is_last: bool
-    ) -> dict[str, tuple[ItemT, Request, str]]:
-        """Write what is answered; what may be asked again."""
-        again = {}
-        for reply in self.engine.stream([request for _, request, _ in asked.values()]):
-            item, request, name = asked[reply.key]
-            if reply.error and reply.is_transient and not is_last:
-                again[reply.key] = asked[reply.key]
-                continue
-            if self.cache is not None and not reply.error:
-                self.cache.keep(name, reply)
-            self._write(item, request, reply)
-            if self.report.over_budget:
-                break
-        return again
-
-    def _write(self, item: ItemT, request: Request | None, reply: Reply) -> None:
-        row, report = self.work.row(item, request, reply), self.report
-        if self.on_row is not None:
-            self.on_row(item, request, row)
-        self.rows.append(row)
-        report.written += 1
-        report.statuses[row["status"]] += 1
-        if row["status"].startswith(ERROR):
-            report.errors_now += 1
-            if len(report.failures) <= SHOWN_FAILURES:
-                report.failures.append(f"{item.key}: {reply.detail or reply.error}")
-            most = self.options.max_error_rate
-            if most is not None and report.written >= JUDGED_AFTER and report.errors_now > most * report.written:
-                report.over_budget = True
-        self.progress(1)
+    def _answered(self, item: ItemT, request: Request | None, reply: Reply) -> Answered:
+        return Answered(item, request, self.work.row(item, request, reply), reply.detail or reply.error)
 
 
 def _windows(items: Iterable[ItemT], size: int) -> Iterator[Sequence[ItemT]]:

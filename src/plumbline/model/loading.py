@@ -26,16 +26,23 @@ def load_model(
     located = locate(model)
     check_architecture(located.folder)
     bars_on_terminals_only()
-    network: Any = Qwen3VLForConditionalGeneration.from_pretrained(
-        located.folder,
-        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    quantized = bool(read_json_object(located.folder / "config.json").get("quantization_config"))
+    try:
+        network: Any = Qwen3VLForConditionalGeneration.from_pretrained(
+            located.folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            device_map={"": place} if quantized else None,  # weights in few bits cannot be moved afterwards
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except ImportError as error:
+        what = f"its weights are in few bits: {str(error).splitlines()[0]}"
+        raise UserError(Problem(str(located.folder), what, "pip install 'plumbline[quantize]'")) from error
     if adapter is not None:
         network = attach_adapter(network, adapter)
-    return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return (network if quantized else network.to(place)).eval()
 
 
 def attach_adapter(network: Any, adapter: str | Path) -> Any:

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 # Hub look-ups and update checks cost seconds of retries on a machine without network.
@@ -45,6 +46,7 @@ __all__ = [
     "SwiftSft",
     "TensorBoardCallback",
     "build_arguments",
+    "export_quantized",
     "gathered",
     "inexact_initialisation",
     "install_trainer",
@@ -119,6 +121,22 @@ def load_frozen_model(arguments: SftArguments, folder: str, adapters: list[str])
 
         model = PeftModel.from_pretrained(model, adapters[0])
     return model.requires_grad_(False).eval()
+
+
+def export_quantized(model: Path, output: Path, method: str, bits: int | None) -> None:
+    """Upstream's own export of a model in fewer bits, into an existing folder."""
+    from swift.arguments import ExportArguments
+    from swift.pipelines.export.export import SwiftExport
+
+    arguments = ExportArguments(
+        model=str(model),
+        model_type="qwen3_vl",
+        quant_method=method,
+        quant_bits=bits,
+        output_dir=str(output),
+        exist_ok=True,
+    )
+    SwiftExport(arguments).main()
 
 
 def inexact_initialisation(model: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""What `plumbline merge` and `plumbline inspect-lora` print. Every function returns the exit code."""
+"""What `plumbline merge`, `quantize` and `inspect-lora` print. Every function returns the exit code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK
 from plumbline.model.inspect import Inspection, inspect
 from plumbline.model.merge import MergeReport, merge
+from plumbline.model.quantize import quantize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,6 +61,19 @@ def _print_merge(report: MergeReport) -> None:
     print(f"{report.output}: {report.peft_type} of {report.adapter} merged into {report.base}{share}")
     print(f"  {report.files} file(s), {report.size / 1e9:.3f} GB, {report.dtype}, {report.seconds:.1f} s")
     print(f"  largest difference of a logit to base plus adapter: {checked}")
+
+
+def quantize_verb(model: Path, output: Path, method: str, overwrite: bool, as_json: bool) -> int:
+    """Write the model in fewer bits and say how much smaller it is."""
+    with redirect_stdout(sys.stderr):
+        report = quantize(model, output, method, overwrite=overwrite)
+    if as_json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        sizes = f"{report.size_before / 1e9:.3f} GB became {report.size / 1e9:.3f} GB"
+        print(f"{report.output}: {report.method} of {report.model}, {sizes}, {report.seconds:.1f} s")
+        print("  compare its replies with those of the model before you deploy it")
+    return EXIT_OK
 
 
 def inspect_verb(checkpoint: Path, as_json: bool) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,9 +14,9 @@ from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.captions import INVALID, OK, read_end, read_summary
 from plumbline.infer.engine import Engine, Reply, Request
-from plumbline.infer.plan import WINDOW_BATCHES, WINDOW_SERVED, choose_mode, find_card, find_weights
+from plumbline.infer.plan import answering, choose_mode, find_card, find_weights, run_options
 from plumbline.infer.rows import read_heads, read_rows
-from plumbline.infer.work import ERROR, RunOptions, RunReport, check_identity, check_ours, run_work
+from plumbline.infer.work import ERROR, Runner, RunOptions, RunReport, check_identity, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.tickets import Input, Photo, Ticket, of_mission, read_input, sample_tickets
@@ -51,27 +51,12 @@ class Plan:
 
     @property
     def run_options(self) -> RunOptions:
-        settings = self.settings
-        return RunOptions(
-            self.gathered.with_name(f"{self.gathered.stem}.rows.jsonl"),
-            settings.resume,
-            window=max(WINDOW_BATCHES * settings.batch_size, WINDOW_SERVED if settings.servers else 0),
-            max_error_rate=settings.max_error_rate,
-            shard=settings.shard,
-            replies=settings.replies,
-        )
+        return run_options(self.settings, self.gathered.with_name(f"{self.gathered.stem}.rows.jsonl"))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes rows comparable."""
-        settings = self.settings
-        return {
-            "model": settings.served_model or "" if settings.servers else str(self.model.resolve()),
-            "adapter": None if self.adapter is None else str(self.adapter.resolve()),
-            "card": asdict(self.card),
-            "prompt": self.focus,
-            "sampling": asdict(settings.sampling),
-        }
+        return answering(self.settings, self.model, self.adapter, self.card) | {"prompt": self.focus}
 
     @property
     def todo(self) -> int:
@@ -96,7 +81,7 @@ def plan_summaries(settings: StageASettings) -> tuple[list[Plan], list[str]]:
 
     Raises UserError; touches no file, loads no weights.
     """
-    found = read_input(settings.input, settings.missions, settings.image_roots)
+    found = read_input(settings.input, settings.missions, settings.image_roots, settings.image_url_allow)
     missions = list(dict.fromkeys(photo.mission for photo in found.photos))
     _check_missions(settings, found, missions)
     focus = {mission: mission_prompt(settings.prompts, mission) if mission else "" for mission in missions}
@@ -190,10 +175,14 @@ def read_reply(reply: Reply) -> tuple[str, str, list[str]]:
 
 
 def run_summaries(
-    plan: Plan, engine: Callable[[], Engine], progress: Callable[[int], None] = lambda count: None
+    plan: Plan,
+    engine: Callable[[], Engine],
+    progress: Callable[[int], None] = lambda count: None,
+    runner: Runner | None = None,
 ) -> RunReport:
     """Summarise the pictures of the plan and gather what is there; a shard gathers nothing."""
-    report = run_work(plan.found.photos, Summaries(plan), engine, plan.run_options, plan.identity, progress=progress)
+    work, options = Summaries(plan), plan.run_options
+    report = run_work(plan.found.photos, work, engine, options, plan.identity, progress=progress, runner=runner)
     if plan.settings.shard is None:
         gather(plan)
     return report

@@ -53,14 +53,16 @@ class Input:
     notes: tuple[str, ...] = ()
 
 
-def read_input(source: Path, missions: Sequence[str], image_roots: tuple[str, ...] = ()) -> Input:
+def read_input(
+    source: Path, missions: Sequence[str], image_roots: tuple[str, ...] = (), url_allow: tuple[str, ...] = ()
+) -> Input:
     """The photos of an input, ticket by ticket where it is laid out so. missions: only these; empty means all.
 
     Raises UserError where there is nothing, DataError for a JSONL that breaks the contract.
     """
     folders = mission_folders(source) if source.is_dir() else []
     if not folders:
-        items = read_items(source, image_roots)
+        items = read_items(source, image_roots, url_allow)
         mission = missions[0] if missions else ""
         return Input(tuple(Photo(item, mission) for item in items), ())
     root = source.parent if folders == [source] else source

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from functools import cache
+from functools import cache, partial
 
 from plumbline.data.findings import printable
 from plumbline.errors import EXIT_OK
@@ -30,11 +30,17 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
     if dry_run:
         _tell_plans(plans, as_json=as_json)
         return EXIT_OK
-    engine = cache(lambda: open_engine(plans[0]))  # one for all missions, and only where there is something to ask
+    here = cache(lambda: open_engine(plans[0]))  # one for all missions, and only where there is something to ask
+    runner = None
+    if settings.runner == "ray":
+        from plumbline.infer.cluster import on_cluster
+
+        runner = on_cluster(settings.workers, uses_gpu=not settings.servers)
     reports: list[RunReport] = []
     for plan in plans:
         with redirect_stdout(sys.stderr), progress_bar(printable(plan.mission) or "summaries", plan.todo) as advance:
-            reports.append(run_summaries(plan, engine, advance))
+            engine = here if runner is None else partial(open_engine, plan)
+            reports.append(run_summaries(plan, engine, advance, runner))
         if not as_json:
             tell(reports[-1], "pictures", as_json=False)
             print(f"gathered: {plan.gathered}" if settings.shard is None else "the command without --shard gathers")
