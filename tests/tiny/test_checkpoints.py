@@ -14,27 +14,12 @@ from plumbline.model.loading import base_of, load_model, load_processor
 
 pytestmark = pytest.mark.slow
 
-EVIL = "from pathlib import Path\nPath({sentinel!r}).touch()\nraise SystemExit\n"
-
-
 @pytest.fixture
 def copy_of_tiny(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny checkpoint as a folder of another program: no marker."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("COMPLETE"))
     return folder
-
-
-def test_code_that_a_configuration_names_is_never_run(copy_of_tiny: Path, tmp_path: Path) -> None:
-    sentinel = tmp_path / "ran"
-    (copy_of_tiny / "evil.py").write_text(EVIL.format(sentinel=str(sentinel)))
-    classes = {"AutoConfig": "evil.C", "AutoModelForImageTextToText": "evil.M", "AutoProcessor": "evil.P"}
-    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
-        content = json.loads((copy_of_tiny / name).read_text())
-        (copy_of_tiny / name).write_text(json.dumps(content | {"auto_map": classes}))
-    load_model(copy_of_tiny)
-    load_processor(copy_of_tiny)
-    assert not sentinel.exists()
 
 
 def test_another_architecture_is_refused_by_name(copy_of_tiny: Path) -> None:
