@@ -10,7 +10,7 @@ import pytest
 from adapters import make_adapter
 
 from plumbline.errors import DamagedFileError, UserError
-from plumbline.model.loading import base_of, load_model, load_processor
+from plumbline.model.loading import base_of, load_model
 
 pytestmark = pytest.mark.slow
 
