@@ -33,7 +33,8 @@ class Wording:
     unsure: tuple[str, ...] = _words("无法识别 无法判断 无法确认 看不清 模糊 无关图片")
     absent: tuple[str, ...] = _words("缺失 缺少 没有 未安装 未见 未发现 看不到")
     filler: tuple[str, ...] = _words(
-        "需要 必须 应当 应该 是否 如果 至少 检查 判断 以及 并且 或者 图片 因为 所以 因此 且 和 与 及 或 的 应 需 均 都 已 则 若"
+        "需要 必须 应当 应该 是否 如果 至少 检查 判断 以及 并且 或者 图片 因为 所以 因此 "
+        "且 和 与 及 或 的 应 需 均 都 已 则 若"
     )
 
     def tells_fault(self, text: str) -> bool:
