@@ -1,0 +1,131 @@
+"""Stage-A's files read as tickets; a row that is not one ends the reading, with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from plumbline.data.findings import shown
+from plumbline.data.read import Line, parse_line, read_lines
+from plumbline.errors import DamagedFileError, DataError, Problem
+from plumbline.stage_b.summary_text import clean_summary
+
+LABELS = ("pass", "fail")
+MOST_TOLD = 20
+"""Problems that are listed; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A group of photos, what Stage-A said of each, and what a person decided.
+
+    images: paths, the n-th of them is `image_n`. summaries: `image_n` -> cleaned text. failed: `image_n` -> why it has
+    none. flags: `image_n: reason` for each summary that looks suspicious.
+    """
+
+    group_id: str
+    mission: str
+    label: str
+    images: tuple[str, ...]
+    summaries: Mapping[str, str]
+    failed: Mapping[str, str]
+    flags: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its identity, as in Stage-A: one group id may occur under both labels."""
+        return f"{self.mission}/{self.label}/{self.group_id}"
+
+
+def read_tickets(paths: Iterable[str | Path]) -> list[Ticket]:
+    """The tickets of Stage-A files (JSONL), in their order.
+
+    Raises DamagedFileError with every row that is not a ticket or repeats one, DataError for a file that is not there.
+    """
+    tickets: list[Ticket] = []
+    first: dict[str, str] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        for line in read_lines(path):
+            where = f"{path}:{line.number}"
+            try:
+                ticket = _ticket(line, str(path))
+            except DataError as error:
+                problems += error.problems
+                continue
+            if ticket.key in first:
+                what = f"the ticket {shown(ticket.key)} is there already, at {first[ticket.key]}"
+                problems.append(Problem(where, what, "keep one row per ticket"))
+            first.setdefault(ticket.key, where)
+            tickets.append(ticket)
+    if problems:
+        raise DamagedFileError(_at_most(problems))
+    return tickets
+
+
+def _at_most(problems: list[Problem]) -> list[Problem]:
+    left = len(problems) - MOST_TOLD
+    rest = [Problem("and", f"{left} more like these")] if left > 0 else []
+    return problems[:MOST_TOLD] + rest
+
+
+def _ticket(line: Line, file: str) -> Ticket:
+    row, found = parse_line(line, file)
+    if found:
+        raise DataError([finding.problem() for finding in found])
+    if faults := list(_faults(row)):
+        raise DataError([Problem(f"{file}:{line.number}", fault, "run stage-a again, or mend it") for fault in faults])
+    cleaned = {name: clean_summary(text) for name, text in row["per_image"].items()}
+    names = sorted(cleaned, key=_number)
+    return Ticket(
+        row["group_id"],
+        row["mission"],
+        row["label"],
+        tuple(row["images"]),
+        MappingProxyType({name: cleaned[name][0] for name in names}),
+        MappingProxyType({name: row["failed"][name] for name in sorted(row.get("failed", {}), key=_number)}),
+        tuple(f"{name}: {reason}" for name in names for reason in cleaned[name][1]),
+    )
+
+
+def _faults(row: Any) -> Iterator[str]:
+    """What keeps a JSON value from being a ticket."""
+    if not isinstance(row, dict):
+        yield f"is {shown(row)}, not a ticket"
+        return
+    for name in ("group_id", "mission"):
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            yield f"{name} is {shown(row.get(name))}, not a name"
+    if row.get("label") not in LABELS:
+        yield f"label is {shown(row.get('label'))}, not pass or fail"
+    images = row.get("images")
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) and image for image in images):
+        yield f"images is {shown(images)}, not a list of paths"
+        return
+    maps = {"per_image": row.get("per_image"), "failed": row.get("failed", {})}
+    wrong = [name for name, texts in maps.items() if not _is_texts(texts)]
+    yield from (f"{name} is {shown(maps[name])}, not a text per image" for name in wrong)
+    if not wrong:
+        yield from _image_faults(len(images), [*maps["per_image"], *maps["failed"]])
+
+
+def _is_texts(texts: Any) -> bool:
+    return isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
+
+
+def _image_faults(count: int, names: list[str]) -> Iterator[str]:
+    """`image_1` to `image_<count>`, each in one of the two maps."""
+    wanted = {f"image_{number}" for number in range(1, count + 1)}
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield f"{', '.join(twice)} has a summary and a failure"
+    if missing := sorted(wanted - set(names), key=_number):
+        yield f"{', '.join(missing)} has neither a summary nor a failure"
+    if extra := sorted(set(names) - wanted):
+        yield f"{shown(extra)} is not one of its {count} images"
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("image_"))
