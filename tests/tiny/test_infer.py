@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -293,8 +292,8 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_rows_of_an_undisturbed_one(
 def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
     adapter: Path, photos: Path, tmp_path: Path
 ) -> None:
-    for number in range(30):  # enough of them that the signal comes before the end
-        shutil.copy(photos / "p0.png", photos / f"q{number:02}.png")
+    for number in range(400):  # enough of them that the signal comes before the end
+        os.link(photos / "p0.png", photos / f"q{number:03}.png")
     output, overlays = tmp_path / "captions.jsonl", tmp_path / "overlays"
     program = Path(sys.executable).with_name("plumbline")
     command = [
@@ -315,7 +314,7 @@ def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
     dry = subprocess.run([*command, "--dry-run"], env=environment, capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
     plan = json.loads(dry.stdout)
-    assert (plan["images"], plan["todo"], plan["mode"], plan["emit_norm"]) == (34, 34, "dense", "norm1000")
+    assert (plan["images"], plan["todo"], plan["mode"], plan["emit_norm"]) == (404, 404, "dense", "norm1000")
     assert not output.exists()
 
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -330,12 +329,15 @@ def test_the_command_draws_answers_json_and_stops_cleanly_on_sigint(
     assert "the same command goes on from here" in stderr
     report = json.loads(stdout)
     assert report["interrupted"]
-    assert report["written"] == sum(1 for _ in read_rows(output)) < 34
+    assert report["written"] == sum(1 for _ in read_rows(output)) < 404
 
+    written = [row["key"] for row in read_rows(output) if row["key"].startswith("q")]
+    for path in sorted(photos.glob("q*.png"))[len(written) + 10 :]:
+        path.unlink()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["statuses"]["error:image"] == 1
-    drawn = ["p0.png", "p1.png", "p2.png", *(f"q{number:02}.png" for number in range(30))]
+    drawn = sorted(path.name for path in photos.glob("*.png"))
     assert sorted(row["key"] for row in read_rows(output)) == ["broken.jpg", *drawn]
     assert sorted(path.name for path in overlays.iterdir()) == drawn
 

@@ -19,6 +19,7 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("LOG_LEVEL", "WARNING")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
+import swift.pipelines.train.sft as _sft_module
 from swift.arguments import RLHFArguments, SftArguments
 from swift.dataloader.shard import DataLoaderShard
 from swift.model.register import ModelLoader
@@ -61,6 +62,9 @@ _NO_TARGETS = "dummy-target-modules"
 
 # Code that a checkpoint names (`auto_map`) is never run; such a checkpoint is refused before it gets here.
 ModelLoader.default_trust_remote_code = False
+
+# At the end of a run upstream draws every metric with matplotlib, for seconds; the run's report.html has the curves.
+_sft_module.plot_images = lambda *_, **__: None
 
 
 class _KnownNoise(logging.Filter):
