@@ -33,7 +33,7 @@ def test_policies(policy: str, verdict: str, chosen: int, margin: float) -> None
     assert selection.reason == f"理由{chosen}"
     assert selection.margin == pytest.approx(margin)
     assert selection.votes == {PASS: 3, FAIL: 1, "unreadable": 0}
-    assert selection.confidence == pytest.approx(1.6 / 2.5)
+    assert selection.pass_share == selection.confidence == pytest.approx(1.6 / 2.5)
     assert (selection.summary_confidence, selection.doubts) == (OK, ())
 
 
@@ -57,7 +57,7 @@ def test_without_a_readable_candidate_there_is_no_verdict_to_trust(policy: str, 
     selection = select(candidates, policy)
     assert (selection.verdict, selection.summary_confidence, selection.selected_candidate) == (FAIL, NEEDS_REVIEW, None)
     assert "candidate" in selection.reason
-    assert selection.confidence == 0
+    assert (selection.pass_share, selection.confidence) == (None, 0)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -69,7 +69,7 @@ def test_votes_without_weight_pass_nothing(policy: str) -> None:
 
 def test_an_unreadable_reply_speaks_for_no_pass() -> None:
     selection = select([said(0, PASS), said(1, None)], "majority")
-    assert (selection.verdict, selection.confidence) == (PASS, 0.5)
+    assert (selection.verdict, selection.pass_share, selection.confidence) == (PASS, 1.0, 0.5)
     assert selection.doubts == ("1 of 2 candidates cannot be read",)
 
 

@@ -14,6 +14,7 @@ from plumbline.stage_b.verdict import FAIL, PASS
 MAJORITY, WEIGHTED_VOTE, TOP_SEMANTIC = POLICIES = ("majority", "weighted_vote", "top_semantic")
 TIE_BREAKS = ("semantic", "first")
 """Which of several candidates with the winning verdict speaks for it; never which verdict wins."""
+UNREADABLE = "unreadable"
 _NEAR = 1e-9
 
 
@@ -36,9 +37,9 @@ class Selection:
     """The verdict of a ticket.
 
     selected_candidate: index of the one that speaks for it; None when none does. votes: candidates by verdict, those
-    that cannot be read under `unreadable`. margin: weight of the winner over the other's, as a share of all weight.
-    confidence: share of the weighted votes that say 通过, times the share of replies that can be read; an automatic
-    pass needs it to be high. doubts: why a person should look, empty when `summary_confidence` is ok.
+    that cannot be read as `unreadable`. margin: weight of the winner over the other's, as a share of all weight.
+    pass_share: of the readable votes, weighed by semantic_advantage, what says 通过; None where none weighs anything.
+    doubts: why a person should look, empty when `summary_confidence` is ok.
     """
 
     verdict: str
@@ -47,8 +48,14 @@ class Selection:
     selected_candidate: int | None
     votes: dict[str, int]
     margin: float
-    confidence: float
+    pass_share: float | None
     doubts: tuple[str, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """How sure a pass is: pass_share times the share of readable replies; an automatic pass needs it high."""
+        readable = self.votes[PASS] + self.votes[FAIL]
+        return (self.pass_share or 0.0) * readable / max(1, readable + self.votes[UNREADABLE])
 
 
 def select(candidates: Sequence[Candidate], policy: str, tie_break: str = "semantic") -> Selection:
@@ -63,7 +70,7 @@ def select(candidates: Sequence[Candidate], policy: str, tie_break: str = "seman
     votes = _count(candidates)
     if not readable:
         why = "no candidate could be read" if candidates else "there is no candidate"
-        return Selection(FAIL, why, NEEDS_REVIEW, None, votes, 0.0, 0.0, (why,))
+        return Selection(FAIL, why, NEEDS_REVIEW, None, votes, 0.0, None, (why,))
     weight = {verdict: _weight(readable, verdict, policy) for verdict in (PASS, FAIL)}
     total = sum(weight.values())
     margin = abs(weight[PASS] - weight[FAIL]) / total if total else 0.0
@@ -77,14 +84,14 @@ def select(candidates: Sequence[Candidate], policy: str, tie_break: str = "seman
         None if speaker is None else speaker.index,
         votes,
         margin,
-        _pass_share(readable) * len(readable) / len(candidates),
+        _pass_share(readable),
         doubts,
     )
 
 
 def _count(candidates: Sequence[Candidate]) -> dict[str, int]:
     said = [candidate.verdict for candidate in candidates]
-    return {PASS: said.count(PASS), FAIL: said.count(FAIL), "unreadable": said.count(None)}
+    return {PASS: said.count(PASS), FAIL: said.count(FAIL), UNREADABLE: said.count(None)}
 
 
 def _weight(readable: Sequence[Candidate], verdict: str, policy: str) -> float:
@@ -100,9 +107,9 @@ def _advantage(candidate: Candidate) -> float:
     return candidate.scores.semantic_advantage
 
 
-def _pass_share(readable: Sequence[Candidate]) -> float:
+def _pass_share(readable: Sequence[Candidate]) -> float | None:
     weights = [_weight(readable, verdict, WEIGHTED_VOTE) for verdict in (PASS, FAIL)]
-    return weights[0] / sum(weights) if sum(weights) else 0.0
+    return weights[0] / sum(weights) if sum(weights) else None
 
 
 def _speaker(winners: Sequence[Candidate], tie_break: str) -> Candidate | None:
@@ -115,6 +122,6 @@ def _doubts(speaker: Candidate | None, votes: dict[str, int], is_tie: bool) -> t
     doubts = ["the votes are tied"] if is_tie else []
     if speaker is not None and speaker.scores is not None and speaker.scores.summary_confidence == NEEDS_REVIEW:
         doubts.append("the summaries need a review")
-    if votes["unreadable"] * 2 >= sum(votes.values()):
+    if votes[UNREADABLE] * 2 >= sum(votes.values()):
         doubts.append(f"{votes['unreadable']} of {sum(votes.values())} candidates cannot be read")
     return tuple(doubts)

@@ -20,8 +20,10 @@ from plumbline.data.keyed import keyed_generator
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.stage_b.gate import Counts
+from plumbline.stage_b.judge import Criteria, Judge
+from plumbline.stage_b.selection import WEIGHTED_VOTE, Candidate, Selection, select
 from plumbline.stage_b.tickets import Ticket
-from plumbline.stage_b.verdict import FAIL, PASS
+from plumbline.stage_b.verdict import FAIL, PASS, read_verdict
 
 MISSION = "BBU接地线检查"
 FOCUS = "机柜处接地螺丝和地排处接地螺丝符合要求，电线捆扎整齐"
@@ -128,6 +130,23 @@ def _reply(user: str, says_fail: bool) -> str:
 
 def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
+
+
+def simulate_votes(
+    tickets: Sequence[SimulatedTicket], model: SimulatedModel, candidates: int, rules: Sequence[str] = ()
+) -> list[Selection]:
+    """The selection of each ticket, by weighted votes: asked, read, judged and selected as in a run."""
+    judge = Judge(Criteria.of(FOCUS, rules))
+    return [_selection(made.ticket, model, judge, candidates, rules) for made in tickets]
+
+
+def _selection(ticket: Ticket, model: SimulatedModel, judge: Judge, candidates: int, rules: Sequence[str]) -> Selection:
+    evidence = judge.evidence(ticket)
+    read = [read_verdict(reply.text) for reply in model.stream(simulated_requests(ticket, candidates, rules))]
+    scored = [
+        Candidate(index, said.verdict, said.reason, judge.score(said, evidence)) for index, said in enumerate(read)
+    ]
+    return select(scored, WEIGHTED_VOTE)
 
 
 @dataclass(frozen=True)
