@@ -69,7 +69,8 @@ class RunOptions:
     output: JSONL of the rows; resume: go on where it ends, else start anew. window: items prepared at a time; tries:
     how often an item is asked when the failure may pass. max_error_rate: share of rows that may be errors before
     the run stops, None for any. shard: (number from 1, of how many): only these items, into a file of their own.
-    replies: file in which replies are kept by content, so that the same question is not asked twice.
+    replies: file in which replies are kept by content, so that the same question is not asked twice. most: items asked
+    before the run stops, None for all.
     """
 
     output: Path
@@ -79,6 +80,7 @@ class RunOptions:
     max_error_rate: float | None = None
     shard: tuple[int, int] | None = None
     replies: Path | None = None
+    most: int | None = None
 
     @property
     def rows_path(self) -> Path:
@@ -174,10 +176,12 @@ def run_work(
             _adopt_shards(options.output, identity, done, report)
         report.statuses = Counter(done[item.key] for item in mine if item.key in done)
         if report.statuses.total() < len(mine):
-            todo = (item for item in mine if item.key not in done)
+            waiting = len(mine) - report.statuses.total()
+            todo = islice((item for item in mine if item.key not in done), options.most)
             rows = stack.enter_context(RowFile(path))
             answered = stack.enter_context(closing((runner or in_process)(work, engine, options, todo)))
             _write_rows(answered, rows, options, report, on_row, progress)
+            report.over_budget |= options.most is not None and options.most < waiting and not report.interrupted
         _write_quarantine(path, report)
     report.seconds = time.perf_counter() - began
     return report

@@ -18,6 +18,7 @@ from plumbline.errors import ConfigError, Problem
 from plumbline.infer.config import Sampling
 from plumbline.stage_b.gate import GateRules
 from plumbline.stage_b.judge import JudgeWeights
+from plumbline.stage_b.splits import Fractions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +117,10 @@ class ReflectionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitsConfig:
-    """Shares of the tickets; what is left is the sealed test."""
+    """How the tickets of a mission are parted."""
 
-    propose: Annotated[float, Range(ge=0, le=1)] = 0.4
-    """Shown to whoever proposes edits."""
-    gate: Annotated[float, Range(ge=0, le=1)] = 0.3
-    """Edits are tested on these."""
-    calibration: Annotated[float, Range(ge=0, le=1)] = 0.2
-    """The threshold of automatic passes is chosen on these."""
+    shares: Fractions = field(default_factory=Fractions)
+    """Share of the tickets in each split; together 1."""
     image_root: str | None = None
     """Folder that the tickets' image names start at: near-duplicate photos then fall into the same split."""
 
@@ -232,19 +229,17 @@ def _between_keys(run: StageBConfig, origins: Mapping[str, Any], file: str) -> l
         return str(origins.get(key, file))
 
     problems = []
-    engine, splits = run.engine, run.splits
+    engine = run.engine
     if engine.kind == "replay" and engine.replies is None:
         problems.append(Problem(where("engine.kind"), "engine.replies is needed for replay", "name recorded replies"))
     if engine.kind != "replay" and not engine.servers and engine.model is None:
         problems.append(Problem(where("engine"), "engine.model is needed", "or engine.servers, or kind: replay"))
-    if splits.propose + splits.gate + splits.calibration > 1 + 1e-9:
-        problems.append(Problem(where("splits"), "the shares of splits are more than 1 together"))
     if run.sampler.samples_per_decode > 1 and any(way.temperature == 0 for way in run.sampler.grid):
         what = "samples_per_decode is more than 1, and a way of the grid is greedy: its samples would be equal"
         problems.append(Problem(where("sampler.samples_per_decode"), what, "give it a temperature"))
-    for name in (run.output.run,):
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            problems.append(Problem(where("output.run"), f"{name!r} is not a folder's name"))
+    name = run.output.run
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        problems.append(Problem(where("output.run"), f"{name!r} is not a folder's name"))
     return problems
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,8 @@ Kind = Literal["add", "merge", "rewrite", "retire"]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule. id: `R7`, never used again. parents: rules that it came from. evidence: ticket and image ids that it was
-    proposed for; edit: which edit made it."""
+    """One rule. id: `R7`, never used again. parents: rules that it came from. evidence: ids of the tickets and images
+    that it was proposed for; edit: which edit made it."""
 
     id: str
     text: str
@@ -206,27 +206,9 @@ def _numbered(title: str, texts: Sequence[str]) -> list[str]:
     return [f"{title}：", *texts] if texts else []
 
 
-def with_focus(guidance: Guidance, focus: str) -> Guidance:
-    """The same rules under another focus, as the next step."""
-    return msgspec.structs.replace(guidance, step=guidance.step + 1, updated_at=_now(), focus=focus)
-
-
 def _name(step: int) -> str:
     return f"step-{step:04d}.json"
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-__all__ = [
-    "Edit",
-    "Guidance",
-    "GuidanceStore",
-    "Rule",
-    "apply_edit",
-    "prompt_of",
-    "read_guidance",
-    "replace",
-    "start",
-]

@@ -1,0 +1,78 @@
+"""The threshold of automatic passes: chosen on the calibration split, void as soon as anything it stands on changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from plumbline.errors import DamagedFileError, Problem, UserError
+from plumbline.model.checkpoints import read_json_object, write_atomically
+from plumbline.stage_b.engine import who_answers
+from plumbline.stage_b.judge import OK
+from plumbline.stage_b.mission import CERTIFICATE, MissionRun
+from plumbline.stage_b.risk import Certificate, Infeasible, Setting, choose_threshold
+from plumbline.stage_b.rollout import prompts_hash
+from plumbline.stage_b.verdict import PASS
+
+
+def calibrate(run: MissionRun, max_false_pass: float, confidence: float) -> Certificate | Infeasible:
+    """Choose and keep the threshold. Raises UserError where the newest verdicts are not those of this guidance."""
+    tickets = run.of_split("calibration")
+    chosen = run.latest_selections()
+    setting = setting_of(run)
+    rows = {ticket.key: chosen[ticket.key] for ticket in tickets if ticket.key in chosen}
+    stale = sum(row["guidance_hash"] != setting.guidance_hash for row in rows.values())
+    if len(rows) < len(tickets) or stale:
+        what = f"{len(tickets) - len(rows)} calibration tickets have no verdict, {stale} one of another guidance"
+        raise UserError(Problem(str(run.folder), what, "run one more epoch (runner.epochs) with this guidance"))
+    scores = [auto_score(rows[ticket.key]) for ticket in tickets]
+    is_fail = [ticket.label == "fail" for ticket in tickets]
+    found = choose_threshold(scores, is_fail, max_false_pass, confidence, setting)
+    path = run.folder / CERTIFICATE
+    if isinstance(found, Certificate):
+        write_atomically(path, json.dumps(asdict(found), ensure_ascii=False, indent=1) + "\n")
+    else:
+        path.unlink(missing_ok=True)  # an older one was measured on other verdicts
+    return found
+
+
+def auto_score(row: Mapping[str, Any]) -> float:
+    """How much speaks for an automatic pass of a selection: its confidence; nothing where a person must look anyway."""
+    result = row["result"]
+    if result["verdict"] != PASS or result["summary_confidence"] != OK:
+        return 0.0
+    return float(result["confidence"])
+
+
+def setting_of(run: MissionRun) -> Setting:
+    """What the verdicts are made with now."""
+    guidance = run.store.read()
+    if guidance is None:
+        raise UserError(Problem(str(run.folder), "has no guidance yet", "run it first (plumbline stage-b run)"))
+    config = run.config
+    told = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
+    told["weights"] = asdict(config.judge.weights)
+    return Setting(guidance.hash, json.dumps(told, ensure_ascii=False, sort_keys=True), prompts_hash())
+
+
+def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:
+    """(the certificate that holds now, why there is none)."""
+    path = run.folder / CERTIFICATE
+    if not path.exists():
+        return None, "no threshold is certified (plumbline stage-b calibrate)"
+    content = read_json_object(path)
+    try:
+        found = Certificate(**{**content, "setting": Setting(**content["setting"])})
+    except (TypeError, KeyError) as error:
+        raise DamagedFileError(Problem(str(path), f"is no certificate: {error}", "calibrate again")) from error
+    if not found.holds_for(setting_of(run)):
+        return None, "the certificate is void: the guidance, the model or the prompts have changed since"
+    return found, ""
+
+
+def passes_by_itself(row: Mapping[str, Any], certificate: Certificate | None) -> bool:
+    """Whether a selection needs no person: a pass whose score reaches the certified threshold."""
+    score = auto_score(row)
+    return certificate is not None and score > 0 and score >= certificate.threshold

@@ -1,0 +1,67 @@
+"""The engine of a Stage-B run; this is where weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from plumbline.errors import DamagedFileError, Problem
+from plumbline.infer.engine import Engine
+from plumbline.infer.plan import find_weights
+from plumbline.infer.replay import ReplayEngine
+from plumbline.infer.rows import read_rows
+from plumbline.infer.work import ERROR
+from plumbline.stage_b.config import EngineConfig
+
+WINDOW_REPLAYED = 256
+WINDOW_SERVED = 64
+
+
+def open_verdict_engine(config: EngineConfig) -> Engine:
+    """Servers where there are any, else what `kind` says. Raises UserError for what cannot be opened."""
+    if config.servers:
+        from plumbline.infer.served import OpenAIEngine
+
+        return OpenAIEngine(config.servers, config.served_model)
+    if config.kind == "replay":
+        assert config.replies is not None
+        return ReplayEngine(recorded_replies(Path(config.replies)), f"replay of {Path(config.replies).name}")
+    assert config.model is not None
+    model, adapter, _ = find_weights(Path(config.model), None if config.adapter is None else Path(config.adapter))
+    if config.kind == "vllm":
+        from plumbline.infer.vllm import VllmEngine
+
+        return VllmEngine(model)
+    from plumbline.infer.local import TransformersEngine
+
+    return TransformersEngine(model, adapter, batch_size=config.batch_size)
+
+
+def recorded_replies(path: Path) -> dict[str, str]:
+    """key -> text of recorded replies: rows with `text`, or trajectories."""
+    return {row["key"]: _text(row, path) for row in read_rows(path) if not row["status"].startswith(ERROR)}
+
+
+def _text(row: dict[str, Any], path: Path) -> str:
+    result = row.get("result")
+    text = result.get("text") if isinstance(result, dict) else row.get("text")
+    if not isinstance(text, str):
+        raise DamagedFileError(Problem(str(path), f"the row {row['key']!r} has no text"))
+    return text
+
+
+def window_of(config: EngineConfig) -> int:
+    """Questions prepared at a time."""
+    if config.servers:
+        return WINDOW_SERVED
+    return WINDOW_REPLAYED if config.kind == "replay" else 2 * config.batch_size
+
+
+def who_answers(config: EngineConfig) -> dict[str, Any]:
+    """What makes replies comparable."""
+    if config.servers:
+        return {"model": config.served_model or "served"}
+    if config.kind == "replay":
+        return {"model": f"replay of {config.replies}"}
+    adapter = None if config.adapter is None else str(Path(config.adapter).resolve())
+    return {"model": str(Path(config.model or "").resolve()), "adapter": adapter}

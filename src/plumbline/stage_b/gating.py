@@ -1,0 +1,144 @@
+"""An edit before the gate: the gate tickets are judged with the guidance as it is and as it would be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from plumbline.errors import EXIT_OK, UserError
+from plumbline.infer.engine import Engine
+from plumbline.infer.rows import read_rows
+from plumbline.infer.work import RunReport, run_work
+from plumbline.stage_b.gate import ACCEPT, UNVERIFIED, AlphaBudget, Counts, decide
+from plumbline.stage_b.guidance import Edit, Guidance, apply_edit
+from plumbline.stage_b.mission import GATE, MissionRun
+from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
+from plumbline.stage_b.verdict import VERDICT_OF_LABEL
+
+
+@dataclass
+class Budget:
+    """Questions that may still be asked; None for any number."""
+
+    left: int | None = None
+
+    def spend(self, calls: int) -> None:
+        if self.left is not None:
+            self.left = max(0, self.left - calls)
+
+
+@dataclass
+class Tried:
+    """What came of an edit. decision: as it stands among the edits; None where the run was stopped before it."""
+
+    decision: dict[str, Any] | None = None
+    reports: list[RunReport] = field(default_factory=list)
+
+
+def try_edit(
+    run: MissionRun,
+    edit: Edit,
+    engine: Callable[[], Engine],
+    budget: Budget,
+    *,
+    source: str,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Tried:
+    """Test an edit and, where the gate accepts it, make it the guidance. An edit that was tried is not tried again.
+
+    source: who proposed it. Raises UserError for an edit that does not fit the guidance.
+    """
+    current = run.store.read()
+    assert current is not None
+    earlier = [row for row in run.edits() if row["edit"]["id"] == edit.id and row["before"] == current.hash]
+    if earlier:
+        return Tried(earlier[-1])
+    after = apply_edit(current, edit, run.config.reflection.max_rules)
+    tried, rules = Tried(), run.config.gate
+    tickets = run.of_split(GATE)
+    spent = sum(row["outcome"] != UNVERIFIED for row in run.edits())
+    alpha = AlphaBudget(rules.alpha, rules.max_tests, min(spent, rules.max_tests)).next_alpha
+    right: list[dict[str, bool]] = []
+    for guidance in (current, after) if tickets and alpha else ():
+        judged = _judge_gate(run, guidance, engine, budget, tried, progress)
+        if judged is None:
+            return tried
+        right.append(judged)
+    is_fail = [ticket.label == "fail" for ticket in tickets if right]
+    flags = [[judged[ticket.key] for ticket in tickets] for judged in right] or [[], []]
+    counts = Counts.of(is_fail, *flags)
+    decision = decide(counts, alpha, rules)
+    if decision.outcome == ACCEPT:
+        run.store.write(after)
+    tried.decision = _keep(run, edit, source, current, after, {"counts": asdict(counts), **asdict(decision)})
+    return tried
+
+
+def refuse(run: MissionRun, edit: Edit, why: str, source: str) -> None:
+    """Keep an edit that does not fit among those that were tried, so that it is not proposed again."""
+    current = run.store.read()
+    assert current is not None
+    _keep(run, edit, source, current, current, {"counts": None, "outcome": UNVERIFIED, "why": why})
+
+
+def _keep(
+    run: MissionRun, edit: Edit, source: str, before: Guidance, after: Guidance, decision: Mapping[str, Any]
+) -> dict[str, Any]:
+    row = {
+        "key": f"{before.hash}/{edit.id}",
+        "status": "ok",
+        "edit": edit.as_dict(),
+        "source": source,
+        "before": before.hash,
+        "after": after.hash,
+        "step": after.step if decision["outcome"] == ACCEPT else None,
+        "tried_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        **decision,
+    }
+    run.keep_edit(row)
+    return row
+
+
+def _judge_gate(
+    run: MissionRun,
+    guidance: Guidance,
+    engine: Callable[[], Engine],
+    budget: Budget,
+    tried: Tried,
+    progress: Callable[[int], None],
+) -> dict[str, bool] | None:
+    """Gate ticket -> whether its verdict is that of its label; None where the rollouts are not whole.
+
+    The rollouts of a guidance are kept under its hash, so that it is asked once.
+    """
+    config, tickets = run.config, run.of_split(GATE)
+    ways = candidates_of(config.sampler, config.seed, 1)
+    output = run.folder / GATE / f"{guidance.hash}.jsonl"
+    options = run.run_options(output, resume=True, most=budget.left)
+    items = items_of(tickets, ways, 0)
+    report = run_work(items, Rollouts(guidance, config.judge.weights), engine, options, run.identity, progress=progress)
+    budget.spend(report.written - report.cached)
+    tried.reports.append(report)
+    if report.exit_code != EXIT_OK:  # a verdict that is missing must not decide
+        return None
+    label_of = {f"{ticket.key}/e0": VERDICT_OF_LABEL[ticket.label] for ticket in tickets}
+    filters = config.sampler.format_filter
+    rows = selections(read_rows(output), len(ways), config.selection, filters_format=filters) if items else ()
+    return {
+        row["key"].removesuffix("/e0"): row["result"]["verdict"] == label_of[row["key"]]
+        for row in rows
+        if row["key"] in label_of
+    }
+
+
+def fits(run: MissionRun, edit: Edit) -> str:
+    """Why an edit does not fit the guidance as it is; empty when it does."""
+    current = run.store.read()
+    assert current is not None
+    try:
+        apply_edit(current, edit, run.config.reflection.max_rules)
+    except UserError as error:
+        return error.problems[0].what
+    return ""

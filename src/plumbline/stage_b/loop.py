@@ -1,0 +1,194 @@
+"""The loop of a mission: rollouts of every ticket, selection, reflection; epoch by epoch, and where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from plumbline.data.read import write_lines
+from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK
+from plumbline.infer.engine import Engine
+from plumbline.infer.rows import read_rows
+from plumbline.infer.work import RunReport, run_work
+from plumbline.stage_b.gating import Budget, try_edit
+from plumbline.stage_b.guidance import Guidance
+from plumbline.stage_b.mission import SELECTIONS, MissionRun
+from plumbline.stage_b.reflection import propose
+from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class MissionReport:
+    """What a run did. calls: questions asked now; decisions: of the edits that were tried now."""
+
+    mission: str
+    folder: str
+    epochs: int = 0
+    calls: int = 0
+    cached: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+    over_budget: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        if self.over_budget:
+            return EXIT_BUDGET
+        has_errors = any(status.startswith("error:") for status in self.statuses)
+        return EXIT_FINDINGS if has_errors else EXIT_OK
+
+    def add(self, report: RunReport) -> None:
+        """Count a part of the run."""
+        self.calls += report.written - report.cached
+        self.cached += report.cached
+        self.seconds += report.seconds
+        self.failures += report.failures
+        self.warnings += report.warnings
+        self.interrupted |= report.interrupted
+        self.over_budget |= report.over_budget
+
+
+def run_mission(
+    run: MissionRun,
+    engine: Callable[[], Engine],
+    budget: Budget,
+    *,
+    resume: bool = True,
+    progress: Progress = lambda count: None,
+) -> MissionReport:
+    """Bring the run folder to `runner.epochs` finished epochs.
+
+    Raises UserError when another process writes to the folder, or its rows were made in another way.
+    """
+    report = MissionReport(run.mission, str(run.folder))
+    if not resume:
+        _start_anew(run)
+    if run.store.read() is None:
+        run.store.write(run.first_guidance())
+    run.splits()
+    for epoch in range(1, run.config.runner.epochs + 1):
+        if not _epoch(run, epoch, engine, budget, report, progress):
+            break
+        report.epochs = epoch
+        if run.config.reflection.enabled and not _reflect(run, epoch, engine, budget, report, progress):
+            break
+    report.summary = summarize(run)
+    return report
+
+
+def _start_anew(run: MissionRun) -> None:
+    """Guidance and its snapshots stay: they are what was learned."""
+    for name in ("trajectories.jsonl", SELECTIONS, "state.json", "splits.json"):
+        (run.folder / name).unlink(missing_ok=True)
+
+
+def _epoch(
+    run: MissionRun,
+    epoch: int,
+    engine: Callable[[], Engine],
+    budget: Budget,
+    report: MissionReport,
+    progress: Progress,
+) -> bool:
+    """Whether the epoch is whole. An epoch that was begun goes on with the guidance that it began with."""
+    guidance = guidance_of_epoch(run, epoch)
+    ways = candidates_of(run.config.sampler, run.config.seed, epoch)
+    items = items_of(run.shuffled(epoch), ways, epoch)
+    options = run.run_options(run.trajectories, resume=True, most=budget.left)
+    work = Rollouts(guidance, run.config.judge.weights)
+    done = run_work(items, work, engine, options, run.identity, progress=progress)
+    budget.spend(done.written - done.cached)
+    report.add(done)
+    report.statuses = {status: report.statuses.get(status, 0) + count for status, count in done.statuses.items()}
+    if report.interrupted or report.over_budget:
+        return False
+    if done.written or not (run.folder / SELECTIONS).exists():
+        write_selections(run)
+    return True
+
+
+def guidance_of_epoch(run: MissionRun, epoch: int) -> Guidance:
+    """The guidance that an epoch has, or begins with now."""
+    state, current = run.read_state(), run.store.read()
+    assert current is not None
+    step = state["epochs"].get(str(epoch))
+    if step is None:
+        state["epochs"][str(epoch)] = current.step
+        run.write_state(state)
+        return current
+    return current if step == current.step else run.store.snapshot(step)
+
+
+def write_selections(run: MissionRun) -> None:
+    """The verdicts of every ticket whose candidates are all there, from the trajectories."""
+    config = run.config
+    count = len(candidates_of(config.sampler, config.seed, 1))
+    rows = selections(read_rows(run.trajectories), count, config.selection, filters_format=config.sampler.format_filter)
+    write_lines(run.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
+
+
+def _reflect(
+    run: MissionRun,
+    epoch: int,
+    engine: Callable[[], Engine],
+    budget: Budget,
+    report: MissionReport,
+    progress: Progress,
+) -> bool:
+    """Let the model propose edits and the gate decide; False where the run was stopped."""
+    state = run.read_state()
+    if epoch in state["reflected"]:
+        return True
+    for edit in propose(run, engine(), budget):
+        outcome = try_edit(run, edit, engine, budget, source=f"reflection after epoch {epoch}", progress=progress)
+        for part in outcome.reports:
+            report.add(part)
+        if outcome.decision is None:
+            return False
+        report.decisions.append(outcome.decision)
+    state = run.read_state()
+    run.write_state(state | {"reflected": [*state["reflected"], epoch]})
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+def summarize(run: MissionRun) -> dict[str, Any]:
+    """How the newest verdicts agree with the labels, split by split; the sealed test is left out."""
+    of, chosen = run.splits(), run.latest_selections()
+    found: dict[str, dict[str, int]] = {}
+    for ticket in run.tickets:
+        row = chosen.get(ticket.key)
+        split = of.get(ticket.key, "none")
+        if row is not None and split != "test":
+            _count(found.setdefault(split, dict.fromkeys(FIGURES, 0)), ticket.label, row)
+    return found
+
+
+FIGURES = ("tickets", "right", "false_passes", "false_fails", "needs_review", "unreadable")
+
+
+def _count(figures: dict[str, int], label: str, row: Mapping[str, Any]) -> None:
+    result = row["result"]
+    passes = result["verdict"] == "通过"
+    figures["tickets"] += 1
+    figures["right"] += passes == (label == "pass")
+    figures["false_passes"] += passes and label == "fail"
+    figures["false_fails"] += not passes and label == "pass"
+    figures["needs_review"] += result["summary_confidence"] != "ok"
+    figures["unreadable"] += row["status"] != "ok"
+
+
+def rows_of_epoch(run: MissionRun, epoch: int) -> Iterator[dict[str, Any]]:
+    """The trajectories of one epoch."""
+    return (row for row in read_rows(run.trajectories) if row["epoch"] == epoch)

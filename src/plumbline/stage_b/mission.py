@@ -1,0 +1,195 @@
+"""The run folder of one mission: which tickets, which split each is in, which guidance each epoch had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.keyed import keyed_generator
+from plumbline.data.read import write_lines
+from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
+from plumbline.infer.rows import read_rows
+from plumbline.infer.verbs import safe_name
+from plumbline.infer.work import RunOptions
+from plumbline.model.checkpoints import read_json_object, write_atomically
+from plumbline.stage_b.config import StageBConfig, read_missions
+from plumbline.stage_b.engine import who_answers, window_of
+from plumbline.stage_b.guidance import Guidance, GuidanceStore, read_guidance, start
+from plumbline.stage_b.picture_hash import PictureHash, hash_picture
+from plumbline.stage_b.rollout import candidates_of, prompts_hash
+from plumbline.stage_b.splits import HashedTicket, split_tickets
+from plumbline.stage_b.tickets import Ticket, read_tickets
+
+TRAJECTORIES = "trajectories.jsonl"
+SELECTIONS = "selections.jsonl"
+RESOLVED = "resolved.yaml"
+STATE = "state.json"
+SPLITS = "splits.json"
+EDITS = "edits.jsonl"
+CERTIFICATE = "certificate.json"
+GATE = "gate"
+
+
+@dataclass(frozen=True)
+class MissionRun:
+    """One mission of a configuration. tickets: all of them, in the order of the input."""
+
+    config: StageBConfig
+    mission: str
+    focus: str
+    tickets: tuple[Ticket, ...]
+
+    @property
+    def folder(self) -> Path:
+        output = self.config.output
+        return Path(output.root) / safe_name(self.mission) / output.run
+
+    @property
+    def trajectories(self) -> Path:
+        return self.folder / TRAJECTORIES
+
+    @property
+    def store(self) -> GuidanceStore:
+        return GuidanceStore(self.folder, self.config.guidance.retention)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes trajectories comparable; the guidance stands in each row."""
+        config = self.config
+        told = [[t.key, list(t.images), dict(t.summaries), dict(t.failed)] for t in self.tickets]
+        return {
+            **who_answers(config.engine),
+            "sampler": [asdict(way) for way in candidates_of(config.sampler, config.seed, 1)],
+            "prompts": prompts_hash(),
+            "tickets": hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16],
+        }
+
+    def run_options(self, output: Path, *, resume: bool, most: int | None) -> RunOptions:
+        config = self.config
+        return RunOptions(
+            output,
+            resume,
+            window=window_of(config.engine),
+            max_error_rate=config.runner.max_error_rate,
+            replies=None if config.engine.cache is None else Path(config.engine.cache),
+            most=most,
+        )
+
+    def shuffled(self, epoch: int) -> list[Ticket]:
+        """The tickets in the order of an epoch."""
+        order = keyed_generator(self.config.seed, epoch, 0, "stage-b tickets").permutation(len(self.tickets))
+        return [self.tickets[place] for place in order]
+
+    def first_guidance(self) -> Guidance:
+        """What guidance begins with: the file that the configuration names, or the focus alone."""
+        path = self.config.guidance.path
+        if path is None:
+            return start(self.mission, self.focus)
+        found = read_guidance(Path(path))
+        if found.mission != self.mission:
+            what = f"is the guidance of {found.mission!r}, not of {self.mission!r}"
+            raise UserError(Problem(path, what, "leave guidance.path out, or run one mission at a time"))
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- state
+    def read_state(self) -> dict[str, Any]:
+        """Epoch -> guidance step; what has been reflected on; how often the sealed test was looked at."""
+        path = self.folder / STATE
+        if not path.exists():
+            return {"epochs": {}, "reflected": [], "test_uses": 0}
+        state = read_json_object(path)
+        if not isinstance(state.get("epochs"), dict) or not isinstance(state.get("reflected"), list):
+            raise DamagedFileError(Problem(str(path), "is no state of a run", "start anew with --no-resume"))
+        return state
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        write_atomically(self.folder / STATE, json.dumps(state, ensure_ascii=False, indent=1) + "\n")
+
+    def splits(self) -> dict[str, str]:
+        """Ticket -> its split, drawn once and kept."""
+        path = self.folder / SPLITS
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            config = self.config
+            found = split_tickets(self._hashed(), config.seed, config.splits.shares)
+            content = {"sizes": found.sizes, "clusters": found.clusters, "largest": found.largest, "keys": found.keys}
+            write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1, default=list) + "\n")
+        kept = read_json_object(path).get("keys")
+        if not isinstance(kept, dict):
+            raise DamagedFileError(Problem(str(path), "holds no splits", "remove it to draw them again"))
+        return {key: split for split, keys in kept.items() for key in keys}
+
+    def of_split(self, split: str) -> list[Ticket]:
+        """The tickets of one split, in the order of the input."""
+        of = self.splits()
+        return [ticket for ticket in self.tickets if of.get(ticket.key) == split]
+
+    def _hashed(self) -> list[HashedTicket]:
+        root = self.config.splits.image_root
+        return [
+            HashedTicket(
+                ticket.key,
+                f"{ticket.mission}/{ticket.group_id}",
+                () if root is None else tuple(_hashes(Path(root), ticket.images)),
+            )
+            for ticket in self.tickets
+        ]
+
+    # ------------------------------------------------------------------------------------------------------- results
+    def latest_selections(self) -> dict[str, dict[str, Any]]:
+        """Ticket -> its selection of the last epoch that has one."""
+        path = self.folder / SELECTIONS
+        found: dict[str, dict[str, Any]] = {}
+        for row in read_rows(path) if path.exists() else ():
+            found[row["key"].rpartition("/e")[0]] = row
+        return found
+
+    def edits(self) -> list[dict[str, Any]]:
+        """Every edit that was tried, with what came of it."""
+        path = self.folder / EDITS
+        return list(read_rows(path)) if path.exists() else []
+
+    def keep_edit(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the edits that were tried."""
+        rows: Iterable[Mapping[str, Any]] = [*self.edits(), row]
+        write_lines(self.folder / EDITS, (json.dumps(entry, ensure_ascii=False) for entry in rows))
+
+
+def _hashes(root: Path, images: Sequence[str]) -> Iterator[PictureHash]:
+    """Hashes of the pictures that can be opened: Stage-A has told of the others."""
+    for image in images:
+        try:
+            yield hash_picture(root / image)
+        except (DataError, OSError):
+            continue
+
+
+def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[MissionRun]:
+    """A run per mission of the Stage-A files. Raises UserError; touches no file of the run."""
+    tickets = read_tickets(config.stage_a_paths)
+    counts = Counter(ticket.mission for ticket in tickets)
+    if unknown := [name for name in only if name not in counts]:
+        what = f"no ticket of {', '.join(unknown)}"
+        raise ConfigError(Problem("--mission", what, f"there are {', '.join(counts) or 'none'}"))
+    missions = [name for name in counts if not only or name in only]
+    if not missions:
+        raise UserError(Problem(", ".join(config.stage_a_paths), "there is no ticket in it", "run stage-a first"))
+    focuses = read_missions(config.missions_file)
+    if config.guidance.path is None and (missing := [name for name in missions if name not in focuses]):
+        what = f"there is no focus for {', '.join(missions if not focuses else missing)}"
+        raise ConfigError(Problem(config.missions_file, what, f"it has {', '.join(focuses)}"))
+    if config.guidance.path is not None and len(missions) > 1:
+        what = f"is one guidance, and there are {len(missions)} missions"
+        raise ConfigError(Problem("guidance.path", what, "choose one with --mission"))
+    limit = config.runner.limit
+    return [
+        MissionRun(
+            config, name, focuses.get(name, ""), tuple(ticket for ticket in tickets if ticket.mission == name)[:limit]
+        )
+        for name in missions
+    ]

@@ -1,0 +1,202 @@
+"""Rollouts: for every ticket the candidates of a sampler's grid, each asked, read, scored and written as one row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from plumbline.infer.captions import INVALID, OK, read_end
+from plumbline.infer.config import Sampling
+from plumbline.infer.engine import Reply, Request
+from plumbline.infer.work import ERROR
+from plumbline.stage_b.config import SamplerConfig, SelectionConfig, sampling_of
+from plumbline.stage_b.guidance import Guidance, prompt_of
+from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidence, Judge, JudgeWeights, label_scores
+from plumbline.stage_b.selection import Candidate, select
+from plumbline.stage_b.tickets import Ticket
+from plumbline.stage_b.verdict import Verdict, read_verdict
+
+KEPT_EVIDENCE = 256
+"""Tickets whose evidence is at hand: candidates of one ticket come close together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One candidate to ask for."""
+
+    ticket: Ticket
+    epoch: int
+    index: int
+    sampling: Sampling
+
+    @property
+    def key(self) -> str:
+        return f"{self.ticket.key}/e{self.epoch}/c{self.index}"
+
+
+def candidates_of(sampler: SamplerConfig, seed: int, epoch: int) -> list[Sampling]:
+    """How each candidate of a ticket is decoded; a sample's seed differs from sample to sample and epoch to epoch."""
+    samples = sampler.samples_per_decode
+    return [
+        sampling_of(decode, (seed if decode.seed is None else decode.seed) + (epoch - 1) * samples + sample)
+        for decode in sampler.grid
+        for sample in range(samples)
+    ]
+
+
+def items_of(tickets: Sequence[Ticket], ways: Sequence[Sampling], epoch: int) -> list[Asked]:
+    """Every candidate, those of a ticket beside each other."""
+    return [Asked(ticket, epoch, index, way) for ticket in tickets for index, way in enumerate(ways)]
+
+
+class Rollouts:
+    """The work of one guidance: question, row."""
+
+    def __init__(self, guidance: Guidance, weights: JudgeWeights):
+        self.guidance_hash = guidance.hash
+        self.judge = judge_of(guidance, weights)
+        self._system = prompt_of(guidance)
+        self._evidence: OrderedDict[str, Evidence] = OrderedDict()
+
+    def ask(self, item: Asked) -> Request:
+        return Request(item.key, (), self._system, question(item.ticket), item.sampling)
+
+    def row(self, item: Asked, request: Request | None, reply: Reply) -> Mapping[str, Any]:
+        said, status = read_reply(reply)
+        ticket, sampling = item.ticket, item.sampling
+        result = {
+            "candidate_index": item.index,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_new_tokens": sampling.max_new_tokens,
+            "seed": sampling.seed,
+            "text": reply.text,
+            "verdict": said.verdict,
+            "reason": said.reason if said.format_ok else "; ".join(said.problems),
+            "format_ok": said.format_ok,
+            "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "scores": scores_of(said, ticket.label, self.judge, self._evidence_of(ticket)),
+        }
+        where = {"group_id": ticket.group_id, "mission": ticket.mission, "epoch": item.epoch}
+        return {"key": item.key, "status": status, "guidance_hash": self.guidance_hash, **where, "result": result}
+
+    def _evidence_of(self, ticket: Ticket) -> Evidence:
+        found = self._evidence.get(ticket.key)
+        if found is None:
+            found = self._evidence[ticket.key] = self.judge.evidence(ticket)
+            if len(self._evidence) > KEPT_EVIDENCE:
+                self._evidence.popitem(last=False)
+        return found
+
+
+def judge_of(guidance: Guidance, weights: JudgeWeights) -> Judge:
+    """The judge under a guidance."""
+    return Judge(Criteria.of(guidance.focus, [rule.text for rule in guidance.rules]), weights)
+
+
+def question(ticket: Ticket) -> str:
+    """The summaries as JSON: data, never instructions. Pictures without one are named."""
+    told: dict[str, Any] = {"照片摘要": dict(ticket.summaries)}
+    if ticket.failed:
+        told["没有摘要的照片"] = sorted(ticket.failed)
+    return json.dumps(told, ensure_ascii=False, indent=0)
+
+
+def read_reply(reply: Reply) -> tuple[Verdict, str]:
+    """(verdict, status): a reply that was stopped or cannot be read is no verdict."""
+    if reply.error:
+        return Verdict(None, problems=(reply.detail or reply.error,)), f"{ERROR}{reply.error}"
+    if problems := read_end(reply):
+        return Verdict(None, problems=problems), INVALID
+    said = read_verdict(reply.text)
+    return said, OK if said.format_ok else INVALID
+
+
+def scores_of(said: Verdict, label: str, judge: Judge, evidence: Evidence) -> dict[str, Any] | None:
+    """All scores under the names of the trajectories; None where there is no verdict to score."""
+    blind = judge.score(said, evidence)
+    if blind is None:
+        return None
+    told = asdict(label_scores(said, label, blind))
+    return {
+        "label_match": told["label_match"],
+        "focus_consistency": blind.focus_consistency,
+        "heuristic_score": blind.heuristic_score,
+        "summary_confidence": blind.summary_confidence,
+        "semantic_advantage": blind.semantic_advantage,
+        "label_contradiction": told["label_contradiction"],
+        "needs_recheck": told["needs_recheck"],
+        "rationale_quality": blind.rationale_quality,
+    }
+
+
+def candidate_of(row: Mapping[str, Any]) -> Candidate:
+    """A trajectory as selection sees it: without anything that knows the label."""
+    result = row["result"]
+    scores = result["scores"]
+    blind = (
+        None
+        if scores is None
+        else BlindScores(
+            scores["focus_consistency"],
+            scores["heuristic_score"],
+            scores["summary_confidence"],
+            scores["semantic_advantage"],
+            scores["rationale_quality"],
+        )
+    )
+    return Candidate(result["candidate_index"], result["verdict"], result["reason"], blind)
+
+
+def selections(
+    rows: Iterator[Mapping[str, Any]], count: int, config: SelectionConfig, *, filters_format: bool
+) -> Iterator[dict[str, Any]]:
+    """A row per ticket of which all `count` candidates are there, in the order in which they became so."""
+    waiting: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        ticket = row["key"].rpartition("/c")[0]
+        have = waiting.setdefault(ticket, [])
+        have.append(row)
+        if len(have) == count:
+            yield selection_row(ticket, waiting.pop(ticket), config, filters_format=filters_format)
+
+
+def selection_row(
+    key: str, rows: Sequence[Mapping[str, Any]], config: SelectionConfig, *, filters_format: bool
+) -> dict[str, Any]:
+    """The verdict of a ticket in an epoch (`key`), from its trajectories."""
+    candidates = sorted(map(candidate_of, rows), key=lambda candidate: candidate.index)
+    chosen = select(candidates, config.policy, config.tie_break)
+    confidence, doubts = chosen.summary_confidence, list(chosen.doubts)
+    if chosen.votes["unreadable"] and not filters_format and confidence == OK:
+        confidence = NEEDS_REVIEW
+        doubts.append("a candidate cannot be read")
+    return {
+        "key": key,
+        "status": INVALID if chosen.selected_candidate is None else OK,
+        "guidance_hash": rows[0]["guidance_hash"],
+        "group_id": rows[0]["group_id"],
+        "mission": rows[0]["mission"],
+        "result": {
+            "epoch": rows[0]["epoch"],
+            "verdict": chosen.verdict,
+            "reason": chosen.reason,
+            "summary_confidence": confidence,
+            "selected_candidate": chosen.selected_candidate,
+            "votes": chosen.votes,
+            "margin": round(chosen.margin, 6),
+            "confidence": round(chosen.confidence, 6),
+            "doubts": doubts,
+        },
+    }
+
+
+def prompts_hash() -> str:
+    """Of the fixed part of the question: a bound that was measured with another one is void."""
+    blank = Guidance(1, "", 0, "", "")
+    return hashlib.sha256(prompt_of(blank).encode()).hexdigest()[:16]
