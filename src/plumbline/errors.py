@@ -13,6 +13,8 @@ EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_FINDINGS = 3
+EXIT_GATE = 4
+"""A gate refused: an edit of the guidance, a threshold that cannot be certified."""
 EXIT_BUDGET = 5
 """Stopped because a budget (of errors, calls, tokens, money) is spent; the same command goes on."""
 EXIT_INTERRUPTED = 130

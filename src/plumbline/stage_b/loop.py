@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,15 @@ from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_
 from plumbline.infer.engine import Engine
 from plumbline.infer.rows import read_rows
 from plumbline.infer.work import RunReport, run_work
+from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.mission import SELECTIONS, MissionRun
 from plumbline.stage_b.reflection import propose
+from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
+from plumbline.stage_b.splits import SPLITS
+from plumbline.stage_b.verdict import PASS
 
 Progress = Callable[[int], None]
 
@@ -163,32 +167,45 @@ def _reflect(
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
-def summarize(run: MissionRun) -> dict[str, Any]:
+SEALED = "test"
+FIGURES = (
+    "tickets",
+    "right",
+    "false_passes",
+    "false_fails",
+    "needs_review",
+    "unreadable",
+    "automatic",
+    "automatic_wrong",
+)
+
+
+def summarize(run: MissionRun) -> dict[str, dict[str, int]]:
     """How the newest verdicts agree with the labels, split by split; the sealed test is left out."""
-    of, chosen = run.splits(), run.latest_selections()
-    found: dict[str, dict[str, int]] = {}
-    for ticket in run.tickets:
+    certificate, _ = read_certificate(run)
+    return {split: figures_of(run, split, certificate) for split in SPLITS if split != SEALED}
+
+
+def figures_of(run: MissionRun, split: str, certificate: Certificate | None) -> dict[str, int]:
+    """Counts over the tickets of a split that have a verdict. automatic: those that the certificate passes."""
+    chosen = run.latest_selections()
+    figures = dict.fromkeys(FIGURES, 0)
+    for ticket in run.of_split(split):
         row = chosen.get(ticket.key)
-        split = of.get(ticket.key, "none")
-        if row is not None and split != "test":
-            _count(found.setdefault(split, dict.fromkeys(FIGURES, 0)), ticket.label, row)
-    return found
-
-
-FIGURES = ("tickets", "right", "false_passes", "false_fails", "needs_review", "unreadable")
-
-
-def _count(figures: dict[str, int], label: str, row: Mapping[str, Any]) -> None:
-    result = row["result"]
-    passes = result["verdict"] == "通过"
-    figures["tickets"] += 1
-    figures["right"] += passes == (label == "pass")
-    figures["false_passes"] += passes and label == "fail"
-    figures["false_fails"] += not passes and label == "pass"
-    figures["needs_review"] += result["summary_confidence"] != "ok"
-    figures["unreadable"] += row["status"] != "ok"
-
-
-def rows_of_epoch(run: MissionRun, epoch: int) -> Iterator[dict[str, Any]]:
-    """The trajectories of one epoch."""
-    return (row for row in read_rows(run.trajectories) if row["epoch"] == epoch)
+        if row is None:
+            continue
+        passes, should = row["result"]["verdict"] == PASS, ticket.label == "pass"
+        is_automatic = passes_by_itself(row, certificate)
+        told = (
+            True,
+            passes == should,
+            passes and not should,
+            should and not passes,
+            row["result"]["summary_confidence"] != "ok",
+            row["status"] != "ok",
+            is_automatic,
+            is_automatic and not should,
+        )
+        for name, counts in zip(FIGURES, told, strict=True):
+            figures[name] += counts
+    return figures

@@ -1,0 +1,210 @@
+"""What `plumbline stage-b ...` does on the command line. Every function returns the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from plumbline.data.findings import printable
+from plumbline.errors import EXIT_BUDGET, EXIT_GATE, EXIT_OK, ConfigError, Problem, UserError
+from plumbline.infer.verbs import progress_bar
+from plumbline.infer.work import locked
+from plumbline.model.checkpoints import write_atomically
+from plumbline.stage_b.certify import calibrate as calibrate_run
+from plumbline.stage_b.certify import read_certificate
+from plumbline.stage_b.config import LoadedStageB, load_stage_b
+from plumbline.stage_b.engine import open_verdict_engine
+from plumbline.stage_b.estimate import estimate
+from plumbline.stage_b.gate import ACCEPT
+from plumbline.stage_b.gating import Budget, try_edit
+from plumbline.stage_b.guidance import Edit
+from plumbline.stage_b.loop import MissionReport, run_mission
+from plumbline.stage_b.mission import RESOLVED, MissionRun, plan_missions
+from plumbline.stage_b.rejudge import rejudge as rejudge_run
+from plumbline.stage_b.risk import Certificate
+
+SHOWN = 5
+
+
+def run(config: Path, missions: Sequence[str], *, resume: bool, as_json: bool, dry_run: bool) -> int:
+    """Mission after mission; the exit code is that of the worst of them."""
+    loaded = load_stage_b(config)
+    runs = plan_missions(loaded.run, missions)
+    if dry_run:
+        return _tell_plans(runs, as_json=as_json)
+    engine = cache(lambda: open_verdict_engine(loaded.run.engine))  # opened where there is something to ask
+    budget = Budget(loaded.run.runner.max_calls)
+    reports = []
+    for mission in runs:
+        reports.append(_run_one(mission, loaded, engine, budget, resume=resume))
+        if not as_json:
+            _tell(reports[-1])
+        if reports[-1].interrupted or reports[-1].over_budget:
+            break
+    if as_json:
+        told = [asdict(report) | {"exit_code": report.exit_code} for report in reports]
+        print(json.dumps({"runs": told}, ensure_ascii=False))
+    return max(report.exit_code for report in reports)
+
+
+def _run_one(mission: MissionRun, loaded: LoadedStageB, engine: Any, budget: Budget, *, resume: bool) -> MissionReport:
+    mission.folder.mkdir(parents=True, exist_ok=True)
+    ways = len(loaded.run.sampler.grid) * loaded.run.sampler.samples_per_decode
+    total = len(mission.tickets) * ways * loaded.run.runner.epochs
+    with (
+        locked(mission.folder / "run"),
+        redirect_stdout(sys.stderr),
+        progress_bar(printable(mission.mission), total) as advance,
+    ):
+        write_atomically(mission.folder / RESOLVED, loaded.resolved_yaml)
+        return run_mission(mission, engine, budget, resume=resume, progress=advance)
+
+
+def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
+    told = [estimate(mission).as_dict() for mission in runs]
+    if as_json:
+        print(json.dumps({"runs": told}, ensure_ascii=False))
+        return EXIT_OK
+    for row in told:
+        print(
+            f"{printable(row['mission'])}: {row['tickets']} tickets ({row['labels']}), {row['candidates']} candidates"
+        )
+        print(
+            f"  {row['calls']:,} questions, about {row['tokens']:,} tokens at most{_price(row)}; writes {row['folder']}"
+        )
+    return EXIT_OK
+
+
+def _price(row: dict[str, Any]) -> str:
+    return f", {row['price']:,.2f} in money" if row["price"] else ""
+
+
+def _tell(report: MissionReport) -> None:
+    for warning in report.warnings:
+        print(f"note: {printable(warning)}", file=sys.stderr)
+    for failure in report.failures[:SHOWN]:
+        print(f"failed: {printable(failure)}", file=sys.stderr)
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items())) or "no rows"
+    known = f", {report.cached} known replies" if report.cached else ""
+    print(f"{printable(report.mission)}: {report.epochs} epochs, {counts}; {report.calls} questions now{known}")
+    for split, figures in report.summary.items():
+        print(f"  {split}: {', '.join(f'{count} {name}' for name, count in figures.items())}")
+    for decision in report.decisions:
+        print(f"  {_edit_line(decision)}")
+    print(f"  {report.folder}")
+    if report.interrupted:
+        print("interrupted between two rows: the same command goes on from here", file=sys.stderr)
+    if report.over_budget:
+        print("stopped by runner.max_calls or runner.max_error_rate: the same command goes on", file=sys.stderr)
+
+
+def _edit_line(decision: dict[str, Any]) -> str:
+    edit = decision["edit"]
+    what = " ".join(filter(None, (edit["kind"], ", ".join(edit["targets"]), edit["text"])))
+    needed = decision.get("tickets_needed")
+    more = f"; about {needed} more gate tickets would tell" if needed else ""
+    return f"{decision['outcome']}: {printable(what)}: {decision['why']}{more}"
+
+
+def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> int:
+    """Bring an edit before the gate; exit 4 where it is not accepted."""
+    chosen, loaded = _one(config, mission)
+    with locked(chosen.folder / "run"), redirect_stdout(sys.stderr):
+        if chosen.store.read() is None:
+            chosen.store.write(chosen.first_guidance())
+        engine = cache(lambda: open_verdict_engine(loaded.run.engine))
+        with progress_bar("gate", 0) as advance:
+            budget = Budget(loaded.run.runner.max_calls)
+            tried = try_edit(chosen, change, engine, budget, source="by hand", progress=advance)
+    if tried.decision is None:
+        print("stopped before the gate could decide: the same command goes on", file=sys.stderr)
+        return max([EXIT_BUDGET, *(report.exit_code for report in tried.reports)])
+    print(json.dumps(tried.decision, ensure_ascii=False) if as_json else _edit_line(tried.decision))
+    return EXIT_OK if tried.decision["outcome"] == ACCEPT else EXIT_GATE
+
+
+def rollback(config: Path, mission: str | None, step: int, *, as_json: bool) -> int:
+    """Make a snapshot current again."""
+    chosen, _ = _one(config, mission)
+    with locked(chosen.folder / "run"):
+        now = chosen.store.roll_back(step)
+    told = {"mission": now.mission, "step": now.step, "of_step": step, "guidance_hash": now.hash}
+    print(json.dumps(told, ensure_ascii=False) if as_json else f"step {now.step} is step {step} again ({now.hash})")
+    return EXIT_OK
+
+
+def rejudge(config: Path, missions: Sequence[str], *, as_json: bool) -> int:
+    """Score and select what was recorded; nothing is asked."""
+    told = []
+    for mission in plan_missions(load_stage_b(config).run, missions):
+        found = rejudge_run(mission)
+        told.append({"mission": mission.mission, **asdict(found), "output": str(found.output)})
+        if not as_json:
+            print(f"{found.output}: {found.tickets} verdicts, {len(found.changed)} are others than before")
+            for key in found.changed[:SHOWN]:
+                print(f"  {printable(key)}")
+    if as_json:
+        print(json.dumps({"runs": told}, ensure_ascii=False))
+    return EXIT_OK
+
+
+def calibrate(config: Path, mission: str | None, max_false_pass: float, confidence: float, *, as_json: bool) -> int:
+    """Choose the threshold of automatic passes; exit 4 where none can be certified."""
+    for name, value in (("--max-false-pass", max_false_pass), ("--confidence", confidence)):
+        if not 0 < value < 1:
+            raise ConfigError(Problem(name, f"{value:g} does not lie between 0 and 1"))
+    chosen, _ = _one(config, mission)
+    with locked(chosen.folder / "run"):
+        found = calibrate_run(chosen, max_false_pass, confidence)
+    is_certified = isinstance(found, Certificate)
+    if as_json:
+        print(json.dumps({"certified": is_certified, **asdict(found)}, ensure_ascii=False))
+    elif isinstance(found, Certificate):
+        print(f"certified: passes with a confidence of {found.threshold:.4g} or more need no person")
+        print(f"  with {confidence:.0%} certainty at most {found.bound:.2%} of them are fails ({found.errors} seen)")
+        print(f"  coverage {found.coverage:.1%}, review load {found.review_load:.1%} of {found.n} calibration tickets")
+    else:
+        print(f"not certified: {found.why}")
+        print(
+            f"  at least {found.tickets_needed} automatic passes without an error are needed for {max_false_pass:.2%}"
+        )
+    return EXIT_OK if is_certified else EXIT_GATE
+
+
+def test_figures(config: Path, mission: str | None, *, as_json: bool) -> int:
+    """Open the sealed test once more; every look is counted, since each makes it a little less sealed."""
+    from plumbline.stage_b.loop import figures_of
+
+    chosen, _ = _one(config, mission)
+    with locked(chosen.folder / "run"):
+        state = chosen.read_state()
+        state["test_uses"] += 1
+        chosen.write_state(state)
+    certificate, why = read_certificate(chosen)
+    told = {
+        "mission": chosen.mission,
+        "looked": state["test_uses"],
+        "figures": figures_of(chosen, "test", certificate),
+        "certificate": why or "holds",
+    }
+    if as_json:
+        print(json.dumps(told, ensure_ascii=False))
+    else:
+        print(f"{printable(chosen.mission)}: {', '.join(f'{n} {name}' for name, n in told['figures'].items())}")
+        print(f"  the sealed test has been looked at {told['looked']} time(s); certificate: {told['certificate']}")
+    return EXIT_OK
+
+
+def _one(config: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
+    loaded = load_stage_b(config)
+    runs = plan_missions(loaded.run, () if mission is None else (mission,))
+    if len(runs) > 1:
+        names = ", ".join(run.mission for run in runs)
+        raise UserError(Problem("--mission", f"there are {len(runs)} missions", f"choose one of {names}"))
+    return runs[0], loaded
