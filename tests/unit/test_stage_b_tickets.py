@@ -106,6 +106,26 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_tickets([tmp_path / "none.jsonl"])
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["pass", "a.jpg", "image_1", "", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["image_1", "image_²", "x"]), inner),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(row())), ANYTHING) | ANYTHING)
+def test_whatever_a_row_holds_it_is_a_ticket_or_told(tmp_path_factory: pytest.TempPathFactory, drawn: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "anything.jsonl"
+    value = {**row(), **drawn} if isinstance(drawn, dict) else drawn
+    path.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    try:
+        (ticket,) = read_tickets([path])
+    except DamagedFileError as error:
+        assert all(problem.where.startswith(f"{path}:1") for problem in error.problems)
+    else:
+        assert set(ticket.summaries) | set(ticket.failed) == {f"image_{n + 1}" for n in range(len(ticket.images))}
+
+
 # ------------------------------------------------------------------------------------------------------------ summaries
 @pytest.mark.parametrize(
     "text",

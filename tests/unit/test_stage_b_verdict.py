@@ -41,6 +41,8 @@ def test_the_form_and_what_is_forgiven(text: str, verdict: str, reason: str) -> 
         ("通过\n理由 好", "second line"),
         ("通过\n理由:", "empty"),
         ("通过\n理由: 好\n不通过\n理由: 坏", "after the reason"),
+        ("通过\n理由: 好\n\n以上", "after the reason"),
+        ("通过\n理由: 好\n以上", "after the reason"),
         ("通过\n理由: 好 理由: 坏", "several reasons"),
         ("通过\n理由: 挡风板缺失，不通过", "says 不通过"),
         ("通过\n理由: " + "螺丝符合，" * 40, "repeats"),

@@ -58,7 +58,7 @@ class GateRules:
 class AlphaBudget:
     """The alpha of a run in equal shares: the last edit is judged as the first one, until the shares are used up.
 
-    A series such as 6 / (pi^2 i^2) would never end, but its fifth test has a fortieth of alpha and hardly accepts.
+    A series such as 6 / (pi^2 i^2) would never end, but its fifth test has a fortieth of alpha left.
     """
 
     alpha: float

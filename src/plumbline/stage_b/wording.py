@@ -20,14 +20,14 @@ def _words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Wording:
-    """Words by what they tell.
+    """Words by what they tell; a domain adds its own.
 
     fault: something does not comply. cleared: phrases that hold such a word and tell that nothing is wrong. unsure: the
     photo does not show it. absent: something is not there. filler: parts phrases, tells nothing.
     """
 
     fault: tuple[str, ...] = _words(
-        "不符合 不合 不整齐 不正确 不完整 不规范 未 缺失 缺少 没有 错误 无保护 松动 松脱 脱落 散乱 破损 露铜 复接 生锈"
+        "不符合 不合 不整齐 不正确 不完整 不规范 未 缺失 缺少 没有 错误 无保护 松动 松脱 脱落 散乱 破损 生锈"
     )
     cleared: tuple[str, ...] = _words("未发现异常 未见异常 未发现问题 没有问题 没有异常 没有缺失 无异常 无问题 无缺失")
     unsure: tuple[str, ...] = _words("无法识别 无法判断 无法确认 看不清 模糊 无关图片")
