@@ -19,8 +19,10 @@ app = App(
 )
 config_app = App(name="config", help="Show, compare, check and document configurations.")
 data_app = App(name="data", help="Check, measure and convert JSONL data.")
+stage_b_app = App(name="stage-b", help="Verdicts for groups of photos: run, edit the guidance, calibrate.")
 app.command(config_app)
 app.command(data_app)
+app.command(stage_b_app)
 
 BaseConfig = Annotated[
     Path | None,
@@ -74,14 +76,19 @@ def config_schema() -> int:
 
 
 @config_app.command(name="reference")
-def config_reference() -> int:
+def config_reference(
+    *, stage_b: Annotated[bool, Parameter(negative=(), help="Of a Stage-B run instead of a training run.")] = False
+) -> int:
     """Print the reference page of every key.
 
     Example: `plumbline config reference > docs/CONFIG.md`
     """
-    from plumbline.train import config_verbs
-
-    return config_verbs.reference()
+    if stage_b:
+        from plumbline.stage_b.reference import reference_page
+    else:
+        from plumbline.train.reference import reference_page
+    print(reference_page(), end="")
+    return 0
 
 
 ImageRoots = Annotated[
@@ -445,6 +452,107 @@ def stage_a(
         served_model=served_model,
     )
     return verbs.stage_a(settings, as_json=as_json, dry_run=dry_run)
+
+
+Missions = Annotated[tuple[str, ...], Parameter(name="--mission", negative=(), help="Only this one; may be repeated.")]
+OneMission = Annotated[str | None, Parameter(name="--mission", help="Needed where the tickets have several.")]
+
+
+@stage_b_app.command(name="run")
+def stage_b_run(
+    config: Path,
+    *,
+    missions: Missions = (),
+    resume: bool = True,
+    log_level: Annotated[Literal["warning", "info", "debug"], Parameter(help="What is told as it goes.")] = "warning",
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Count questions and tokens, load nothing.")] = False,
+) -> int:
+    """Read tickets, roll out, judge, select, reflect: epoch by epoch, a run folder per mission.
+
+    Example: `plumbline stage-b run configs/stage_b_training_free.yaml --log-level debug`
+    """
+    import logging
+
+    from plumbline.stage_b import verbs
+
+    logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
+    return verbs.run(config, missions, resume=resume, as_json=as_json, dry_run=dry_run)
+
+
+@stage_b_app.command(name="edit")
+def stage_b_edit(
+    config: Path,
+    *,
+    mission: OneMission = None,
+    add: Annotated[str | None, Parameter(help="A new rule.")] = None,
+    rewrite: Annotated[str | None, Parameter(help="The new text of the rule --rule.")] = None,
+    merge_into: Annotated[str | None, Parameter(help="One rule in the place of those named with --rule.")] = None,
+    retire: Annotated[bool, Parameter(negative=(), help="Take the rule --rule away.")] = False,
+    rule: Annotated[tuple[str, ...], Parameter(negative=(), help="Id of a rule, such as R3; may be repeated.")] = (),
+    evidence: Annotated[tuple[str, ...], Parameter(negative=(), help="Ticket or image id; may be repeated.")] = (),
+    as_json: AsJson = False,
+) -> int:
+    """Bring an edit of the guidance before the gate. Exit 4 where it is not accepted.
+
+    Example: `plumbline stage-b edit stage_b.yaml --mission 挡风板安装检查 --add "挡风板方向无法判断时不通过"`
+    """
+    from plumbline.stage_b import verbs
+    from plumbline.stage_b.guidance import edit_of
+
+    change = edit_of(add=add, rewrite=rewrite, merge=merge_into, retire=retire, targets=rule, evidence=evidence)
+    return verbs.edit(config, mission, change, as_json=as_json)
+
+
+@stage_b_app.command(name="rollback")
+def stage_b_rollback(config: Path, step: int, *, mission: OneMission = None, as_json: AsJson = False) -> int:
+    """Make a kept step of the guidance current again, as a new step.
+
+    Example: `plumbline stage-b rollback stage_b.yaml 3 --mission 挡风板安装检查`
+    """
+    from plumbline.stage_b import verbs
+
+    return verbs.rollback(config, mission, step, as_json=as_json)
+
+
+@stage_b_app.command(name="rejudge")
+def stage_b_rejudge(config: Path, *, missions: Missions = (), as_json: AsJson = False) -> int:
+    """Score recorded rollouts with the weights and the policy of CONFIG; nothing is asked.
+
+    Example: `plumbline stage-b rejudge stage_b.yaml`
+    """
+    from plumbline.stage_b import verbs
+
+    return verbs.rejudge(config, missions, as_json=as_json)
+
+
+@stage_b_app.command(name="calibrate")
+def stage_b_calibrate(
+    config: Path,
+    *,
+    mission: OneMission = None,
+    max_false_pass: Annotated[float, Parameter(help="Share of automatic passes that may be fails.")] = 0.01,
+    confidence: Annotated[float, Parameter(help="Chance that the bound holds.")] = 0.95,
+    as_json: AsJson = False,
+) -> int:
+    """Choose the threshold from which a pass needs no person. Exit 4 where none can be certified.
+
+    Example: `plumbline stage-b calibrate stage_b.yaml --mission 挡风板安装检查 --max-false-pass 0.01`
+    """
+    from plumbline.stage_b import verbs
+
+    return verbs.calibrate(config, mission, max_false_pass, confidence, as_json=as_json)
+
+
+@stage_b_app.command(name="test")
+def stage_b_test(config: Path, *, mission: OneMission = None, as_json: AsJson = False) -> int:
+    """Tell the figures of the sealed test; every look is counted.
+
+    Example: `plumbline stage-b test stage_b.yaml --mission 挡风板安装检查`
+    """
+    from plumbline.stage_b import verbs
+
+    return verbs.sealed_test(config, mission, as_json=as_json)
 
 
 @app.command

@@ -14,6 +14,7 @@ from plumbline.model.loading import base_of, load_model
 
 pytestmark = pytest.mark.slow
 
+
 @pytest.fixture
 def copy_of_tiny(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny checkpoint as a folder of another program: no marker."""

@@ -57,7 +57,7 @@ def written(path: Path) -> dict[str, Any]:
 
 def test_nothing_is_shipped_untested() -> None:
     names = {path.stem for path in CONFIGS.glob("*.yaml")}
-    assert names == set(RECIPES)
+    assert names - {"missions", "stage_b_training_free"} == set(RECIPES)  # those two are Stage-B's, tested there
     assert {path.stem for path in TINY.glob("*.yaml")} == {*RECIPES, "_cpu"}
 
 

@@ -351,8 +351,10 @@ def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], repor
         check_identity(path, identity)
         if torn := set_torn_line_aside(path):
             report.warnings.append(f"{path}: its last line was cut short; it is set aside in {torn.name}")
-        drop_rows(path, lambda status: status.startswith(ERROR))
-        done = {key: sys.intern(status) for key, status in read_heads(path)}
+        heads = {key: sys.intern(status) for key, status in read_heads(path)}
+        done = {key: status for key, status in heads.items() if not status.startswith(ERROR)}
+        if len(done) < len(heads):
+            drop_rows(path, lambda status: status.startswith(ERROR))
     write_atomically(identity_path(path), json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
     return done
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
-from plumbline.errors import ConfigError, Problem
+from plumbline.config.limits import Range
 from plumbline.stage_b.risk import clopper_pearson_upper
 
 ACCEPT = "accept"
@@ -31,27 +32,18 @@ MOST_FAILS = 1_000_000
 
 @dataclass(frozen=True)
 class GateRules:
-    """alpha: chance that a run accepts any useless edit, over at most max_tests tests. margin: a rise of the false
-    passes, as a share of the true fails, that an edit with it must hardly ever survive: at most veto_alpha of them do.
-    power: chance to be accepted that the number of tickets still needed is computed for."""
+    """When an edit of the guidance is accepted."""
 
-    alpha: float = 0.05
-    max_tests: int = 5
-    margin: float = 0.05
-    veto_alpha: float = 0.02
-    power: float = 0.8
-
-    def __post_init__(self) -> None:
-        shares = {"alpha": self.alpha, "margin": self.margin, "veto_alpha": self.veto_alpha, "power": self.power}
-        wrong = [
-            Problem(f"gate.{name}", f"{value} does not lie between 0 and 1")
-            for name, value in shares.items()
-            if not 0 < value < 1
-        ]
-        if self.max_tests < 1:
-            wrong.append(Problem("gate.max_tests", f"{self.max_tests} is not at least 1"))
-        if wrong:
-            raise ConfigError(wrong)
+    alpha: Annotated[float, Range(gt=0, lt=1)] = 0.05
+    """Chance that a run accepts any useless edit, over all its tests."""
+    max_tests: Annotated[int, Range(ge=1)] = 5
+    """Edits that may be tested; each has an equal share of alpha."""
+    margin: Annotated[float, Range(gt=0, lt=1)] = 0.05
+    """A rise of the false passes, as a share of the true fails, that an edit must hardly ever survive."""
+    veto_alpha: Annotated[float, Range(gt=0, lt=1)] = 0.02
+    """Chance that an edit with such a rise is not vetoed."""
+    power: Annotated[float, Range(gt=0, lt=1)] = 0.8
+    """Chance to be accepted that the number of tickets still needed is told for."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from plumbline.data.findings import shown
-from plumbline.errors import DamagedFileError, Problem, UserError
+from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
 from plumbline.model.checkpoints import read_json_object, write_atomically
 
 SCHEMA = 1
@@ -78,8 +78,27 @@ class Edit:
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("kind", "text", "targets", "evidence")
-        return {"id": self.id} | {name: getattr(self, name) for name in names}
+        lists = {"targets": list(self.targets), "evidence": list(self.evidence)}
+        return {"id": self.id, "kind": self.kind, "text": self.text, **lists}
+
+
+def edit_of(
+    *,
+    add: str | None,
+    rewrite: str | None,
+    merge: str | None,
+    retire: bool,
+    targets: tuple[str, ...],
+    evidence: tuple[str, ...],
+) -> Edit:
+    """The edit that exactly one of four flags asks for; ConfigError for none or several."""
+    asked: dict[Kind, str | None] = {"add": add, "rewrite": rewrite, "merge": merge, "retire": "" if retire else None}
+    chosen = [(kind, text) for kind, text in asked.items() if text is not None]
+    if len(chosen) != 1:
+        what = f"{len(chosen)} kinds of edit are given"
+        raise ConfigError(Problem("stage-b edit", what, "one of --add, --rewrite, --merge-into, --retire"))
+    ((kind, text),) = chosen
+    return Edit(kind, text.strip(), targets, evidence)
 
 
 def start(mission: str, focus: str) -> Guidance:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
+from typing import Annotated
 
+from plumbline.config.limits import Range
 from plumbline.errors import ConfigError, Problem
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import FAIL, VERDICT_OF_LABEL, Verdict
@@ -28,10 +30,14 @@ _SQUEEZE = re.compile(r"[\W_]+")
 class JudgeWeights:
     """What `semantic_advantage` is made of; each at least 0, together 1."""
 
-    focus_consistency: float = 0.3
-    evidence_support: float = 0.25
-    rationale_quality: float = 0.15
-    heuristic_score: float = 0.3
+    focus_consistency: Annotated[float, Range(ge=0)] = 0.3
+    """The reason treats the terms of the focus and the rules."""
+    evidence_support: Annotated[float, Range(ge=0)] = 0.25
+    """What the reason names is in the summaries."""
+    rationale_quality: Annotated[float, Range(ge=0)] = 0.15
+    """The reason says something of its own and cites a photo or a summary."""
+    heuristic_score: Annotated[float, Range(ge=0)] = 0.3
+    """The verdict agrees with the words of the summaries."""
 
     def __post_init__(self) -> None:
         weights = astuple(self)

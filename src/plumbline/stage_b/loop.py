@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from plumbline.infer.rows import read_rows
 from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
-from plumbline.stage_b.guidance import Guidance
+from plumbline.stage_b.guidance import Guidance, prompt_of
 from plumbline.stage_b.mission import SELECTIONS, MissionRun
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
@@ -23,6 +24,7 @@ from plumbline.stage_b.splits import SPLITS
 from plumbline.stage_b.verdict import PASS
 
 Progress = Callable[[int], None]
+log = logging.getLogger("plumbline.stage_b")
 
 
 @dataclass
@@ -109,6 +111,8 @@ def _epoch(
     guidance = guidance_of_epoch(run, epoch)
     ways = candidates_of(run.config.sampler, run.config.seed, epoch)
     items = items_of(run.shuffled(epoch), ways, epoch)
+    log.info("%s, epoch %d: %d candidates under guidance %s", run.mission, epoch, len(items), guidance.hash)
+    log.debug("the guidance reads:\n%s", prompt_of(guidance))
     options = run.run_options(run.trajectories, resume=True, most=budget.left)
     work = Rollouts(guidance, run.config.judge.weights)
     done = run_work(items, work, engine, options, run.identity, progress=progress)
@@ -160,6 +164,7 @@ def _reflect(
             report.add(part)
         if outcome.decision is None:
             return False
+        log.info("edit %s: %s", edit.as_dict(), outcome.decision["outcome"])
         report.decisions.append(outcome.decision)
     state = run.read_state()
     run.write_state(state | {"reflected": [*state["reflected"], epoch]})
@@ -183,16 +188,17 @@ FIGURES = (
 def summarize(run: MissionRun) -> dict[str, dict[str, int]]:
     """How the newest verdicts agree with the labels, split by split; the sealed test is left out."""
     certificate, _ = read_certificate(run)
-    return {split: figures_of(run, split, certificate) for split in SPLITS if split != SEALED}
+    figures = figures_of(run, certificate)
+    return {split: figures[split] for split in SPLITS if split != SEALED}
 
 
-def figures_of(run: MissionRun, split: str, certificate: Certificate | None) -> dict[str, int]:
-    """Counts over the tickets of a split that have a verdict. automatic: those that the certificate passes."""
-    chosen = run.latest_selections()
-    figures = dict.fromkeys(FIGURES, 0)
-    for ticket in run.of_split(split):
+def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, dict[str, int]]:
+    """Split -> counts over its tickets that have a verdict. automatic: those that the certificate passes."""
+    chosen, split_of = run.latest_selections(), run.splits()
+    figures = {split: dict.fromkeys(FIGURES, 0) for split in SPLITS}
+    for ticket in run.tickets:
         row = chosen.get(ticket.key)
-        if row is None:
+        if row is None or ticket.key not in split_of:
             continue
         passes, should = row["result"]["verdict"] == PASS, ticket.label == "pass"
         is_automatic = passes_by_itself(row, certificate)
@@ -206,6 +212,7 @@ def figures_of(run: MissionRun, split: str, certificate: Certificate | None) -> 
             is_automatic,
             is_automatic and not should,
         )
+        mine = figures[split_of[ticket.key]]
         for name, counts in zip(FIGURES, told, strict=True):
-            figures[name] += counts
+            mine[name] += counts
     return figures

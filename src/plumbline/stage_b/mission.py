@@ -61,12 +61,15 @@ class MissionRun:
     def identity(self) -> dict[str, Any]:
         """What makes trajectories comparable; the guidance stands in each row."""
         config = self.config
-        told = [[t.key, list(t.images), dict(t.summaries), dict(t.failed)] for t in self.tickets]
+        digest = hashlib.sha256()
+        for ticket in self.tickets:
+            told = [ticket.key, ticket.images, dict(ticket.summaries), dict(ticket.failed)]
+            digest.update(json.dumps(told, ensure_ascii=True).encode())
         return {
             **who_answers(config.engine),
             "sampler": [asdict(way) for way in candidates_of(config.sampler, config.seed, 1)],
             "prompts": prompts_hash(),
-            "tickets": hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16],
+            "tickets": digest.hexdigest()[:16],
         }
 
     def run_options(self, output: Path, *, resume: bool, most: int | None) -> RunOptions:

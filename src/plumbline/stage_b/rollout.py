@@ -17,7 +17,7 @@ from plumbline.infer.work import ERROR
 from plumbline.stage_b.config import SamplerConfig, SelectionConfig, sampling_of
 from plumbline.stage_b.guidance import Guidance, prompt_of
 from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidence, Judge, JudgeWeights, label_scores
-from plumbline.stage_b.selection import Candidate, select
+from plumbline.stage_b.selection import UNREADABLE, Candidate, select
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import Verdict, read_verdict
 
@@ -173,7 +173,7 @@ def selection_row(
     candidates = sorted(map(candidate_of, rows), key=lambda candidate: candidate.index)
     chosen = select(candidates, config.policy, config.tie_break)
     confidence, doubts = chosen.summary_confidence, list(chosen.doubts)
-    if chosen.votes["unreadable"] and not filters_format and confidence == OK:
+    if chosen.votes[UNREADABLE] and not filters_format and confidence == OK:
         confidence = NEEDS_REVIEW
         doubts.append("a candidate cannot be read")
     return {
@@ -191,6 +191,7 @@ def selection_row(
             "votes": chosen.votes,
             "margin": round(chosen.margin, 6),
             "confidence": round(chosen.confidence, 6),
+            "pass_share": None if chosen.pass_share is None else round(chosen.pass_share, 6),
             "doubts": doubts,
         },
     }

@@ -10,7 +10,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from typing import Annotated
 
+from plumbline.config.limits import Range
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.stage_b.picture_hash import RADIUS, PictureHash, near_pairs
 
@@ -22,10 +24,14 @@ MOST_TOLD = 10
 class Fractions:
     """Share of the tickets in each split; together 1. A split of 0 stays empty."""
 
-    propose: float = 0.3
-    gate: float = 0.3
-    calibration: float = 0.25
-    test: float = 0.15
+    propose: Annotated[float, Range(ge=0)] = 0.3
+    """Shown to whoever proposes edits."""
+    gate: Annotated[float, Range(ge=0)] = 0.3
+    """Edits are tested on these."""
+    calibration: Annotated[float, Range(ge=0)] = 0.25
+    """The threshold of automatic passes is chosen on these."""
+    test: Annotated[float, Range(ge=0)] = 0.15
+    """Sealed: looked at by `stage-b test` alone, which counts it."""
 
     def __post_init__(self) -> None:
         shares = astuple(self)

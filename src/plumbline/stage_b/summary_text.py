@@ -65,13 +65,17 @@ def clean_summary(text: str) -> tuple[str, tuple[str, ...]]:
     if len(text) > MAX_SUMMARY:
         reasons.append(f"{CUT}: {len(text) - MAX_SUMMARY} characters left out")
         text = text[:MAX_SUMMARY]
-    visible = "".join(char for char in text if char in _SPACES or unicodedata.category(char) not in _HIDDEN)
+    visible = text if text.isprintable() else "".join(filter(_is_visible, text))
     if visible != text:
         reasons.append(CONTROL)
     clean, removed = _without_roles(visible)
     squeezed = _squeeze(visible)
     told = [reason for reason, pattern in _SQUEEZED if pattern.search(squeezed)]
     return clean, (*reasons, *removed, *told)
+
+
+def _is_visible(char: str) -> bool:
+    return char in _SPACES or unicodedata.category(char) not in _HIDDEN
 
 
 def _without_roles(text: str) -> tuple[str, list[str]]:

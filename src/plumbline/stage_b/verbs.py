@@ -24,7 +24,7 @@ from plumbline.stage_b.estimate import estimate
 from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
-from plumbline.stage_b.loop import MissionReport, run_mission
+from plumbline.stage_b.loop import SEALED, MissionReport, figures_of, run_mission
 from plumbline.stage_b.mission import RESOLVED, MissionRun, plan_missions
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
@@ -177,10 +177,8 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
     return EXIT_OK if is_certified else EXIT_GATE
 
 
-def test_figures(config: Path, mission: str | None, *, as_json: bool) -> int:
+def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     """Open the sealed test once more; every look is counted, since each makes it a little less sealed."""
-    from plumbline.stage_b.loop import figures_of
-
     chosen, _ = _one(config, mission)
     with locked(chosen.folder / "run"):
         state = chosen.read_state()
@@ -190,7 +188,7 @@ def test_figures(config: Path, mission: str | None, *, as_json: bool) -> int:
     told = {
         "mission": chosen.mission,
         "looked": state["test_uses"],
-        "figures": figures_of(chosen, "test", certificate),
+        "figures": figures_of(chosen, certificate)[SEALED],
         "certificate": why or "holds",
     }
     if as_json:

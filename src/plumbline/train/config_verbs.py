@@ -13,7 +13,6 @@ from plumbline.config.schema import json_schema
 from plumbline.config.tree import Origin
 from plumbline.errors import EXIT_OK, EXIT_USAGE, ConfigError, Problem
 from plumbline.train.config import CheckedFile, check_file, root_section
-from plumbline.train.reference import reference_page
 
 
 def check(file: Path, base_config: Path | None, as_json: bool) -> int:
@@ -59,12 +58,6 @@ def diff(first: Path, second: Path, as_json: bool) -> int:
 def schema() -> int:
     """Print the JSON Schema of a run's YAML."""
     _print_json(json_schema(root_section(), "Plumbline training run"))
-    return EXIT_OK
-
-
-def reference() -> int:
-    """Print the reference page."""
-    print(reference_page(), end="")
     return EXIT_OK
 
 
