@@ -10,6 +10,10 @@ from plumbline.demo.recipes import Places
 from plumbline.demo.run import DemoOptions, run_demo
 from plumbline.infer.rows import read_rows
 from plumbline.report.log import read_log
+from plumbline.stage_b.config import load_stage_b
+from plumbline.stage_b.gating import Budget
+from plumbline.stage_b.loop import run_mission
+from plumbline.stage_b.mission import plan_missions
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +26,9 @@ def demo(tmp_path_factory):
     patch.setattr(demo_run, "HELD_OUT", 1)
     patch.setattr(demo_run, "BEFORE_TOKENS", 4)
     patch.setattr(demo_run, "AFTER_TOKENS", 24)
+    patch.setattr(demo_run, "PHOTO_TICKETS", 2)
+    patch.setattr(demo_run, "SUMMARY_TOKENS", 8)
+    patch.setattr(demo_run, "SIMULATED_TICKETS", 60)
     output = tmp_path_factory.mktemp("demo") / "out"
     assert run_demo(DemoOptions(output, steps=3)) == 0
     yield Places(output), json.loads((output / "summary.json").read_text(encoding="utf-8"))
@@ -41,6 +48,20 @@ def test_summary_says_what_the_runs_logged(demo):
     rows = list(read_rows(places.captions / "after.jsonl"))
     assert summary["captions"]["objects"] == sum(len(row["objects"]) for row in rows)
     assert summary["wall_s"] > 0 and not any(stage["reused"] for stage in summary["stages"].values())
+
+
+def test_tickets_are_summarised_and_judged(demo):
+    places, summary = demo
+    assert (summary["stage_a"]["tickets"], summary["stage_a"]["images"]) == (2, 4)
+    assert sum(summary["stage_a"]["statuses"].values()) == 4
+    facts = summary["stage_b"]
+    assert (facts["tickets"], facts["candidates"]) == (60, 8)
+    assert [edit["outcome"] in ("accept", "reject", "insufficient_evidence") for edit in facts["edits"]] == [True] * 2
+    html = (places.output / "report.html").read_text(encoding="utf-8")
+    assert "simulated model" in html and facts["edits"][0]["text"] in html
+    loaded = load_stage_b(places.stage_b / "stage_b.yaml")  # the same command by hand asks nothing
+    (run,) = plan_missions(loaded.run)
+    assert run_mission(run, lambda: pytest.fail("nothing to ask"), Budget()).calls == 0
 
 
 def test_the_distillation_starts_from_the_fine_tuned_weights(demo):
@@ -65,6 +86,11 @@ def test_a_second_run_reuses_everything_and_a_missing_result_is_made_again(demo,
     shutil.rmtree(places.merged)
     assert run_demo(DemoOptions(places.output, steps=3)) == 0
     stages = json.loads((places.output / "summary.json").read_text(encoding="utf-8"))["stages"]
-    assert [name for name, stage in stages.items() if not stage["reused"]] == ["merge", "captions"]
+    assert [name for name, stage in stages.items() if not stage["reused"]] == [
+        "merge",
+        "captions",
+        "stage_a",
+        "stage_b",
+    ]
     assert (places.merged / "model.safetensors").read_bytes() == weights
     assert capfd.readouterr().err.count("done before, reused") == 5

@@ -13,7 +13,7 @@ from PIL import Image
 
 from plumbline.data.read import read_records, write_records
 from plumbline.data.record import Record
-from plumbline.demo.scenes import plan_scene, render_scene, scene_record
+from plumbline.demo.scenes import plan_scene, render_scene, scene_record, summarise
 from plumbline.errors import DataError, Problem
 from plumbline.model.checkpoints import drafted
 
@@ -68,7 +68,8 @@ def _place_photos(folder: Path) -> Iterator[Record]:
     (folder / "photos").mkdir()
     for record in photo_records():
         shutil.copyfile(photo_file(record), folder / record.images[0])
-        yield replace(record, file="", line=0)
+        summary = summarise(item.desc for item in record.objects)
+        yield replace(record, summary=summary, file="", line=0)
 
 
 def _draw_scenes(folder: Path, seed: int, indices: range) -> Iterator[Record]:

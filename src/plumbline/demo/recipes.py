@@ -21,6 +21,7 @@ class Recipe:
     gkd_learning_rate: float = 1e-3
     lora_rank: int = 32
     llm_kd_weight: float = 0.03
+    summary_ratio: float = 0.1
     seed: int = 42
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,6 +58,18 @@ class Places:
     @property
     def captions(self) -> Path:
         return self.output / "captions"
+
+    @property
+    def tickets(self) -> Path:
+        return self.output / "tickets"
+
+    @property
+    def stage_a(self) -> Path:
+        return self.output / "stage_a"
+
+    @property
+    def stage_b(self) -> Path:
+        return self.output / "stage_b"
 
     @property
     def configs(self) -> Path:
@@ -123,10 +136,13 @@ custom:
   train_jsonl: {train_jsonl}
   val_jsonl: {val_jsonl}
   emit_norm: norm1000
+  summary_ratio: {summary_ratio}      # a few one-line summaries among the dense answers, for Stage-A
 
 prompts:                  # short ones: most of the time of a tiny model's step goes into its tokens
   system_dense: 只输出一行JSON。
   user_dense: 描述图片中的物体。
+  system_summary: 只输出一行摘要。
+  user_summary: 概括图片中的物体。
 """
 
 _SFT = (
@@ -181,6 +197,7 @@ def _values(places: Places, recipe: Recipe, folder: Path, steps: int, learning_r
         "min_learning_rate": learning_rate / 20,
         "lora_rank": recipe.lora_rank,
         "lora_alpha": 2 * recipe.lora_rank,
+        "summary_ratio": recipe.summary_ratio,
         "seed": recipe.seed,
     }
 

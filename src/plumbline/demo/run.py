@@ -1,6 +1,7 @@
 """`plumbline demo`: the whole road once, on data that ships, in minutes on two cores and without a network.
 
-check -> fine-tune -> distil towards the base -> merge -> describe held-out pictures -> report. Training runs as the
+check -> fine-tune -> distil towards the base -> merge -> describe held-out pictures -> summarise tickets -> judge
+simulated ones -> report. Training runs as the
 real command in its own process; every number of the report is read back from what the stages left.
 """
 
@@ -32,6 +33,8 @@ from plumbline.model.checkpoints import is_complete, latest_complete, write_atom
 from plumbline.report.log import RunLog, read_log
 
 SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
+PHOTO_TICKETS, SUMMARY_TOKENS, TICKET_SEED = 8, 40, 7
+SIMULATED_TICKETS = 800
 BEFORE_TOKENS, AFTER_TOKENS = 48, 400
 EXIT_TERMINATED = 143
 _LOG_TAIL = 15  # lines of a failed command that are shown
@@ -113,6 +116,9 @@ class Demo:
         self._stage("merge", {}, self._merge, lambda: is_complete(places.merged))
         tokens = {"before": BEFORE_TOKENS, "after": AFTER_TOKENS}
         self._stage("captions", tokens, self._describe, lambda: (places.captions / "after.jsonl").is_file())
+        photos = {"tickets": PHOTO_TICKETS, "tokens": SUMMARY_TOKENS, "seed": TICKET_SEED}
+        self._stage("stage_a", photos, self._summarise, lambda: places.stage_a.is_dir())
+        self._stage("stage_b", {"tickets": SIMULATED_TICKETS}, self._judge, lambda: places.stage_b.is_dir())
         self._report()
 
     def _stage(
@@ -220,6 +226,57 @@ class Demo:
             raise KeyboardInterrupt
         return report.statuses
 
+    def _summarise(self, advance: Advance) -> dict[str, Any]:
+        from plumbline.demo.tickets import write_photo_tickets, write_prompts
+        from plumbline.infer.config import Sampling
+        from plumbline.infer.local import TransformersEngine
+        from plumbline.infer.rows import read_rows
+        from plumbline.stage_a.config import StageASettings
+        from plumbline.stage_a.summaries import plan_summaries, run_summaries
+
+        _quiet()
+        shutil.rmtree(self.places.stage_a, ignore_errors=True)
+        write_photo_tickets(self.places.tickets, PHOTO_TICKETS, TICKET_SEED)
+        settings = StageASettings(
+            model=self.places.merged,
+            input=self.places.tickets,
+            output=self.places.stage_a,
+            prompts=write_prompts(self.places.configs / "prompts"),
+            sampling=Sampling(max_new_tokens=SUMMARY_TOKENS),
+        )
+        ((plan,), _) = plan_summaries(settings)
+        count = 0
+
+        def progress(rows: int) -> None:
+            nonlocal count
+            count += rows
+            advance(count, len(plan.found.photos), "photos")
+
+        report = run_summaries(plan, lambda: TransformersEngine(plan.model, batch_size=settings.batch_size), progress)
+        if report.interrupted:
+            raise KeyboardInterrupt
+        tickets = [json.loads(line) for line in plan.gathered.read_text(encoding="utf-8").splitlines()]
+        shown = [{"key": row["key"], "summary": row["summary"]} for row in read_rows(plan.run_options.rows_path)]
+        return {
+            "tickets": len(tickets),
+            "images": len(plan.found.photos),
+            "statuses": dict(report.statuses),
+            "examples": shown[:4],
+        }
+
+    def _judge(self, advance: Advance) -> dict[str, Any]:
+        from plumbline.demo.tickets import CANDIDATES, judge_simulated_tickets
+
+        shutil.rmtree(self.places.stage_b, ignore_errors=True)
+        count, planned = 0, 3 * SIMULATED_TICKETS * CANDIDATES  # two epochs, and the gate's tickets three times
+
+        def progress(rows: int) -> None:
+            nonlocal count
+            count += rows
+            advance(count, planned, "candidates")
+
+        return judge_simulated_tickets(self.places.stage_b, SIMULATED_TICKETS, 1, progress)
+
     # -- results -----------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
@@ -227,7 +284,9 @@ class Demo:
 
         facts = {stage.name: dict(stage.facts) for stage in self.ledger.done}
         summary = {
-            **{name: facts[name] for name in ("data", "check", "sft", "gkd", "merge", "captions")},
+            **{
+                name: facts[name] for name in ("data", "check", "sft", "gkd", "merge", "captions", "stage_a", "stage_b")
+            },
             "stages": {stage.name: {"seconds": stage.seconds, "reused": stage.reused} for stage in self.ledger.done},
             "wall_s": round(time.perf_counter() - self.begun, 1),
         }

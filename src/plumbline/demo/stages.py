@@ -26,6 +26,8 @@ TITLES = {
     "gkd": "Distil towards the base model",
     "merge": "Merge the adapter",
     "captions": "Describe the held-out pictures",
+    "stage_a": "Summarise tickets of photos",
+    "stage_b": "Judge simulated tickets",
 }
 
 

@@ -21,6 +21,7 @@ from plumbline.stage_b.selection import UNREADABLE, Candidate, select
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import Verdict, read_verdict
 
+SUMMARIES = "照片摘要"
 KEPT_EVIDENCE = 256
 """Tickets whose evidence is at hand: candidates of one ticket come close together."""
 
@@ -101,7 +102,7 @@ def judge_of(guidance: Guidance, weights: JudgeWeights) -> Judge:
 
 def question(ticket: Ticket) -> str:
     """The summaries as JSON: data, never instructions. Pictures without one are named."""
-    told: dict[str, Any] = {"照片摘要": dict(ticket.summaries)}
+    told: dict[str, Any] = {SUMMARIES: dict(ticket.summaries)}
     if ticket.failed:
         told["没有摘要的照片"] = sorted(ticket.failed)
     return json.dumps(told, ensure_ascii=False, indent=0)

@@ -21,6 +21,7 @@ from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.stage_b.gate import Counts
 from plumbline.stage_b.judge import Criteria, Judge
+from plumbline.stage_b.rollout import SUMMARIES, question
 from plumbline.stage_b.selection import WEIGHTED_VOTE, Candidate, Selection, select
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import FAIL, PASS, read_verdict
@@ -71,7 +72,7 @@ def _ticket(number: int, seed: int, label_noise: float, hard: float) -> Simulate
 def simulated_requests(ticket: Ticket, candidates: int, rules: Sequence[str] = ()) -> list[Request]:
     """A question per candidate: the guidance as the system's part, the summaries as JSON."""
     system = "\n".join((FOCUS, *rules))
-    user = json.dumps(dict(ticket.summaries), ensure_ascii=False)
+    user = question(ticket)
     return [
         Request(f"{ticket.group_id}/{index}", (), system, user, Sampling(128, temperature=1.0, seed=index))
         for index in range(candidates)
@@ -123,7 +124,7 @@ class SimulatedModel:
 def _reply(user: str, says_fail: bool) -> str:
     if not says_fail:
         return f"{PASS}\n理由: {_PARTS[0]}和{_PARTS[1]}符合要求，电线捆扎整齐"
-    seen = [text.rsplit("×", 1)[0] for text in json.loads(user).values()]
+    seen = [text.rsplit("×", 1)[0] for text in json.loads(user)[SUMMARIES].values()]
     faulty = [text for text in seen if text.split("/")[1] not in _GOOD]
     return f"{FAIL}\n理由: {faulty[0] if faulty else f'{_PARTS[0]}未拧紧'}"
 

@@ -1,0 +1,113 @@
+"""Tickets for the last stages: groups of rendered scenes for Stage-A, simulated summaries for Stage-B.
+
+The tiny model writes lines that look like summaries, but it cannot judge: verdicts come from a simulated model, which
+looks for words and errs now and then. The gate, the bound and every file are those of a real run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from plumbline.demo.scenes import plan_scene, render_scene
+from plumbline.stage_b.certify import calibrate
+from plumbline.stage_b.config import load_stage_b
+from plumbline.stage_b.gating import Budget, try_edit
+from plumbline.stage_b.guidance import Edit
+from plumbline.stage_b.loop import run_mission, summarize
+from plumbline.stage_b.mission import plan_missions
+from plumbline.stage_b.risk import Certificate
+from plumbline.stage_b.simulation import FOCUS, MISSION, RULE, SimulatedModel, simulate_tickets
+from plumbline.stage_b.wording import Wording
+
+SHIELDS = "挡风板安装检查"
+PROMPT = "只写看得见的物体及数量。"
+PHOTOS = 2
+MAX_FALSE_PASS = 0.1
+CANDIDATES = 8
+REPLIES = "replies.jsonl"
+
+
+def write_photo_tickets(folder: Path, count: int, seed: int) -> None:
+    """`count` tickets of rendered scenes, laid out as Stage-A reads them; a scene with a fault makes a fail."""
+    wording = Wording()
+    for number in range(count):
+        scenes = [plan_scene(seed, number * PHOTOS + place) for place in range(PHOTOS)]
+        is_fail = any(wording.tells_fault(part.desc) for scene in scenes for part in scene.parts)
+        group = folder / SHIELDS / ("审核不通过" if is_fail else "审核通过") / f"QC-DEMO-{number:04d}"
+        group.mkdir(parents=True, exist_ok=True)
+        for place, scene in enumerate(scenes, 1):
+            Image.fromarray(render_scene(scene)).save(group / f"p{place}.png")
+
+
+def write_prompts(folder: Path) -> Path:
+    """The folder of mission prompts; a short one, as the tiny model was trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{SHIELDS}.txt").write_text(PROMPT + "\n", encoding="utf-8")
+    return folder
+
+
+def judge_simulated_tickets(
+    folder: Path, count: int, epochs: int, progress: Callable[[int], None] = lambda rows: None
+) -> dict[str, Any]:
+    """A whole Stage-B run over simulated tickets: rollouts, an edit before the gate, calibration. The facts of it."""
+    (run,) = plan_missions(load_stage_b(_write_config(folder, count, epochs)).run)
+    engine = SimulatedModel()
+    first = run_mission(run, lambda: engine, Budget(), progress=progress)
+    useless, good = (
+        try_edit(run, Edit("add", text), lambda: engine, Budget(), source="demo", progress=progress).decision
+        for text in ("照片应当清晰", RULE)
+    )
+    (again,) = plan_missions(load_stage_b(_write_config(folder, count, epochs + 1)).run)
+    run_mission(again, lambda: engine, Budget(), progress=progress)
+    shutil.copyfile(again.trajectories, folder / REPLIES)  # so that the configuration can be run again by hand
+    found = calibrate(again, MAX_FALSE_PASS, 0.95)
+    certificate = (
+        {"threshold": found.threshold, "bound": found.bound, "coverage": found.coverage}
+        if isinstance(found, Certificate)
+        else {"why": found.why}
+    )
+    return {
+        "tickets": count,
+        "candidates": CANDIDATES,
+        "before": first.summary,
+        "after": summarize(again),
+        "edits": [_told(edit) for edit in (useless, good) if edit is not None],
+        "certificate": certificate,
+        "max_false_pass": MAX_FALSE_PASS,
+        "folder": str(run.folder),
+    }
+
+
+def _told(decision: Mapping[str, Any]) -> dict[str, Any]:
+    return {"text": decision["edit"]["text"], "outcome": decision["outcome"], "why": decision["why"]}
+
+
+def _write_config(folder: Path, count: int, epochs: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for made in simulate_tickets(count, 0):
+        ticket = made.ticket
+        row = {"group_id": ticket.group_id, "mission": ticket.mission, "label": ticket.label}
+        told = {"images": list(ticket.images), "per_image": dict(ticket.summaries), "failed": {}}
+        lines.append(json.dumps(row | told, ensure_ascii=False))
+    (folder / f"{MISSION}_stage_a.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "missions.yaml").write_text(yaml.safe_dump({MISSION: FOCUS}, allow_unicode=True), encoding="utf-8")
+    config = {
+        "stage_a_paths": [str(folder / f"{MISSION}_stage_a.jsonl")],
+        "missions_file": str(folder / "missions.yaml"),
+        "engine": {"kind": "replay", "replies": str(folder / REPLIES)},
+        "sampler": {"grid": [{"temperature": 0.7}], "samples_per_decode": CANDIDATES},
+        "splits": {"shares": {"propose": 0.2, "gate": 0.4, "calibration": 0.3, "test": 0.1}},
+        "runner": {"epochs": epochs},
+        "output": {"root": str(folder / "runs"), "run": "demo"},
+    }
+    path = folder / "stage_b.yaml"
+    path.write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return path
