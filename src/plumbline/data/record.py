@@ -44,7 +44,9 @@ class Record:
     @property
     def group(self) -> ShapeGroup:
         """The objects' shapes in one array; made once."""
-        return self._group or self.grouped(ShapeGroup.of([item.shape for item in self.objects]))
+        if self._group is None:
+            return self.grouped(ShapeGroup.of([item.shape for item in self.objects]))
+        return self._group
 
     def grouped(self, group: ShapeGroup) -> ShapeGroup:
         """Remember `group`, whose sources are the objects' shapes."""

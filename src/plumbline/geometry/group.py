@@ -50,12 +50,11 @@ class ShapeGroup:
         The shapes are slices of the group's points: one array for all is several times cheaper than one for each.
         """
         points, starts, extent = _joined(outlines)
-        shapes, forms = [], []
-        for (kind, numbers), start in zip(outlines, starts, strict=True):
-            count = len(numbers) // 2
-            own = points[start : start + 3 : 2] if kind == Box.kind else points[start : start + count]
-            shapes.append(SHAPES[kind].trusted(own))
-            forms.append((kind, count))
+        forms = [(kind, len(numbers) // 2) for kind, numbers in outlines]
+        shapes = [
+            SHAPES[kind].trusted(points[start : start + 3 : 2] if kind == Box.kind else points[start : start + count])
+            for (kind, count), start in zip(forms, starts, strict=True)
+        ]
         return cls(shapes, forms, points, starts, extent)
 
     def __len__(self) -> int:
