@@ -193,9 +193,9 @@ class TestCrops:
         view = _view()
         if hasattr(step, "matrix"):
             view.advance(step)
-            from plumbline.augment.pipeline import _finish
+            from plumbline.augment.pipeline import Chain, _finish
 
-            return _finish(view, (), ("crop",), ())
+            return _finish(Chain(view, (), ("crop",), ()))
         raise _SkippedError(step.reason)
 
     def test_what_is_below_min_coverage_goes_and_the_rest_has_its_exact_share(self) -> None:
@@ -238,9 +238,9 @@ class TestCrops:
         operation = _LeftHalf(completeness_threshold=0.95, complete_text="显示完整", partial_text="只显示部分")
         view = _view(record)
         view.advance(operation.crop(view, 0, 0, WIDTH // 2, HEIGHT))
-        from plumbline.augment.pipeline import _finish
+        from plumbline.augment.pipeline import Chain, _finish
 
-        plan = _finish(view, (), (), ())
+        plan = _finish(Chain(view, (), (), ()))
         assert plan.coverages == (0.6, 1.0)
         assert [item.desc for item in plan.record.objects] == [after, desc]
 

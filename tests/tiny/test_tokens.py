@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 
 from plumbline.augment.ops import OPERATIONS
 from plumbline.augment.pipeline import Augmentation
-from plumbline.batch.answers import AnswerCounter
+from plumbline.augment.plan import Told
+from plumbline.batch.answers import Answer, AnswerCounter
 from plumbline.batch.tokens import TokenCounter
 from plumbline.data.answer import EMIT_NORMS, encode_answer
 from plumbline.data.fit import fit_record
@@ -107,7 +108,8 @@ OBJECTS = st.lists(st.builds(DataObject, desc=TEXTS.filter(str.strip), shape=SHA
 @given(OBJECTS, st.sampled_from(EMIT_NORMS), st.sampled_from(ORDERINGS))
 @settings(max_examples=250)
 def test_an_answer_is_counted_without_writing_it(counter: TokenCounter, objects: Any, norm: str, ordering: str) -> None:
-    told = AnswerCounter(counter).count(objects, 640, 480, norm, ordering)
+    answer = Answer(Told.whole(Record(objects=tuple(objects))), 640, 480, norm, ordering)
+    told = AnswerCounter(counter).count_all([answer])[0]
     if any(control_text(item.desc) for item in objects):
         assert told is None
         return
@@ -131,5 +133,6 @@ def test_a_planned_answer_is_counted_without_making_its_objects(
     record = fit_record(Record(images=("a.jpg",), width=640, height=480, objects=tuple(objects))).record
     plan = chain.plan(record, (640, 480), keyed_generator(seed, 0, 0, "test"))
     manner = (plan.width, plan.height, "norm1000", ordering)
-    count = AnswerCounter(counter)
-    assert count.count_told(plan.told, *manner) == count.count(plan.record.objects, *manner)
+    planned, made = Answer(plan.told, *manner), Answer(Told.whole(plan.record), *manner)
+    alone = AnswerCounter(counter).count_all([made])[0]
+    assert AnswerCounter(counter).count_all([planned, made, planned]) == [alone] * 3

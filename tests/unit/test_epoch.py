@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,7 +19,9 @@ from plumbline.data.dataset import DatasetSettings, RecordFile
 from plumbline.data.epoch import EpochDataset, Source
 from plumbline.data.mixture import Mixture, Share
 from plumbline.data.prompts import Prompts
+from plumbline.data.record import DataObject, Record
 from plumbline.errors import DataError
+from plumbline.geometry import Box
 
 PROMPTS = Prompts("dense system", "dense?", "summary system", "summary?")
 
@@ -131,6 +135,27 @@ def test_a_sample_depends_on_its_key_alone(tmp_path: Path) -> None:
     copy = pickle.loads(pickle.dumps(samples))
     assert [copy.item(position, 1, 7).messages for position in reversed(range(6))][::-1] == wanted
     assert [samples.item(position, 2, 7).messages for position in range(6)] != wanted
+
+
+def test_samples_drawn_together_are_those_drawn_alone(tmp_path: Path) -> None:
+    turn = augmenter(rotate={"max_deg": 30.0, "prob": 0.5}, perspective={"prob": 0.5}, random_crop={"prob": 0.5})
+    outside = DataObject("b", Box(np.array([[50.0, 50.0], [60.0, 60.0]])))
+    bad = replace(source(tmp_path, "b", 1), records=[Record(("b0.png",), 40, 40, (outside,))])
+    samples = dataset(source(tmp_path, "a", 6), bad, source(tmp_path, "c", 2, augmented=False), augmenter=turn)
+    keys = [(position, epoch, 7) for epoch in (0, 1) for position in range(len(samples))]
+    failed = 0
+    for key, drawn in zip(keys, samples.draw_many(keys), strict=True):
+        if isinstance(drawn, DataError):
+            failed += 1
+            with pytest.raises(DataError):
+                samples.draw(*key)
+            continue
+        alone = samples.draw(*key)
+        assert drawn.turn == alone.turn
+        for plan, other in zip(sum(drawn.plans, ()), sum(alone.plans, ()), strict=True):
+            assert plan.record == other.record and np.array_equal(plan.matrix, other.matrix)
+            assert (plan.kept_indices, plan.coverages) == (other.kept_indices, other.coverages)
+    assert failed == 2
 
 
 def test_the_curriculum_follows_the_step_that_is_asked_for(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ training (to learn exact lengths) and once more in a worker (to render), it says
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,16 @@ class Augmentation:
         The objects must lie inside the picture (`plumbline.data.fit`). A record with objects keeps at least one: a
         chain that would lose them all is undone and counted, its colour operations stay.
         """
+        return _finish(self.draw(record, size, rng))
+
+    def draw(self, record: Record, size: tuple[int, int], rng: np.random.Generator) -> Chain:
+        """The numbers of `plan`, before any object is cut; `rng` is not needed any more."""
         view = View(record, size)
         applied: list[str] = []
         skipped: list[tuple[str, str]] = []
         colour: list[tuple[Any, tuple[float, ...]]] = []
         if self.bypass_prob and rng.random() < self.bypass_prob:
-            return _unmoved(view, (), (BYPASS,), ())
+            return Chain(view, (), (BYPASS,), ())
         for operation in self.operations:
             if operation.prob < 1 and rng.random() >= operation.prob:
                 continue
@@ -60,7 +64,17 @@ class Augmentation:
                 continue
             view.advance(step)
             applied.append(name)
-        return _finish(view, tuple(colour), tuple(applied), tuple(skipped))
+        return Chain(view, tuple(colour), tuple(applied), tuple(skipped))
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Operations drawn for one picture: what they made of the view, and what the plan will say of them."""
+
+    view: View
+    colour: tuple[tuple[Any, tuple[float, ...]], ...]
+    applied: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
@@ -73,7 +87,10 @@ class _Outcome:
     dropped: list[tuple[int, str]] = field(default_factory=list)
 
 
-def _finish(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tuple[str, str], ...]) -> Plan:
+def _finish(chain: Chain) -> Plan:
+    view, applied = chain.view, chain.applied
+    if applied == (BYPASS,):
+        return _unmoved(chain)
     outcome = _Outcome()
     _place(outcome, view, view.group, range(len(view.record.objects)))
     for patch in view.patches:
@@ -88,7 +105,7 @@ def _finish(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tu
         outcome.coverages += copied.coverages
     if view.record.objects and not outcome.items:
         left = tuple(name for name in applied if name in COLOUR)
-        return _unmoved(view, colour, left, (*skipped, ("chain", EMPTIED)))
+        return _unmoved(replace(chain, applied=left, skipped=(*chain.skipped, ("chain", EMPTIED))))
     return Plan(
         source=view.source,
         width=view.width,
@@ -99,27 +116,28 @@ def _finish(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tu
         coverages=tuple(outcome.coverages),
         dropped=tuple(outcome.dropped),
         patches=view.patches,
-        colour=colour,
+        colour=chain.colour,
         applied=applied,
-        skipped=skipped,
+        skipped=chain.skipped,
     )
 
 
-def _unmoved(view: View, colour: Any, applied: tuple[str, ...], skipped: tuple[tuple[str, str], ...]) -> Plan:
+def _unmoved(chain: Chain) -> Plan:
     """The source's own geometry."""
+    view = chain.view
     width, height = view.source
-    everything = tuple(range(len(view.record.objects)))
+    told = Told.whole(view.record)
     return Plan(
         source=view.source,
         width=width,
         height=height,
         matrix=IDENTITY,
-        told=Told(view.record, view.unmoved, everything),
-        kept_indices=everything,
-        coverages=(1.0,) * len(everything),
-        colour=colour,
-        applied=applied,
-        skipped=skipped,
+        told=told,
+        kept_indices=tuple(range(len(told.items))),
+        coverages=(1.0,) * len(told.items),
+        colour=chain.colour,
+        applied=chain.applied,
+        skipped=chain.skipped,
     )
 
 
@@ -184,6 +202,8 @@ class ScheduledAugmentation:
         self._at = (step, Augmentation(chain, bypass))
         return self._at[1]
 
-    def plan(self, record: Record, size: tuple[int, int], rng: np.random.Generator, step: int) -> Plan:
-        """Plan one picture; see `Augmentation.plan`."""
-        return self.at(step).plan(record, size, rng)
+    def plans(self, requests: Iterable[tuple[Record, tuple[int, int], np.random.Generator, int]]) -> list[Plan]:
+        """Plan pictures, each given by its record, size, generator and step; see `Augmentation.plan`."""
+        chains = [self.at(step).draw(record, size, rng) for record, size, rng, step in requests]
+        View.map_all(chain.view for chain in chains)
+        return list(map(_finish, chains))

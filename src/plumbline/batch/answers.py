@@ -9,20 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plumbline.augment.plan import Told
 from plumbline.batch.tokens import TokenCounter
-from plumbline.data.answer import object_text, rounded_numbers
+from plumbline.data.answer import object_text, rounded_numbers, scale_and_size
+from plumbline.data.contract import is_encodable
 from plumbline.data.messages import control_text
 from plumbline.data.record import DataObject
 from plumbline.geometry.order import last_in_order
-from plumbline.geometry.shapes import Points
+from plumbline.geometry.shapes import Box, Points
 
 END = "<|im_end|>\n"
 _TENS = np.array([10.0**power for power in range(1, 8)])
+
+
+class Answer(NamedTuple):
+    """An answer about one picture; the rest as for `encode_answer`."""
+
+    told: Told
+    width: int
+    height: int
+    emit_norm: str
+    ordering: str
 
 
 @lru_cache(1024)
@@ -32,48 +44,39 @@ def _digits_up_to(count: int) -> int:
 
 
 class AnswerCounter:
-    """Counts `encode_answer(...)` and the end mark behind it."""
+    """Counts the tokens of `encode_answer(...)` and of the end mark behind it."""
 
     def __init__(self, counter: TokenCounter):
         self._counter = counter
         self._between = lru_cache(65536)(self._count_between)
         self._opening = counter.count('{"object_0') - 1
 
-    def count(
-        self, objects: Sequence[DataObject], width: int, height: int, emit_norm: str, ordering: str
-    ) -> int | None:
-        """Tokens of the answer; None where only writing it can tell (no objects, control text, another tokenizer)."""
-        if not objects or not self._counter.cuts_at_digits:
-            return None
-        shapes = [item.shape for item in objects]
-        parts = [(item.shape.kind, len(item.shape.points), item.desc) for item in objects]
-        digits = _digits(np.concatenate([shape.points for shape in shapes]), width, height, emit_norm)
-        return self._sum(parts, int(digits.sum()), lambda: last_in_order(shapes, ordering))
+    def count_all(self, answers: Sequence[Answer]) -> list[int | None]:
+        """Tokens of each answer; None where only writing it can tell: no objects, refused text, another tokenizer.
 
-    def count_told(self, told: Told, width: int, height: int, emit_norm: str, ordering: str) -> int | None:
-        """`count` of what a plan tells, without making its objects unless which one comes last makes a difference."""
-        if not told.items or not self._counter.cuts_at_digits:
+        No object is made, unless which one comes last makes a difference.
+        """
+        if not self._counter.cuts_at_digits:
+            return [None] * len(answers)
+        return list(map(self._count, answers, _digits_of_each(answers)))
+
+    def _count(self, answer: Answer, digits: Sequence[int]) -> int | None:
+        """digits: of the coordinates of every shape in the group, then of the objects that are made already."""
+        told, group, objects = answer.told, answer.told.group, answer.told.record.objects
+        if not told.items:
             return None
-        group, objects = told.group, told.record.objects
         places = [item for item in told.items if not isinstance(item, DataObject)]
         made = [item for item in told.items if isinstance(item, DataObject)]
         parts = [(*group.forms[place], objects[place].desc) for place in places]
-        if len(places) == len(group):
-            digits = _digits(group.points, width, height, emit_norm)
-            total = int(digits.sum())
-            if group.upright:
-                total -= int(digits[group.boxes].sum()) // 2  # of the four corners of a box two are told
-        else:
-            total = int(_digits(group.told_points(places), width, height, emit_norm).sum()) if places else 0
-        for item in made:
-            parts.append((item.shape.kind, len(item.shape.points), item.desc))
-            total += int(_digits(item.shape.points, width, height, emit_norm).sum())
+        parts += [(item.shape.kind, len(item.shape.points), item.desc) for item in made]
+        # Of the four corners of an upright box two are told.
+        total = sum([digits[at] // 2 if group.forms[at][0] == Box.kind else digits[at] for at in places])
 
         def last() -> int:
             shapes = [*map(group.shape, places), *(item.shape for item in made)]
-            return last_in_order(shapes, ordering)
+            return last_in_order(shapes, answer.ordering)
 
-        return self._sum(parts, total, last)
+        return self._sum(parts, total + sum(digits[len(group) :]), last)
 
     def _sum(self, parts: Sequence[tuple[str, int, str]], digits: int, last: Callable[[], int]) -> int | None:
         """Tokens of objects given as (kind, number of points, desc). digits: of all their coordinates."""
@@ -95,7 +98,7 @@ class AnswerCounter:
         """Tokens from an object's number to the next one's without the digits of its coordinates; how many more or
         fewer there are when the answer ends behind it.
         """
-        if control_text(desc):
+        if control_text(desc) or not is_encodable(desc):
             return None
         numbers = [0] * (2 * points)
         told = f'0": {{{object_text(kind, numbers, desc)}}}'
@@ -103,7 +106,32 @@ class AnswerCounter:
         return followed, self._counter.count(f"{told}}}{END}") - len(numbers) - 1 - followed
 
 
-def _digits(points: Points, width: int, height: int, emit_norm: str) -> NDArray[np.intp]:
-    """Digits of each coordinate as the answer writes it, [N, 2]."""
-    numbers = rounded_numbers(points, width, height, emit_norm)
-    return np.searchsorted(_TENS, numbers, side="right") + 1
+def _digits_of_each(answers: Sequence[Answer]) -> list[list[int]]:
+    """Digits of the coordinates as each answer writes them: of each shape in its group, then of each object made.
+
+    A few calls for all answers together: for the points of one alone, a call costs more than its work.
+    """
+    points: list[Points] = []
+    starts: list[int] = []
+    counts: list[int] = []
+    ends: list[int] = []
+    count = 0
+    for told, *_ in answers:
+        before = count
+        points.append(told.group.points)
+        starts += [count + start for start in told.group.starts]
+        count += len(told.group.points)
+        for item in told.items:
+            if isinstance(item, DataObject):
+                points.append(item.shape.points)
+                starts.append(count)
+                count += len(item.shape.points)
+        counts.append(count - before)
+        ends.append(len(starts))
+    if not starts:
+        return [[] for _ in answers]
+    scales = np.array([scale_and_size(*answer[1:4]) for answer in answers], dtype=np.float64)
+    numbers = rounded_numbers(np.concatenate(points), np.repeat(scales, counts, axis=0))
+    digits = _TENS.searchsorted(numbers, side="right") + 1
+    of_each = np.add.reduceat(digits, starts).sum(axis=1).tolist()
+    return [of_each[start:end] for start, end in pairwise([0, *ends])]

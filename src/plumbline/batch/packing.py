@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.augment.plan import Plan
-from plumbline.batch.answers import AnswerCounter
+from plumbline.augment.plan import Plan, Told
+from plumbline.batch.answers import Answer, AnswerCounter
 from plumbline.batch.bins import Pack, equalise, lower_bound, pack_samples
 from plumbline.batch.lengths import PixelLimits, exact_length, image_tokens, rendered_parts
 from plumbline.batch.schedule import SampleKey, StepShape, Unit
@@ -44,17 +45,32 @@ class LengthMeter:
 
     def one(self, key: SampleKey) -> int | Problem:
         """Tokens of a sample, or why it cannot be one."""
+        return self._chunk([key])[0]
+
+    def _chunk(self, keys: Sequence[SampleKey]) -> list[int | Problem]:
+        drawn = self.samples.draw_many([(key.position, key.epoch, key.step) for key in keys])
+        answers = [None if isinstance(item, DataError) else self._answer(item) for item in drawn]
+        counts = iter(self._answers.count_all([answer for answer in answers if answer is not None]))
+        tokens = [None if answer is None else next(counts) for answer in answers]
+        return list(map(self._length, keys, drawn, answers, tokens))
+
+    def _length(
+        self, key: SampleKey, drawn: Drawn | DataError, answer: Answer | None, tokens: int | None
+    ) -> int | Problem:
+        """tokens: of the answer, where they could be told without writing it."""
         try:
-            drawn = self.samples.draw(key.position, key.epoch, key.step)
-            quick = self._dense(drawn)
-            if quick is not None:
-                return quick
+            if isinstance(drawn, DataError):
+                raise drawn
+            if answer is not None and tokens is not None:
+                with suppress(ValueError):  # a picture too thin for the grid, of which `exact_length` tells more
+                    picture = image_tokens(answer.width, answer.height, self.limits) - 1  # its placeholder is text
+                    return self._prompt(drawn.turn.source) + picture + tokens
             return exact_length(self.samples.item(key.position, key.epoch, key.step), self.counter, self.limits)
         except DataError as error:
             return error.problems[0]
 
-    def _dense(self, drawn: Drawn) -> int | None:
-        """The length of a dense answer about one picture, without writing the answer; None for every other sample."""
+    def _answer(self, drawn: Drawn) -> Answer | None:
+        """A dense answer about one picture, which is counted without being written; None for every other sample."""
         record = drawn.fitted[0].record
         if drawn.turn.mode != "dense" or len(drawn.fitted) > 1 or record.messages is not None:
             return None
@@ -63,16 +79,8 @@ class LengthMeter:
         if width is None or height is None or len(record.images) != 1:
             return None
         settings = self.samples.sources[drawn.turn.source].settings
-        manner = (width, height, settings.emit_norm, settings.ordering)
-        if isinstance(plan, Plan):
-            answer = self._answers.count_told(plan.told, *manner)
-        else:
-            answer = self._answers.count((plan.record if plan else record).objects, *manner)
-        try:
-            picture = image_tokens(width, height, self.limits) - 1  # its placeholder is counted as text
-        except ValueError:
-            return None
-        return None if answer is None else self._prompt(drawn.turn.source) + picture + answer
+        told = plan.told if isinstance(plan, Plan) else Told.whole(plan.record if plan else record)
+        return Answer(told, width, height, settings.emit_norm, settings.ordering)
 
     @cached_property
     def _answers(self) -> AnswerCounter:
@@ -100,9 +108,6 @@ class LengthMeter:
             found += part
             progress(len(found))
         return found
-
-    def _chunk(self, keys: Iterable[SampleKey]) -> list[int | Problem]:
-        return [self.one(key) for key in keys]
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,18 @@ def object_text(kind: str, numbers: Sequence[int], desc: str) -> str:
     return f'{count}"{kind}": {list(numbers)}, "desc": {_json_text(desc)}'
 
 
-def rounded_numbers(points: Points, width: int, height: int, emit_norm: str) -> NDArray[np.float64]:
-    """The coordinates of points [N, 2] inside the picture as the answer writes them, whole numbers in floats."""
+def scale_and_size(width: int, height: int, emit_norm: str) -> tuple[int, int, int]:
+    """The number by which a picture's coordinates are multiplied, and the two by which x and y are divided then."""
     scale = _scale(emit_norm)
-    return np.rint(points) if scale is None else np.rint(scale * points / (width, height))
+    return (1, 1, 1) if scale is None else (scale, width, height)
+
+
+def rounded_numbers(points: Points, scales: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The coordinates of points [N, 2] inside a picture as the answer writes them, whole numbers in floats.
+
+    scales: `scale_and_size` of each point's picture, [N, 3].
+    """
+    return np.rint(scales[:, :1] * points / scales[:, 1:])
 
 
 @lru_cache(maxsize=65536)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from plumbline.data.findings import Findings, shown
 from plumbline.data.record import SCHEMA, DataObject, Record
 from plumbline.geometry import KINDS
-from plumbline.geometry.shapes import SHAPES
+from plumbline.geometry.group import ShapeGroup
 
 RECORD_KEYS = ("schema", "images", "width", "height", "objects", "summary", "metadata", "messages")
 OBJECT_KEYS = (*KINDS, "line_points", "desc")
@@ -58,17 +56,21 @@ def find_breaches(raw: Any, found: Findings) -> None:
 
 def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
     """The record of a line without breaches."""
-    return Record(
+    items = raw.get("objects") or ()
+    group = ShapeGroup.of_outlines([geometry_of(item) for item in items])
+    record = Record(
         images=tuple(_image_reference(image) for image in raw.get("images") or ()),
         width=raw.get("width"),
         height=raw.get("height"),
-        objects=_build_objects(raw.get("objects") or ()),
+        objects=tuple([DataObject(item["desc"], shape) for item, shape in zip(items, group.sources, strict=True)]),
         summary=raw.get("summary"),
         metadata=MappingProxyType(raw.get("metadata") or {}),
         messages=tuple(raw["messages"]) if raw.get("messages") is not None else None,
         file=file,
         line=line,
     )
+    record.grouped(group)
+    return record
 
 
 def geometry_of(item: Mapping[str, Any]) -> tuple[str, list[float]]:
@@ -99,20 +101,6 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _build_objects(items: Sequence[Mapping[str, Any]]) -> tuple[DataObject, ...]:
-    """All points of a record go into one array, of which each shape is a slice."""
-    shapes = [geometry_of(item) for item in items]
-    points = np.array([value for _, numbers in shapes for value in numbers], dtype=np.float64).reshape(-1, 2)
-    points += 0.0  # turns -0.0 into 0.0
-    points.setflags(write=False)
-    objects, start = [], 0
-    for item, (kind, numbers) in zip(items, shapes, strict=True):
-        end = start + len(numbers) // 2
-        objects.append(DataObject(item["desc"], SHAPES[kind].trusted(points[start:end])))
-        start = end
-    return tuple(objects)
 
 
 def _image_reference(image: str | Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ needs). Any worker of any rank, before training or after a resume, builds the sa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -31,11 +31,15 @@ from plumbline.data.mixture import Mixture, Share, Turn
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
 
+Size = tuple[int, int]
+Request = tuple[Record, Size, np.random.Generator, int]
+"""A picture to be planned: its record, its size, the generator (valid until the next request), the optimiser step."""
+
 
 class Augmenter(Protocol):
-    """Plans the pictures of a record (`plumbline.augment.curriculum`)."""
+    """Plans pictures, in the order of the requests (`plumbline.augment.pipeline`)."""
 
-    def plan(self, record: Record, size: tuple[int, int], rng: np.random.Generator, step: int) -> PicturePlan: ...
+    def plans(self, requests: Iterable[Request]) -> Sequence[PicturePlan]: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,15 @@ class Drawn:
     turn: Turn
     fitted: Sequence[Fitted]
     plans: Sequence[tuple[PicturePlan | None, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The records of a turn before their plans. sizes: per record, of the pictures that will be planned."""
+
+    turn: Turn
+    fitted: Sequence[Fitted]
+    sizes: Sequence[Sequence[Size | None]]
 
 
 class EpochDataset:
@@ -97,19 +110,53 @@ class EpochDataset:
 
     def draw(self, position: int, epoch: int = 0, step: int = 0) -> Drawn:
         """What `item` tells, before it is put into words; raises as `item` does for its records."""
-        if not 0 <= position < len(self):
-            raise IndexError(f"sample {position} of {len(self)}")
-        turn = self.mixture.turns(epoch)[position]
+        (drawn,) = self.draw_many([(position, epoch, step)])
+        if isinstance(drawn, DataError):
+            raise drawn
+        return drawn
+
+    def draw_many(self, keys: Sequence[tuple[int, int, int]]) -> list[Drawn | DataError]:
+        """`draw` of many (position, epoch, step), with the error of each that cannot be used.
+
+        All are read before the first is planned: a processor's cache holds the code of one of these stages, not both.
+        """
+        read = [self._read(position, epoch) for position, epoch, _ in keys]
+        plans = iter(self.augmenter.plans(self._requests(keys, read)) if self.augmenter is not None else ())
+        return [
+            item
+            if isinstance(item, DataError)
+            else Drawn(
+                item.turn,
+                item.fitted,
+                [tuple([None if size is None else next(plans) for size in sizes]) for sizes in item.sizes],
+            )
+            for item in read
+        ]
+
+    def _read(self, position: int, epoch: int) -> _Read | DataError:
+        turns = self.mixture.turns(epoch)
+        if not 0 <= position < len(turns):
+            raise IndexError(f"sample {position} of {len(turns)}")
+        turn = turns[position]
         source = self.sources[turn.source]
-        fitted = [self._fitted(source, turn, index, epoch) for index in turn.records]
-        plans: list[tuple[PicturePlan | None, ...]] = []
-        if self.augmenter is not None and source.augmented:
+        try:
+            fitted = [self._fitted(source, turn, index, epoch) for index in turn.records]
+            is_planned = self.augmenter is not None and source.augmented
+            return _Read(turn, fitted, [_sizes(source, item.record) for item in fitted] if is_planned else ())
+        except DataError as error:
+            return error
+
+    def _requests(self, keys: Sequence[tuple[int, int, int]], read: Sequence[_Read | DataError]) -> Iterator[Request]:
+        for (position, epoch, step), item in zip(keys, read, strict=True):
+            if isinstance(item, DataError):
+                continue
             # The key holds the position too: a record drawn twice in an epoch is not augmented twice the same way.
-            keys = [position * self.mixture.images_per_turn + number for number in range(len(fitted))]
-            plans = [
-                self._planned(source, item.record, epoch, key, step) for item, key in zip(fitted, keys, strict=True)
-            ]
-        return Drawn(turn, fitted, plans)
+            first = position * self.mixture.images_per_turn
+            for key, (fitted, sizes) in enumerate(zip(item.fitted, item.sizes, strict=False), start=first):
+                # All pictures of a record share the draw.
+                for size in sizes:
+                    if size is not None:
+                        yield fitted.record, size, self._plans.at(epoch, key), step
 
     def _fitted(self, source: Source, turn: Turn, index: int, epoch: int) -> Fitted:
         fitted = fit_for(source.records[index], turn.mode)
@@ -120,19 +167,6 @@ class EpochDataset:
         kept = sorted(rng.permutation(len(fitted.record.objects))[:most].tolist())
         objects = tuple(fitted.record.objects[number] for number in kept)
         return replace(fitted, record=replace(fitted.record, objects=objects))
-
-    def _planned(
-        self, source: Source, record: Record, epoch: int, key: int, step: int
-    ) -> tuple[PicturePlan | None, ...]:
-        """One plan per picture; all pictures of a record share the draw."""
-        assert self.augmenter is not None
-        if record.messages is not None or not record.images:
-            return (None,) * len(own_images(record))
-        if len(record.images) == 1 and record.width is not None and record.height is not None:
-            sizes = [(record.width, record.height)]
-        else:
-            sizes = [image_size(path) for path in resolve_images(record.images, record, source.settings.policy)]
-        return tuple(self.augmenter.plan(record, size, self._plans.at(epoch, key), step) for size in sizes)
 
     def survey(self) -> Survey:
         """Count what fitting to the picture does to every record in use, without opening a picture.
@@ -160,3 +194,12 @@ class EpochDataset:
             what = f"{len(bare)} records have no `summary`, which summary_ratio or use_summary needs"
             raise DataError(Problem(bare[0], what, "add them, or take the key out"))
         return Survey(counts["records"], counts["objects"], counts["clipped"], counts["dropped"], tuple(emptied))
+
+
+def _sizes(source: Source, record: Record) -> Sequence[Size | None]:
+    """(width, height) of each picture of a record; None for those of a chat, which are not planned."""
+    if record.messages is not None or not record.images:
+        return (None,) * len(own_images(record))
+    if len(record.images) == 1 and record.width is not None and record.height is not None:
+        return ((record.width, record.height),)
+    return [image_size(path) for path in resolve_images(record.images, record, source.settings.policy)]

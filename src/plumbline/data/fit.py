@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import clip_to_canvas
@@ -22,7 +19,7 @@ class Fitted:
 
 def fit_record(record: Record) -> Fitted:
     """Cut the objects of `record` at the edge of its picture; a record without objects comes back as it is."""
-    if record.width is None or record.height is None or _all_inside(record.objects, record.width, record.height):
+    if record.width is None or record.height is None or record.group.lies_inside(record.width, record.height):
         return Fitted(record)
     kept: list[DataObject] = []
     clipped: list[int] = []
@@ -38,12 +35,3 @@ def fit_record(record: Record) -> Fitted:
     if not clipped and not dropped:
         return Fitted(record)
     return Fitted(replace(record, objects=tuple(kept)), tuple(clipped), tuple(dropped))
-
-
-def _all_inside(objects: Sequence[DataObject], width: int, height: int) -> bool:
-    """The common case, told from all points at once."""
-    if not objects:
-        return True
-    points = np.concatenate([item.shape.points for item in objects])
-    x2, y2 = points.max(axis=0).tolist()
-    return bool(points.min() >= 0 and x2 <= width and y2 <= height)

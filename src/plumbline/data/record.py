@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plumbline.geometry import Shape
+from plumbline.geometry.group import ShapeGroup
 
 SCHEMA = 1
 
@@ -38,6 +39,19 @@ class Record:
     messages: tuple[Mapping[str, Any], ...] | None = None
     file: str = ""
     line: int = 0
+    _group: ShapeGroup | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def group(self) -> ShapeGroup:
+        """The objects' shapes in one array; made once."""
+        if self._group is None:
+            return self.grouped(ShapeGroup.of([item.shape for item in self.objects]))
+        return self._group
+
+    def grouped(self, group: ShapeGroup) -> ShapeGroup:
+        """Remember `group`, whose sources are the objects' shapes."""
+        object.__setattr__(self, "_group", group)
+        return group
 
     @property
     def place(self) -> str:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from plumbline.geometry.shapes import Box, Polygon, Polyline, Quad, Shape
+from plumbline.geometry.shapes import Box, Polygon, Polyline, Quad, Shape, canonical_ring
 
 Ring = list[list[float]]
 
@@ -49,11 +49,11 @@ def cut_at_canvas(shape: Shape, width: float, height: float) -> tuple[Shape | No
     share = min(1.0, visible / whole) if whole > 0 else float(bool(points))
     if not points or _is_sliver(points, (x2 - x1, y2 - y1)):
         return None, share
-    clamped = np.array([(min(max(x, 0.0), width), min(max(y, 0.0), height)) for x, y in points])
+    clamped = [[min(max(x, 0.0), width), min(max(y, 0.0), height)] for x, y in points]
     if isinstance(shape, Box | Polyline):
-        return shape.trusted(clamped), share
+        return shape.trusted(np.array(clamped, dtype=np.float64)), share
     kind = Quad if isinstance(shape, Quad) and len(points) == 4 else Polygon
-    return kind.trusted(clamped).canonical(), share
+    return kind.trusted(np.array(canonical_ring(clamped), dtype=np.float64)), share
 
 
 def _cut_points(shape: Shape, width: float, height: float) -> tuple[Ring, float, float]:
@@ -240,15 +240,15 @@ def _is_left_once(distances: list[float]) -> bool:
 def _cut_half(points: Ring, distances: list[float], axis: int, limit: float) -> Ring:
     """The part of a ring on the side of an edge where the distances are not negative."""
     kept: Ring = []
-    for i, (point, here) in enumerate(zip(points, distances, strict=True)):
-        last, there = points[i - 1], distances[i - 1]
-        if (here < 0) != (there < 0) and here != 0 and there != 0:
+    last, there = points[-1], distances[-1]
+    for point, here in zip(points, distances, strict=True):
+        if here < 0 < there or there < 0 < here:
             share = there / (there - here)
-            crossing = [a + share * (b - a) for a, b in zip(last, point, strict=True)]
-            crossing[axis] = limit
-            kept.append(crossing)
+            along = last[1 - axis] + share * (point[1 - axis] - last[1 - axis])
+            kept.append([along, limit] if axis else [limit, along])
         if here >= 0:
             kept.append(point)
+        last, there = point, here
     return kept
 
 

@@ -5,62 +5,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.geometry.maps import IDENTITY, Map, is_upright, map_points
-from plumbline.geometry.shapes import Box, Points, Quad, Shape
+from plumbline.geometry.maps import IDENTITY, Map, is_upright, map_pieces
+from plumbline.geometry.shapes import SHAPES, Box, Points, Quad, Shape
 
 Bounds = tuple[float, float, float, float]
+Form = tuple[str, int]
+"""Kind and number of points of a shape as it is told."""
 
 
 @dataclass(frozen=True)
 class ShapeGroup:
     """Shapes under a common map.
 
-    sources: the shapes before it; points: float64 [P, 2] after it, a box as its four corners; starts: where each shape
-    begins; boxes: which of the points are corners of boxes, bool [P]; upright: whether boxes are boxes still; moved:
-    False for the sources themselves.
+    sources: the shapes before it; forms: what each is told as after it; points: float64 [P, 2] after it, a box as its
+    four corners; starts: where each shape begins; extent: bounds of all points; upright: whether boxes are boxes still;
+    moved: False for the sources themselves.
     """
 
     sources: Sequence[Shape]
+    forms: Sequence[Form]
     points: Points
-    starts: NDArray[np.intp]
-    boxes: NDArray[np.bool_]
+    starts: Sequence[int]
+    extent: Bounds
     upright: bool = True
     moved: bool = False
 
     @classmethod
     def of(cls, shapes: Sequence[Shape]) -> Self:
         """The shapes as they are."""
-        numbers: list[float] = []
-        starts: list[int] = []
-        boxes: list[bool] = []
-        for shape in shapes:
-            starts.append(len(numbers) // 2)
-            if isinstance(shape, Box):
-                (x1, y1), (x2, y2) = shape.points.tolist()
-                numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
-                boxes += (True,) * 4
-            else:
-                numbers += shape.points.ravel().tolist()
-                boxes += (False,) * len(shape.points)
-        points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
-        return cls(shapes, points, np.array(starts, dtype=np.intp), np.array(boxes, dtype=bool))
+        points, starts, extent = _joined([(shape.kind, shape.flat()) for shape in shapes])
+        forms = [(shape.kind, len(shape.points)) for shape in shapes]
+        return cls(shapes, forms, points, starts, extent)
+
+    @classmethod
+    def of_outlines(cls, outlines: Sequence[tuple[str, Sequence[float]]]) -> Self:
+        """New shapes from (kind, [x1, y1, x2, y2, ...]), which are known to be right.
+
+        The shapes are slices of the group's points: one array for all is several times cheaper than one for each.
+        """
+        points, starts, extent = _joined(outlines)
+        forms = [(kind, len(numbers) // 2) for kind, numbers in outlines]
+        shapes = [
+            SHAPES[kind].trusted(points[start : start + 3 : 2] if kind == Box.kind else points[start : start + count])
+            for (kind, count), start in zip(forms, starts, strict=True)
+        ]
+        return cls(shapes, forms, points, starts, extent)
 
     def __len__(self) -> int:
         return len(self.sources)
 
-    def mapped(self, matrix: Map) -> Self:
+    def mapped(self, matrix: Map) -> ShapeGroup:
         """The same shapes under `matrix`, which maps the sources; ValueError for a point behind its horizon."""
-        if matrix is IDENTITY or not self.sources:
-            return self
-        # + 0.0 turns -0.0 into 0.0, as the constructor of a shape does.
-        points = map_points(self.points, matrix) + 0.0
-        points.setflags(write=False)
-        return type(self)(self.sources, points, self.starts, self.boxes, is_upright(matrix), True)
+        return map_groups([self], [matrix])[0]
 
     @cached_property
     def _corners(self) -> NDArray[np.float64]:
@@ -73,28 +75,13 @@ class ShapeGroup:
 
     def lies_inside(self, width: float, height: float) -> bool:
         """Whether all shapes lie on a canvas of this size."""
-        if not self.sources:
-            return True
-        (x1, y1), (x2, y2) = self.points.min(axis=0).tolist(), self.points.max(axis=0).tolist()
+        x1, y1, x2, y2 = self.extent
         return x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
 
     @cached_property
     def bounds(self) -> list[Bounds]:
         """(x1, y1, x2, y2) of each shape."""
         return [(x1, y1, x2, y2) for (x1, y1), (x2, y2) in self._corners.tolist()] if self.sources else []
-
-    @cached_property
-    def forms(self) -> list[tuple[str, int]]:
-        """(kind, number of points) of each shape as it is told."""
-        if self.upright:
-            return [(source.kind, len(source.points)) for source in self.sources]
-        return [
-            ("quad", 4) if isinstance(source, Box) else (source.kind, len(source.points)) for source in self.sources
-        ]
-
-    def told_points(self, places: Sequence[int]) -> Points:
-        """The points of some shapes as they are told, [N, 2]; an upright box has two."""
-        return np.concatenate([self.shape(place).points for place in places])
 
     def shape(self, index: int) -> Shape:
         """One shape: the source itself while nothing has moved; a box that is not upright any more is a quad."""
@@ -107,6 +94,51 @@ class ShapeGroup:
         if isinstance(source, Box):
             return Quad.trusted(self.points[start : start + 4])
         return source.trusted(self.points[start : start + len(source.points)])
+
+
+_QUAD: Form = (Quad.kind, 4)
+
+
+def map_groups(groups: Sequence[ShapeGroup], matrices: Sequence[Map]) -> list[ShapeGroup]:
+    """`ShapeGroup.mapped` of each group under its own matrix, with few calls for all of them together."""
+    moving = [at for at, group in enumerate(groups) if matrices[at] is not IDENTITY and group.sources]
+    mapped = list(groups)
+    if not moving:
+        return mapped
+    ends = list(accumulate([len(groups[at].points) for at in moving]))
+    before = np.concatenate([groups[at].points for at in moving])
+    # + 0.0 turns -0.0 into 0.0, as the constructor of a shape does.
+    points = map_pieces(before, ends, [matrices[at] for at in moving]) + 0.0
+    points.setflags(write=False)
+    begins = [0, *ends[:-1]]
+    low, high = np.minimum.reduceat(points, begins).tolist(), np.maximum.reduceat(points, begins).tolist()
+    for at, begin, end, (x1, y1), (x2, y2) in zip(moving, begins, ends, low, high, strict=True):
+        group, upright = groups[at], is_upright(matrices[at])
+        forms = group.forms if upright else [_QUAD if form[0] == Box.kind else form for form in group.forms]
+        extent = (x1, y1, x2, y2)
+        mapped[at] = ShapeGroup(group.sources, forms, points[begin:end], group.starts, extent, upright, True)
+    return mapped
+
+
+def _joined(outlines: Sequence[tuple[str, Sequence[float]]]) -> tuple[Points, list[int], Bounds]:
+    """All points in one array [P, 2], a box as its four corners; where each outline begins; the bounds of all."""
+    numbers: list[float] = []
+    starts: list[int] = []
+    count = 0
+    for kind, own in outlines:
+        starts.append(count)
+        if kind == Box.kind:
+            x1, y1, x2, y2 = own
+            numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
+            count += 4
+        else:
+            numbers += own
+            count += len(own) // 2
+    points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
+    points += 0.0  # turns -0.0 into 0.0
+    points.setflags(write=False)
+    xs, ys = numbers[::2] or [0.0], numbers[1::2] or [0.0]
+    return points, starts, (min(xs), min(ys), max(xs), max(ys))
 
 
 def overlaps(a: Bounds, b: Bounds) -> bool:

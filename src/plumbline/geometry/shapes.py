@@ -49,7 +49,7 @@ class Shape:
         Skips the checks and the copy of the constructor; the points are what a map or a cut of a sound shape gave.
         """
         shape = object.__new__(cls)
-        object.__setattr__(shape, "points", points)
+        shape.__dict__["points"] = points
         return shape
 
     def __eq__(self, other: object) -> bool:
@@ -109,7 +109,7 @@ class _Ring(Shape):
         return abs(_twice_signed_area(self.points.tolist())) / 2
 
     def canonical_points(self) -> list[list[float]]:
-        return _canonical_ring(self.points.tolist())
+        return canonical_ring(self.points.tolist())
 
 
 class Quad(_Ring):
@@ -188,7 +188,8 @@ def _twice_signed_area(points: Sequence[Sequence[float]]) -> float:
     return math.fsum(terms)
 
 
-def _canonical_ring(points: list[list[float]]) -> list[list[float]]:
+def canonical_ring(points: list[list[float]]) -> list[list[float]]:
+    """A closed outline clockwise on screen, from its top-most, then left-most vertex."""
     keys = [(y, x) for x, y in points]
     first = min(keys)
     starts = [index for index, key in enumerate(keys) if key == first]
