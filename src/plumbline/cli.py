@@ -504,6 +504,17 @@ def stage_b_edit(
     return verbs.edit(config, mission, change, as_json=as_json)
 
 
+@stage_b_app.command(name="effects")
+def stage_b_effects(config: Path, *, mission: OneMission = None, as_json: AsJson = False) -> int:
+    """Measure what each rule does: the propose tickets are judged with all rules and with all but one.
+
+    Example: `plumbline stage-b effects stage_b.yaml --mission 挡风板安装检查`
+    """
+    from plumbline.stage_b import verbs
+
+    return verbs.effects(config, mission, as_json=as_json)
+
+
 @stage_b_app.command(name="rollback")
 def stage_b_rollback(config: Path, step: int, *, mission: OneMission = None, as_json: AsJson = False) -> int:
     """Make a kept step of the guidance current again, as a new step.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +18,7 @@ from plumbline.infer.rows import read_rows
 from plumbline.infer.work import RunOptions, run_work
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.verbs import stage_a
-
-RELIABILITY = str(Path(__file__).parents[1] / "reliability")
-sys.path.insert(0, RELIABILITY)
-from replaying_cluster import Mortal, Notes, Refusing, Thing  # noqa: E402
+from replaying_cluster import Mortal, Notes, Refusing, Thing
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +33,9 @@ def cluster():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", RELIABILITY, prepend=os.pathsep)  # its processes find what the tests send them
+        patch.setenv(
+            "PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep
+        )  # its processes find what the tests send them
         ray.init(num_cpus=2, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()

@@ -3,95 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from plumbline.cli import app
 from plumbline.errors import ConfigError, UserError
-from plumbline.infer.engine import Reply, Request
 from plumbline.infer.rows import read_rows
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
+from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.gating import Budget, try_edit
-from plumbline.stage_b.guidance import Edit, prompt_of
+from plumbline.stage_b.guidance import Edit, apply_edit, prompt_of
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import MissionRun, plan_missions
 from plumbline.stage_b.reference import reference_page
 from plumbline.stage_b.rejudge import rejudge
 from plumbline.stage_b.risk import Certificate, Infeasible
-from plumbline.stage_b.simulation import MISSION, RULE, simulate_tickets
+from plumbline.stage_b.simulation import MISSION, RULE
+from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
 
 ROOT = Path(__file__).parents[2]
-
-
-def write_tickets(path: Path, count: int, noise: float = 0.0) -> Path:
-    """A Stage-A file of simulated tickets."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for made in simulate_tickets(count, 3, noise, hard=0.2):
-        ticket = made.ticket
-        per_image, failed = dict(ticket.summaries), dict(ticket.failed)
-        row = {"group_id": ticket.group_id, "mission": ticket.mission, "label": ticket.label}
-        rows.append(row | {"images": list(ticket.images), "per_image": per_image, "failed": failed})
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def write_config(folder: Path, tickets: Path, **sections: Any) -> Path:
-    base: dict[str, Any] = {
-        "stage_a_paths": [str(tickets)],
-        "missions_file": str(ROOT / "configs" / "missions.yaml"),
-        "engine": {"model": "unused"},
-        "sampler": {"grid": [{"temperature": 0.7}], "samples_per_decode": 4},
-        "output": {"root": str(folder / "out")},
-    }
-    path = folder / "stage_b.yaml"
-    path.write_text(yaml.safe_dump(base | sections, allow_unicode=True), encoding="utf-8")
-    return path
 
 
 LARGE_GATE = {"shares": {"propose": 0.3, "gate": 0.6, "calibration": 0.05, "test": 0.05}}
 """The veto on false passes takes about 210 tickets without a new one, half of them fails."""
 
 
-class Inspector:
-    """Fails a ticket whose summaries tell a fault; takes a missing old label for one until a rule says otherwise.
-
-    It counts what it was asked.
-    """
-
-    identity = "inspector"
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def stream(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        for request in requests:
-            self.asked += 1
-            if "reflection" in request.key:
-                proposal = [{"kind": "add", "text": RULE, "targets": [], "evidence": ["SIM"]}]
-                yield Reply(request.key, f"好的：\n{json.dumps(proposal, ensure_ascii=False)}")
-                continue
-            faults = ("不符合", "散乱", "略偏", *(() if RULE in request.system else ("缺失",)))
-            fault = next((word for word in faults if word in request.user), None)
-            said = "通过\n理由: 机柜处接地螺丝、地排处接地螺丝符合要求，电线捆扎整齐"
-            yield Reply(request.key, said if fault is None else f"不通过\n理由: image_1 {fault}，接地螺丝不符合要求")
-
-
-def one_run(folder: Path, count: int = 60, noise: float = 0.0, **sections: Any) -> MissionRun:
-    config = write_config(folder, write_tickets(folder / "tickets.jsonl", count, noise), **sections)
-    (run,) = plan_missions(load_stage_b(config).run)
-    return run
+def one_run(folder: Path, count: int = 60, **sections: Any) -> MissionRun:
+    return run_over(folder, ticket_rows(count), **sections)
 
 
 def test_a_run_writes_what_the_documents_name(tmp_path: Path) -> None:
     run, engine = one_run(tmp_path, runner={"epochs": 2}), Inspector()
     report = run_mission(run, lambda: engine, Budget())
-    assert (report.exit_code, report.epochs, report.calls, engine.asked) == (0, 2, 480, 480)
+    assert (report.exit_code, report.epochs, report.calls, len(engine.asked)) == (0, 2, 480, 480)
     rows = list(read_rows(run.folder / "trajectories.jsonl"))
     assert len(rows) == len({row["key"] for row in rows}) == 480
     assert set(rows[0]) == {"key", "status", "guidance_hash", "group_id", "mission", "epoch", "result"}
@@ -140,7 +87,7 @@ def test_the_cap_on_questions_stops_within_a_window_and_the_same_command_goes_on
         if report.exit_code == 0:
             break
         assert (report.exit_code, report.calls) == (5, 37)
-    assert sum(calls) == engine.asked == 240
+    assert sum(calls) == len(engine.asked) == 240
     whole = one_run(tmp_path / "whole", count=30, runner={"epochs": 2})
     run_mission(whole, Inspector, Budget())
     assert _without_time(run) == _without_time(whole)
@@ -158,9 +105,9 @@ def test_a_good_edit_passes_the_gate_and_a_useless_one_does_not(tmp_path: Path) 
     run_mission(run, lambda: engine, Budget())
     useless = try_edit(run, Edit("add", "照片应当清晰"), lambda: engine, Budget(), source="by hand")
     assert useless.decision is not None and useless.decision["outcome"] == "reject"
-    asked = engine.asked
+    asked = len(engine.asked)
     again = try_edit(run, Edit("add", "照片应当清晰"), lambda: engine, Budget(), source="by hand")
-    assert again.decision == useless.decision and engine.asked == asked
+    assert again.decision == useless.decision and len(engine.asked) == asked
     good = try_edit(run, Edit("add", RULE, evidence=("SIM-3-000001",)), lambda: engine, Budget(), source="by hand")
     assert good.decision is not None and good.decision["outcome"] == "accept", good.decision
     guidance = run.store.read()
@@ -185,6 +132,27 @@ def test_reflection_proposes_from_wrong_tickets_and_the_next_epoch_is_better(tmp
     assert "test" not in report.summary
 
 
+def test_the_effect_of_a_rule_is_what_changes_without_it(tmp_path: Path) -> None:
+    run, engine = one_run(tmp_path, count=200, sampler={"grid": [{}]}, splits=LARGE_GATE), Inspector()
+    with pytest.raises(UserError, match="no rule to leave out"):
+        rule_effects(run, lambda: engine, Budget())
+    guidance = run.first_guidance()
+    for text in (RULE, "照片应当清晰"):
+        guidance = apply_edit(guidance, Edit("add", text), 16)
+    run.store.write(guidance)
+    stopped, tried = rule_effects(run, lambda: engine, Budget(10))
+    assert stopped is None and tried.reports[-1].exit_code == 5
+    effects, _ = rule_effects(run, lambda: engine, Budget())
+    assert effects is not None
+    good, useless = effects
+    wrong = sum("缺失" in str(ticket.summaries) and ticket.label == "pass" for ticket in run.of_split("propose"))
+    assert (good.rule, good.gains, good.costs) == ("R1", wrong, 0) and wrong > 3
+    assert good.effect == pytest.approx(wrong / good.tickets) and 0 < good.low <= good.effect <= good.high
+    assert (useless.gains, useless.costs, useless.effect, useless.low, useless.high) == (0, 0, 0, 0, 0)
+    asked = len(engine.asked)
+    assert rule_effects(run, lambda: engine, Budget())[0] == effects and len(engine.asked) == asked
+
+
 def test_an_edit_without_gate_tickets_is_unverified_and_costs_nothing(tmp_path: Path) -> None:
     shares = {"shares": {"propose": 1.0, "gate": 0.0, "calibration": 0.0, "test": 0.0}}
     run = one_run(tmp_path, count=10, splits=shares)
@@ -198,8 +166,6 @@ def test_going_back_brings_back_the_very_prompt(tmp_path: Path) -> None:
     run = one_run(tmp_path, count=5)
     store = run.store
     store.write(run.first_guidance())
-    from plumbline.stage_b.guidance import apply_edit
-
     prompts = []
     for number in range(4):
         current = store.read()
@@ -239,8 +205,6 @@ def test_a_certificate_is_void_when_the_guidance_changes(tmp_path: Path) -> None
     found = calibrate(run, 0.02, 0.95)
     assert isinstance(found, Certificate) and found.bound <= 0.02 and 0 < found.coverage < 1
     assert read_certificate(run) == (found, "")
-    from plumbline.stage_b.guidance import apply_edit
-
     current = run.store.read()
     assert current is not None
     run.store.write(apply_edit(current, Edit("add", RULE), 16))
@@ -305,7 +269,7 @@ def test_a_wrong_configuration_is_told(tmp_path: Path, sections: dict[str, Any],
 
 
 def test_a_mission_without_a_focus_is_refused(tmp_path: Path) -> None:
-    tickets = write_tickets(tmp_path / "tickets.jsonl", 3)
+    tickets = write_tickets(tmp_path / "tickets.jsonl", ticket_rows(3))
     tickets.write_text(tickets.read_text(encoding="utf-8").replace(MISSION, "别的任务"), encoding="utf-8")
     with pytest.raises(ConfigError, match="no focus for 别的任务"):
         plan_missions(load_stage_b(write_config(tmp_path, tickets)).run)

@@ -62,7 +62,7 @@ def try_edit(
     alpha = AlphaBudget(rules.alpha, rules.max_tests, min(spent, rules.max_tests)).next_alpha
     right: list[dict[str, bool]] = []
     for guidance in (current, after) if tickets and alpha else ():
-        judged = _judge_gate(run, guidance, engine, budget, tried, progress)
+        judged = judge_split(run, GATE, guidance, engine, budget, tried, progress)
         if judged is None:
             return tried
         right.append(judged)
@@ -101,21 +101,22 @@ def _keep(
     return row
 
 
-def _judge_gate(
+def judge_split(
     run: MissionRun,
+    split: str,
     guidance: Guidance,
     engine: Callable[[], Engine],
     budget: Budget,
     tried: Tried,
     progress: Callable[[int], None],
 ) -> dict[str, bool] | None:
-    """Gate ticket -> whether its verdict is that of its label; None where the rollouts are not whole.
+    """Ticket of a split -> whether its verdict under a guidance is that of its label; None where one is missing.
 
-    The rollouts of a guidance are kept under its hash, so that it is asked once.
+    The rollouts of a guidance are kept under its hash, so that it is asked once. What was asked is added to `tried`.
     """
-    config, tickets = run.config, run.of_split(GATE)
+    config, tickets = run.config, run.of_split(split)
     ways = candidates_of(config.sampler, config.seed, 1)
-    output = run.folder / GATE / f"{guidance.hash}.jsonl"
+    output = run.folder / split / f"{guidance.hash}.jsonl"
     options = run.run_options(output, resume=True, most=budget.left)
     items = items_of(tickets, ways, 0)
     report = run_work(items, Rollouts(guidance, config.judge.weights), engine, options, run.identity, progress=progress)

@@ -19,6 +19,7 @@ from plumbline.model.checkpoints import write_atomically
 from plumbline.stage_b.certify import calibrate as calibrate_run
 from plumbline.stage_b.certify import read_certificate
 from plumbline.stage_b.config import LoadedStageB, load_stage_b
+from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.engine import open_verdict_engine
 from plumbline.stage_b.estimate import estimate
 from plumbline.stage_b.gate import ACCEPT
@@ -127,6 +128,27 @@ def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> i
         return max([EXIT_BUDGET, *(report.exit_code for report in tried.reports)])
     print(json.dumps(tried.decision, ensure_ascii=False) if as_json else _edit_line(tried.decision))
     return EXIT_OK if tried.decision["outcome"] == ACCEPT else EXIT_GATE
+
+
+def effects(config: Path, mission: str | None, *, as_json: bool) -> int:
+    """Measure what each rule does, one left out at a time."""
+    chosen, loaded = _one(config, mission)
+    with locked(chosen.folder / "run"), redirect_stdout(sys.stderr):
+        engine = cache(lambda: open_verdict_engine(loaded.run.engine))
+        with progress_bar("effects", 0) as advance:
+            found, tried = rule_effects(chosen, engine, Budget(loaded.run.runner.max_calls), progress=advance)
+    if found is None:
+        print("stopped before every rule was measured: the same command goes on", file=sys.stderr)
+        return max([EXIT_BUDGET, *(report.exit_code for report in tried.reports)])
+    if as_json:
+        print(json.dumps({"effects": [effect.as_dict() for effect in found]}, ensure_ascii=False))
+        return EXIT_OK
+    for effect in found:
+        interval = f"{effect.effect:+.1%} ({effect.low:+.1%} to {effect.high:+.1%})"
+        print(f"{effect.rule} {printable(effect.text)}")
+        print(f"  {interval} of {effect.tickets} tickets right; gains {effect.gains}, costs {effect.costs}", end="")
+        print(f", false passes {effect.false_passes:+d}")
+    return EXIT_OK
 
 
 def rollback(config: Path, mission: str | None, step: int, *, as_json: bool) -> int:
