@@ -10,7 +10,7 @@ from plumbline.stage_b.config import load_stage_b
 from plumbline.stage_b.mission import plan_missions
 from plumbline.stage_b.simulation import RULE, simulate_tickets
 
-MISSIONS = Path(__file__).parents[2] / "configs" / "missions.yaml"
+MISSIONS = Path(__file__).parents[1] / "configs" / "missions.yaml"
 
 
 class Inspector:
