@@ -91,7 +91,8 @@ def test_a_merged_model_behind_the_upstreams_server_answers_as_it_does_here(talk
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [str(Path(sys.executable).with_name("swift")), "deploy", "--model", str(talkative)]
+    # What `swift deploy` starts; the command itself would leave it behind when it is killed.
+    command = [sys.executable, "-m", "swift.cli.deploy", "--model", str(talkative)]
     command += ["--model_type", "qwen3_vl", "--infer_backend", "transformers", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--torch_dtype", "float32", "--served_model_name", "talkative"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "MAX_PIXELS": "65536"}
