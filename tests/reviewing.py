@@ -29,6 +29,7 @@ def made_run(
     change: Callable[[Ticket], Ticket] = lambda ticket: ticket,
     engine: Any = None,
     label_noise: float = 0.1,
+    rules: tuple[str, ...] = (),
 ) -> MissionRun:
     """A finished run of one epoch with four candidates a ticket."""
     config = StageBConfig(
@@ -39,6 +40,10 @@ def made_run(
     )
     made = simulate_tickets(count, seed=4, label_noise=label_noise)
     run = MissionRun(config, MISSION, FOCUS, tuple(change(each.ticket) for each in made))
+    guidance = run.first_guidance()
+    for text in rules:
+        guidance = apply_edit(guidance, Edit("add", text), 16)
+        run.store.write(guidance)
     run_mission(run, lambda: engine or Citing(), Budget())
     return run
 
@@ -73,12 +78,7 @@ def edit_row(edit: Edit, before: Any, after: Any, outcome: str, number: int = 0)
     return head | made | {"tried_at": "2026-11-20T08:00:00Z"} | told
 
 
-def with_images(ticket: Ticket, *names: str) -> Ticket:
-    """The ticket with other photos, summaries as far as they go."""
-    return replace(ticket, images=names)
-
-
-def draw_photos(root: Path, run: MissionRun, *, rack: bool = True) -> None:
+def draw_photos(root: Path, run: MissionRun) -> None:
     """A photo of a made rack for every image of every ticket."""
     for number, ticket in enumerate(run.tickets):
         for place, image in enumerate(ticket.images):
@@ -107,8 +107,19 @@ def _photo(seed: int) -> Image.Image:
 
 
 def caption_row(image: str, *, desc: str = "BBU设备/品牌:华为", **change: Any) -> Mapping[str, Any]:
-    objects = [{"bbox_2d": [80, 40, 560, 390], "desc": desc}, {"line": [130, 90, 90, 240, 150, 388], "line_points": 3, "desc": "电线"}]
-    row = {"key": image, "image": image, "width": SIZE[0], "height": SIZE[1], "objects": objects, "text": "", "status": "ok"}
+    objects = [
+        {"bbox_2d": [80, 40, 560, 390], "desc": desc},
+        {"line": [130, 90, 90, 240, 150, 388], "line_points": 3, "desc": "电线"},
+    ]
+    row = {
+        "key": image,
+        "image": image,
+        "width": SIZE[0],
+        "height": SIZE[1],
+        "objects": objects,
+        "text": "",
+        "status": "ok",
+    }
     return row | {"problems": []} | change
 
 

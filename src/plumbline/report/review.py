@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from plumbline.data.findings import printable
 from plumbline.errors import DataError, Problem, UserError
 from plumbline.report.guidance_history import read_history
 from plumbline.report.html import render_page
@@ -212,7 +213,6 @@ def serve_review(
     captions: Path | None,
     reviewer: str,
     port: int = 0,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Serve the page on 127.0.0.1 until interrupted. port: 0 for any free one. UserError for one that is taken."""
     app = review_app(run, image_root=image_root, captions=captions, reviewer=reviewer)
@@ -222,6 +222,7 @@ def serve_review(
             listener.bind((HOST, port))
         except OSError as error:
             raise UserError(Problem("--port", f"{port}: {error.strerror}", "0 takes any free one")) from error
-        say(f"review of {run.mission} by {reviewer}: http://{HOST}:{listener.getsockname()[1]}/ (Ctrl+C ends it)")
+        address = f"http://{HOST}:{listener.getsockname()[1]}/"
+        print(f"review of {printable(run.mission)} by {reviewer}: {address} (Ctrl+C ends it)", flush=True)
         config = uvicorn.Config(app, log_level="warning", server_header=False)
         uvicorn.Server(config).run(sockets=[listener])

@@ -60,7 +60,9 @@ def neighbours(desk: Desk, queue: str, number: int) -> Around:
 def _undo(desk: Desk, number: int, decisions: Mapping[str, Standing]) -> tuple[int, str, str] | None:
     """This ticket's newest decision; where it has none, the newest of all."""
     key = desk.run.tickets[number - 1].key
-    newest = decisions.get(key) or next((decisions[each] for each in reversed(list(decisions)) if each in desk.numbers), None)
+    newest = decisions.get(key) or next(
+        (decisions[each] for each in reversed(list(decisions)) if each in desk.numbers), None
+    )
     if newest is None:
         return None
     at = desk.numbers[newest.newest.ticket]

@@ -129,7 +129,8 @@ def _standing(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Standi
 
 def _decision(row: Mapping[str, Any], path: Path) -> Decision:
     told = {name: row.get(name, "") for name in Decision.__dataclass_fields__}
-    if not all(isinstance(value, str) for value in told.values()) or told["decision"] not in KINDS:
+    is_sound = all(isinstance(value, str) for value in told.values()) and told["decision"] in KINDS
+    if not is_sound or (told["label"] in LABELS) != (told["decision"] == RELABEL):
         raise DamagedFileError(Problem(str(path), f"the row {row['key']!r} is no decision", "mend the line"))
     return Decision(**told)
 
