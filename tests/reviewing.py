@@ -16,7 +16,7 @@ from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import MissionRun
-from plumbline.stage_b.simulation import FOCUS, MISSION, RULE, SimulatedModel, simulate_tickets
+from plumbline.stage_b.simulation import FOCUS, RULE, SimulatedModel, simulate_tickets
 from plumbline.stage_b.tickets import Ticket
 
 SIZE = (640, 420)
@@ -32,6 +32,23 @@ def made_run(
     rules: tuple[str, ...] = (),
 ) -> MissionRun:
     """A finished run of one epoch with four candidates a ticket."""
+    run = planned(folder, count=count, change=change, label_noise=label_noise)
+    guidance = run.first_guidance()
+    for text in rules:
+        guidance = apply_edit(guidance, Edit("add", text), 16)
+        run.store.write(guidance)
+    run_mission(run, lambda: engine or Citing(), Budget())
+    return run
+
+
+def planned(
+    folder: Path,
+    *,
+    count: int = 40,
+    change: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+    label_noise: float = 0.1,
+) -> MissionRun:
+    """The same run without touching its folder."""
     config = StageBConfig(
         stage_a_paths=(str(folder / "tickets.jsonl"),),
         engine=EngineConfig(kind="replay", replies="none.jsonl"),
@@ -39,13 +56,8 @@ def made_run(
         output=OutputConfig(root=str(folder / "output")),
     )
     made = simulate_tickets(count, seed=4, label_noise=label_noise)
-    run = MissionRun(config, MISSION, FOCUS, tuple(change(each.ticket) for each in made))
-    guidance = run.first_guidance()
-    for text in rules:
-        guidance = apply_edit(guidance, Edit("add", text), 16)
-        run.store.write(guidance)
-    run_mission(run, lambda: engine or Citing(), Budget())
-    return run
+    tickets = tuple(change(each.ticket) for each in made)
+    return MissionRun(config, tickets[0].mission, FOCUS, tickets)
 
 
 class Citing(SimulatedModel):

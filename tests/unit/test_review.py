@@ -289,7 +289,7 @@ def test_only_this_machine_s_names_are_served(client: TestClient) -> None:
         assert client.get("/", headers={"Host": host}).status_code == 400, host
 
 
-# --------------------------------------------------------------------------------------------------- suspects and sealed
+# -------------------------------------------------------------------------------------------------- suspects and sealed
 def test_suspects_are_listed_until_their_label_is_corrected(run: MissionRun, client: TestClient) -> None:
     numbers = queue_numbers(Desk(run), "suspects")
     assert numbers
