@@ -249,7 +249,7 @@ def test_a_decision_is_appended_and_leads_on(run: MissionRun, client: TestClient
 def test_undo_takes_back_this_ticket_s_or_the_last_decision(run: MissionRun, client: TestClient) -> None:
     decide(client, 3, "pass")
     decide(client, 4, "fail")
-    assert f"Undo fail of {run.tickets[3].group_id}" in client.get("/ticket/9").text
+    assert f'Undo fail <span class="which">of {run.tickets[3].group_id}' in client.get("/ticket/9").text
     assert "Undo pass <kbd>" in client.get("/ticket/3").text
     back = decide(client, 4, "undo")
     assert back.headers["location"] == "/ticket/4?queue=review"

@@ -186,7 +186,7 @@ def test_the_page_fits_its_window(address: str, browser: Any, tmp_path: Path, wi
     until(lambda: browser.execute_script(loaded))
     assert browser.save_screenshot(str(tmp_path / "page.png"))
     photo = browser.execute_script("return document.querySelector('figure img').getBoundingClientRect().width")
-    assert photo > 0.45 * width, "photos are what an inspector looks at"
+    assert photo > 0.3 * width, "photos are what an inspector looks at"
     bar = browser.execute_script("return document.querySelector('.bar').getBoundingClientRect().bottom - innerHeight")
     assert abs(bar) < 1
 
