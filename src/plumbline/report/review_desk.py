@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from plumbline.errors import Problem, UserError
 from plumbline.stage_b.certify import auto_score, passes_by_itself, read_certificate
-from plumbline.stage_b.decisions import Standing, read_decisions, relabelled
+from plumbline.stage_b.decisions import DECISIONS, Standing, read_decisions, relabelled
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import CERTIFICATE, SELECTIONS, SPLITS, MissionRun
@@ -114,6 +115,7 @@ class Desk:
     run: MissionRun
     _stamp: _Stamp = ()
     _found: Found | None = None
+    _decided: tuple[_Stamp, Mapping[str, Standing]] = ((), MappingProxyType({}))
     _guidance: dict[str, Guidance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,8 +134,12 @@ class Desk:
             self._found, self._stamp = find(self.run), stamp
         return self._found
 
-    def decisions(self) -> dict[str, Standing]:
-        return read_decisions(self.run)
+    def decisions(self) -> Mapping[str, Standing]:
+        """What stands; the ticket decided last comes last."""
+        stamp = _stamp_of([self.run.folder / DECISIONS])
+        if stamp != self._decided[0]:
+            self._decided = stamp, read_decisions(self.run)
+        return self._decided[1]
 
     def candidates(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The trajectories that a selection was made of, by their index."""
