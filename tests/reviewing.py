@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from plumbline.stage_b.config import DecodeConfig, EngineConfig, OutputConfig, SamplerConfig, StageBConfig
@@ -20,6 +23,33 @@ from plumbline.stage_b.simulation import FOCUS, RULE, SimulatedModel, simulate_t
 from plumbline.stage_b.tickets import Ticket
 
 SIZE = (640, 420)
+BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="no chromium with chromedriver here (apt-get install chromium chromium-driver)"
+)
+
+
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """A headless chromium whose page is 1280 x 800."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    try:
+        driver.set_window_size(1280, 800 + FRAME)
+        yield driver
+    finally:
+        driver.quit()
+
+
+FRAME = 143
+"""Pixels of a window's height that are not the page's."""
 
 
 def made_run(

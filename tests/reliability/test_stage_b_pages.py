@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -22,7 +21,7 @@ from plumbline.stage_b.decisions import Decision, keep_decision
 from plumbline.stage_b.guidance import Edit, Rule
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.tickets import Ticket
-from reviewing import caption_row, edit_row, made_run, write_captions
+from reviewing import caption_row, edit_row, made_run, needs_browser, open_browser, write_captions
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -188,28 +187,17 @@ def test_no_text_makes_a_tag_or_an_address(tmp_path: Path, benign: dict[str, Tag
             assert ours or address in ("/", "/suspects", "/guidance", "/decisions"), address
 
 
-@pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="no chromium with chromedriver here (apt-get install chromium chromium-driver)",
-)
+@needs_browser
 def test_nothing_runs_in_a_real_browser(tmp_path: Path) -> None:
     """Case 21: every page with all payloads in every field, and without its policy: escaping alone must hold."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
     text = " ".join(PAYLOADS).replace("\0", "")
     run, captions = hostile_run(tmp_path, text)
     app = review_app(run, image_root=tmp_path, captions=captions, reviewer=text)
     client = TestClient(app, base_url="http://127.0.0.1")
     pages = [client.get(path).text for path in PATHS]
     pages.append(write_stage_b_report(run, tmp_path / "r.html").read_text("utf-8").replace("Security-Policy", "None"))
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
     armed = "<script>window.ran = 0; window.alert = () => { window.ran += 1; };</script>"
-    try:
+    with open_browser() as browser:
         for number, page in enumerate(pages):
             file = tmp_path / f"{number}.html"
             file.write_text(page.replace("<head>", f"<head>{armed}"), encoding="utf-8")
@@ -218,5 +206,3 @@ def test_nothing_runs_in_a_real_browser(tmp_path: Path) -> None:
             assert browser.execute_script("return [window.ran, document.scripts.length]") == [0, 1 + ours]
             made = "return document.querySelectorAll('iframe, base, math, svg, [onerror], [onload], [srcdoc]').length"
             assert browser.execute_script(made) == 0
-    finally:
-        browser.quit()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +20,9 @@ from plumbline.report.review_queue import queue_numbers
 from plumbline.stage_b.decisions import DECISIONS
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.simulation import RULE
-from reviewing import caption_row, draw_photos, made_run, write_captions
+from reviewing import FRAME, caption_row, draw_photos, made_run, needs_browser, open_browser, write_captions
 
-BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no chromium with chromedriver here (apt-get install chromium chromium-driver)"
-)
+pytestmark = needs_browser
 SERVE = """
 import sys
 from pathlib import Path
@@ -66,18 +62,8 @@ def address(run: MissionRun) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(BROWSER)
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    driver.set_window_size(1280, 943)  # 800 of it are the page's
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 def rows(run: MissionRun) -> list[dict[str, Any]]:
@@ -174,7 +160,7 @@ def test_photos_help_and_objects_open_by_key(run: MissionRun, address: str, brow
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (430, 860)])
 def test_the_page_fits_its_window(address: str, browser: Any, tmp_path: Path, width: int, height: int) -> None:
-    browser.set_window_size(width, height + 143)
+    browser.set_window_size(width, height + FRAME)
     for path in ("", "ticket/2", "suspects", "guidance"):
         browser.get(address + path)
         wide, window = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
