@@ -23,7 +23,8 @@ class Ticket:
     """A group of photos, what Stage-A said of each, and what a person decided.
 
     images: paths, the n-th of them is `image_n`. summaries: `image_n` -> cleaned text. failed: `image_n` -> why it has
-    none. flags: `image_n: reason` for each summary that looks suspicious.
+    none. flags: `image_n: reason` for each summary that looks suspicious. filed: the label it had before a person
+    corrected it, empty where nobody did.
     """
 
     group_id: str
@@ -33,11 +34,12 @@ class Ticket:
     summaries: Mapping[str, str]
     failed: Mapping[str, str]
     flags: tuple[str, ...] = ()
+    filed: str = ""
 
     @property
     def key(self) -> str:
-        """Its identity, as in Stage-A: one group id may occur under both labels."""
-        return f"{self.mission}/{self.label}/{self.group_id}"
+        """Its identity, as in Stage-A: one group id may occur under both labels. Corrections leave it."""
+        return f"{self.mission}/{self.filed or self.label}/{self.group_id}"
 
 
 def read_tickets(paths: Iterable[str | Path]) -> list[Ticket]:

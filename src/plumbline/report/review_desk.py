@@ -1,0 +1,228 @@
+"""What the review page and the report know of a run: verdicts, queues, candidates, guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from plumbline.errors import Problem, UserError
+from plumbline.stage_b.certify import auto_score, passes_by_itself, read_certificate
+from plumbline.stage_b.decisions import DECISIONS, Standing, read_decisions, relabelled
+from plumbline.stage_b.guidance import Guidance
+from plumbline.stage_b.judge import OK
+from plumbline.stage_b.mission import CERTIFICATE, SELECTIONS, SPLITS, MissionRun
+from plumbline.stage_b.risk import Certificate
+from plumbline.stage_b.selection import UNREADABLE
+from plumbline.stage_b.suspects import Suspect, Voted, find_suspects
+from plumbline.stage_b.tickets import Ticket
+from plumbline.stage_b.verdict import PASS
+
+SEALED = "test"
+"""The split whose labels no figure and no page shows."""
+
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class _Head(msgspec.Struct):
+    key: str
+    image: str = ""
+
+
+class RowIndex:
+    """Rows of a large JSONL by a name, without keeping them: where each begins. Looks again when the file changes."""
+
+    def __init__(self, path: Path, name_of: Callable[[_Head], str]):
+        self._path, self._name_of = path, name_of
+        self._stamp: _Stamp = ()
+        self._starts: dict[str, list[int]] = {}
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of that name, in the order of the file; DamagedFileError as in `read_rows`."""
+        stamp = _stamp_of([self._path])
+        if stamp != self._stamp:
+            self._starts, self._stamp = self._find(), stamp
+        found = []
+        for start in self._starts.get(name, ()):
+            with self._path.open("rb") as stream:
+                stream.seek(start)
+                found.append(msgspec.json.decode(stream.readline()))
+        return found
+
+    def _find(self) -> dict[str, list[int]]:
+        starts: dict[str, list[int]] = {}
+        heads, place = msgspec.json.Decoder(_Head), 0
+        if not self._path.exists():
+            return starts
+        with self._path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.endswith(b"\n"):  # a last line without its end is being written
+                    try:
+                        starts.setdefault(self._name_of(heads.decode(line)), []).append(place)
+                    except msgspec.MsgspecError as error:
+                        raise UserError(Problem(f"{self._path}:{number}", f"is not a row: {error}")) from error
+                place += len(line)
+        return starts
+
+
+def _stamp_of(paths: Sequence[Path]) -> _Stamp:
+    """Changes when one of the files does."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in paths:
+        try:
+            state = path.stat()
+            found.append((state.st_ino, state.st_size, state.st_mtime_ns))
+        except FileNotFoundError:
+            found.append(None)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A ticket that a person should look at. number: its place among all tickets, from 1. why: reasons, in words."""
+
+    number: int
+    ticket: Ticket
+    row: Mapping[str, Any]
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The run as it stands now.
+
+    queue: what does not pass by itself, doubtful ones first. automatic: tickets that pass by themselves. unjudged:
+    those without a verdict yet. certificate, or why there is none.
+    """
+
+    selections: Mapping[str, Mapping[str, Any]]
+    splits: Mapping[str, str]
+    certificate: Certificate | None
+    why_uncertified: str
+    queue: tuple[Entry, ...]
+    automatic: int
+    unjudged: int
+
+
+@dataclass
+class Desk:
+    """One run under review. Everything is read again when its files change."""
+
+    run: MissionRun
+    _stamp: _Stamp = ()
+    _found: Found | None = None
+    _decided: tuple[_Stamp, Mapping[str, Standing]] = ((), MappingProxyType({}))
+    _guidance: dict[str, Guidance] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._candidates = RowIndex(self.run.trajectories, lambda head: head.key.rpartition("/c")[0])
+        self.numbers = {ticket.key: number for number, ticket in enumerate(self.run.tickets, 1)}
+
+    def found(self) -> Found:
+        """Raises UserError for a run that has no verdicts yet."""
+        folder = self.run.folder
+        names = (SELECTIONS, SPLITS, CERTIFICATE, "guidance.json")
+        stamp = _stamp_of([folder / name for name in names])
+        if self._found is None or stamp != self._stamp:
+            if not (folder / SELECTIONS).exists():
+                fix = "run it first (plumbline stage-b run)"
+                raise UserError(Problem(str(folder), "has no verdicts yet", fix))
+            self._found, self._stamp = find(self.run), stamp
+        return self._found
+
+    def decisions(self) -> Mapping[str, Standing]:
+        """What stands; the ticket decided last comes last."""
+        stamp = _stamp_of([self.run.folder / DECISIONS])
+        if stamp != self._decided[0]:
+            self._decided = stamp, read_decisions(self.run)
+        return self._decided[1]
+
+    def candidates(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The trajectories that a selection was made of, by their index."""
+        return sorted(self._candidates.rows(row["key"]), key=lambda each: each["result"]["candidate_index"])
+
+    def guidance(self, digest: str) -> Guidance | None:
+        """The guidance of that hash; None where no snapshot of it is kept."""
+        if digest not in self._guidance:
+            store = self.run.store
+            kept = [store.snapshot(step) for step in store.steps()]
+            self._guidance |= {each.hash: each for each in kept}
+        return self._guidance.get(digest)
+
+    def suspects(self) -> list[Suspect]:
+        return suspects_of(self.run, self.found(), self.decisions())
+
+
+def find(run: MissionRun) -> Found:
+    """Read the run folder."""
+    selections = run.latest_selections()
+    certificate, why = read_certificate(run)
+    entries, automatic = [], 0
+    for number, ticket in enumerate(run.tickets, 1):
+        row = selections.get(ticket.key)
+        if row is None:
+            continue
+        if passes_by_itself(row, certificate):
+            automatic += 1
+        else:
+            entries.append(Entry(number, ticket, row, reasons_for_review(row, certificate, why)))
+    queue = tuple(sorted(entries, key=_urgency))
+    unjudged = len(run.tickets) - len(entries) - automatic
+    splits = run.splits() if (run.folder / SPLITS).exists() else {}
+    return Found(selections, splits, certificate, why, queue, automatic, unjudged)
+
+
+def reasons_for_review(row: Mapping[str, Any], certificate: Certificate | None, why_none: str) -> tuple[str, ...]:
+    """Why a selection does not pass by itself."""
+    result = row["result"]
+    reasons = list(result["doubts"])
+    if result["summary_confidence"] != OK and not reasons:
+        reasons.append("the verdict needs a review")
+    if result["verdict"] != PASS:
+        reasons.append(f"the verdict is {result['verdict']}: only a pass can stand by itself")
+    elif certificate is None:
+        reasons.append(why_none)
+    elif auto_score(row) < certificate.threshold and result["summary_confidence"] == OK:
+        reasons.append(f"its score {auto_score(row):.3f} is below the certified threshold {certificate.threshold:.3f}")
+    return tuple(reasons)
+
+
+def _urgency(entry: Entry) -> tuple[int, float, int]:
+    """Doubtful tickets first, then passes, then fails; close votes before clear ones."""
+    result = entry.row["result"]
+    rank = 0 if result["summary_confidence"] != OK else 1 if result["verdict"] == PASS else 2
+    return rank, result["margin"], entry.number
+
+
+def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, Standing]) -> list[Suspect]:
+    """Labels that look wrong, as corrected so far; the sealed test's are not looked at."""
+    voted = []
+    for ticket in relabelled(run.tickets, decisions):
+        row = found.selections.get(ticket.key)
+        if row is not None and row["status"] == OK and found.splits.get(ticket.key) != SEALED:
+            voted.append(Voted(ticket.key, ticket.label, pass_share(row)))
+    return find_suspects(voted)
+
+
+def pass_share(row: Mapping[str, Any]) -> float:
+    """What of the readable votes says pass. A selection's confidence is less where replies could not be read, and those
+    speak for no label."""
+    votes = row["result"]["votes"]
+    readable = sum(count for name, count in votes.items() if name != UNREADABLE)
+    return min(1.0, float(row["result"]["confidence"]) * sum(votes.values()) / max(1, readable))
+
+
+def captions_by_image(path: Path) -> RowIndex:
+    """Dense captions by the name of their picture. Raises UserError for a file that is not there."""
+    if not path.is_file():
+        raise UserError(Problem(str(path), "no such file", "name the JSONL that plumbline infer wrote"))
+    return RowIndex(path, lambda head: head.image or head.key)
+
+
+def is_sealed(found: Found, ticket: Ticket) -> bool:
+    """Whether the ticket's label must stay unseen."""
+    return found.splits.get(ticket.key) == SEALED
