@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +93,7 @@ class Citing(SimulatedModel):
     """Cites photos and rules too, as a model would."""
 
     def _answer(self, request: Any) -> str:
-        told = json.dumps(json.loads(request.user)["照片摘要"], ensure_ascii=False)
-        text = super()._answer(replace(request, user=told))
+        text = super()._answer(request)
         return text if "理由" not in text else f"{text}；图1和image_2可以看清，第3张光线不足[R1]"
 
 

@@ -566,6 +566,40 @@ def stage_b_test(config: Path, *, mission: OneMission = None, as_json: AsJson = 
     return verbs.sealed_test(config, mission, as_json=as_json)
 
 
+@stage_b_app.command(name="report")
+def stage_b_report(
+    config: Path,
+    *,
+    mission: OneMission = None,
+    output: Annotated[Path | None, Parameter(help="File; `report.html` in the run folder without it.")] = None,
+) -> int:
+    """Write figures, review queue, label suspects and guidance history as one static page per mission.
+
+    Example: `plumbline stage-b report stage_b.yaml`
+    """
+    from plumbline.report import stage_b_verbs
+
+    return stage_b_verbs.report(config, mission, output)
+
+
+@app.command
+def review(
+    config: Path,
+    *,
+    mission: OneMission = None,
+    image_root: Annotated[Path | None, Parameter(help="Folder that stage-a read.")] = None,
+    captions: Annotated[Path | None, Parameter(help="JSONL of `plumbline infer`: its objects are drawn.")] = None,
+    port: Annotated[int, Parameter(help="On 127.0.0.1; 0 for any that is free.")] = 0,
+) -> int:
+    """Serve the page on which a person works through the tickets that wait for one. Ctrl-C ends it.
+
+    Example: `plumbline review stage_b.yaml --mission 挡风板安装检查 --image-root tickets/`
+    """
+    from plumbline.report import stage_b_verbs
+
+    return stage_b_verbs.review(config, mission, image_root, captions, port)
+
+
 @app.command
 def demo(
     *,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from plumbline.errors import UserError
 from plumbline.report.review import HEADERS, review_app
-from plumbline.report.review_desk import Desk, pass_share, reasons_for_review
+from plumbline.report.review_desk import Desk, reasons_for_review
 from plumbline.report.review_queue import queue_numbers
 from plumbline.report.stage_b import write_stage_b_report
 from plumbline.stage_b.certify import setting_of
@@ -301,12 +301,6 @@ def test_suspects_are_listed_until_their_label_is_corrected(run: MissionRun, cli
     onward = f"/ticket/{numbers[1]}?queue=suspects" if len(numbers) > 1 else "/"
     assert reply.headers["location"] == onward
     assert numbers[0] not in queue_numbers(Desk(run), "suspects")
-
-
-def test_unreadable_replies_speak_for_no_label() -> None:
-    votes = {"通过": 2, "不通过": 0, "unreadable": 6}
-    assert pass_share({"result": {"confidence": 0.25, "votes": votes}}) == 1.0
-    assert pass_share({"result": {"confidence": 0.0, "votes": {"通过": 0, "不通过": 3, "unreadable": 0}}}) == 0.0
 
 
 def test_labels_of_the_sealed_test_stay_unseen(run: MissionRun, client: TestClient) -> None:

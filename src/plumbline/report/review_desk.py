@@ -17,7 +17,6 @@ from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import CERTIFICATE, SELECTIONS, SPLITS, MissionRun
 from plumbline.stage_b.risk import Certificate
-from plumbline.stage_b.selection import UNREADABLE
 from plumbline.stage_b.suspects import Suspect, Voted, find_suspects
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import PASS
@@ -203,17 +202,10 @@ def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, Standing]
     voted = []
     for ticket in relabelled(run.tickets, decisions):
         row = found.selections.get(ticket.key)
-        if row is not None and row["status"] == OK and found.splits.get(ticket.key) != SEALED:
-            voted.append(Voted(ticket.key, ticket.label, pass_share(row)))
+        share = None if row is None else row["result"]["pass_share"]
+        if share is not None and found.splits.get(ticket.key) != SEALED:
+            voted.append(Voted(ticket.key, ticket.label, share))
     return find_suspects(voted)
-
-
-def pass_share(row: Mapping[str, Any]) -> float:
-    """What of the readable votes says pass. A selection's confidence is less where replies could not be read, and those
-    speak for no label."""
-    votes = row["result"]["votes"]
-    readable = sum(count for name, count in votes.items() if name != UNREADABLE)
-    return min(1.0, float(row["result"]["confidence"]) * sum(votes.values()) / max(1, readable))
 
 
 def captions_by_image(path: Path) -> RowIndex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -54,7 +55,14 @@ def setting_of(run: MissionRun) -> Setting:
     config = run.config
     told = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
     told["weights"] = asdict(config.judge.weights)
+    told["labels"] = _labels(run)
     return Setting(guidance.hash, json.dumps(told, ensure_ascii=False, sort_keys=True), prompts_hash())
+
+
+def _labels(run: MissionRun) -> str:
+    """Of the calibration tickets: a label that a review corrects speaks against a bound that stood on the old one."""
+    told = [[ticket.key, ticket.label] for ticket in run.of_split("calibration")]
+    return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
 def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:
@@ -68,7 +76,7 @@ def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:
     except (TypeError, KeyError) as error:
         raise DamagedFileError(Problem(str(path), f"is no certificate: {error}", "calibrate again")) from error
     if not found.holds_for(setting_of(run)):
-        return None, "the certificate is void: the guidance, the model or the prompts have changed since"
+        return None, "the certificate is void: the guidance, the model, the prompts or the labels have changed since"
     return found, ""
 
 

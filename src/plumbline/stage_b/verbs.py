@@ -19,6 +19,7 @@ from plumbline.model.checkpoints import write_atomically
 from plumbline.stage_b.certify import calibrate as calibrate_run
 from plumbline.stage_b.certify import read_certificate
 from plumbline.stage_b.config import LoadedStageB, load_stage_b
+from plumbline.stage_b.decisions import with_corrected_labels
 from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.engine import open_verdict_engine
 from plumbline.stage_b.estimate import estimate
@@ -36,7 +37,7 @@ SHOWN = 5
 def run(config: Path, missions: Sequence[str], *, resume: bool, as_json: bool, dry_run: bool) -> int:
     """Mission after mission; the exit code is that of the worst of them."""
     loaded = load_stage_b(config)
-    runs = plan_missions(loaded.run, missions)
+    runs = _planned(loaded, missions)
     if dry_run:
         return _tell_plans(runs, as_json=as_json)
     engine = cache(lambda: open_verdict_engine(loaded.run.engine))  # opened where there is something to ask
@@ -164,7 +165,7 @@ def rollback(config: Path, mission: str | None, step: int, *, as_json: bool) -> 
 def rejudge(config: Path, missions: Sequence[str], *, as_json: bool) -> int:
     """Score and select what was recorded; nothing is asked."""
     told = []
-    for mission in plan_missions(load_stage_b(config).run, missions):
+    for mission in _planned(load_stage_b(config), missions):
         found = rejudge_run(mission)
         told.append({"mission": mission.mission, **asdict(found), "output": str(found.output)})
         if not as_json:
@@ -221,9 +222,14 @@ def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     return EXIT_OK
 
 
+def _planned(loaded: LoadedStageB, missions: Sequence[str]) -> list[MissionRun]:
+    """The runs with the labels as people have corrected them."""
+    return [with_corrected_labels(run) for run in plan_missions(loaded.run, missions)]
+
+
 def _one(config: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
     loaded = load_stage_b(config)
-    runs = plan_missions(loaded.run, () if mission is None else (mission,))
+    runs = _planned(loaded, () if mission is None else (mission,))
     if len(runs) > 1:
         names = ", ".join(run.mission for run in runs)
         raise UserError(Problem("--mission", f"there are {len(runs)} missions", f"choose one of {names}"))
