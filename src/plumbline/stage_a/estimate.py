@@ -37,7 +37,7 @@ class Estimate:
     def line(self) -> str:
         """For people."""
         tokens = f"about {self.prompt_tokens:,} tokens to read and {self.reply_tokens:,} to write"
-        time_left = "" if self.seconds is None else f"; at least {_duration(self.seconds)} on this processor, no GPU"
+        time_left = "" if self.seconds is None else f"; at least {duration(self.seconds)} on this processor, no GPU"
         return f"{tokens} (judged by {self.probed} pictures){time_left}"
 
 
@@ -75,7 +75,8 @@ def operations_per_second(side: int = 1024) -> float:
     return 2.0 * side**3 / min(took)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: `48 s`, `2.5 h`."""
     for name, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {name}"

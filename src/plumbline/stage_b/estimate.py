@@ -1,32 +1,43 @@
-"""What a run will ask, told before anything is loaded."""
+"""What a run will ask, and what that costs, told before anything is loaded."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from plumbline.batch.lengths import PixelLimits, chat_length
+from plumbline.batch.tokens import TokenCounter
+from plumbline.data.messages import ask_messages
+from plumbline.infer.plan import find_weights
 from plumbline.infer.rows import read_heads
 from plumbline.infer.work import ERROR
+from plumbline.stage_a.estimate import operations_per_second
 from plumbline.stage_b.guidance import prompt_of
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.rollout import candidates_of, question
 
+PROBED = 100
 TOKENS_PER_CHARACTER = 0.8
-"""Of Chinese text in Qwen's vocabulary, rounded up; ASCII takes fewer."""
+"""Of Chinese text in Qwen's vocabulary, rounded up; used where there is no tokenizer to ask."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """calls: questions that are left, the gate's for every edit included; tokens: prompts and the longest replies."""
+    """calls: questions that are left, the gate's for every edit included; prompt_tokens: of all of them, judged by some
+    tickets; reply_tokens: the longest replies; price: of both; seconds: at least, on this machine's processor, None
+    where servers, a GPU or recorded replies would answer."""
 
     mission: str
     tickets: int
     labels: str
     candidates: int
     calls: int
-    tokens: int
+    prompt_tokens: int
+    reply_tokens: int
     price: float
+    seconds: float | None
     folder: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,28 +48,59 @@ def estimate(run: MissionRun) -> Estimate:
     """Count questions and tokens of what is left. Touches no file."""
     config = run.config
     ways = candidates_of(config.sampler, config.seed, 1)
-    epochs = config.runner.epochs
-    edits = epochs * config.reflection.edits_per_epoch if config.reflection.enabled else 0
-    gate = round(len(run.tickets) * config.splits.shares.gate) * len(ways) * (edits + 1) if edits else 0
-    calls = max(0, len(run.tickets) * len(ways) * epochs - _done(run)) + gate + (epochs if edits else 0)
-    system = len(prompt_of(run.first_guidance()))
-    characters = sum(len(question(ticket)) for ticket in run.tickets) / max(1, len(run.tickets)) + system
-    longest = sum(way.max_new_tokens for way in ways) / len(ways)
-    tokens = round(calls * (TOKENS_PER_CHARACTER * characters + longest))
+    calls = _calls(run, len(ways))
+    model = _model_folder(run)
+    prompt = round(calls * _prompt_tokens(run, model))
+    reply = round(calls * sum(way.max_new_tokens for way in ways) / len(ways))
     labels = Counter(ticket.label for ticket in run.tickets)
+    is_local = config.engine.kind == "transformers" and not config.engine.servers
     return Estimate(
         run.mission,
         len(run.tickets),
         ", ".join(f"{count} {label}" for label, count in labels.items()),
         len(ways),
         calls,
-        tokens,
-        tokens / 1e6 * config.runner.price_per_million_tokens,
+        prompt,
+        reply,
+        (prompt + reply) / 1e6 * config.runner.price_per_million_tokens,
+        _seconds(model, prompt + reply) if is_local and model is not None else None,
         str(run.folder),
     )
 
 
-def _done(run: MissionRun) -> int:
-    if not run.trajectories.exists():
-        return 0
-    return sum(not status.startswith(ERROR) for _, status in read_heads(run.trajectories))
+def _calls(run: MissionRun, ways: int) -> int:
+    config = run.config
+    epochs, reflection = config.runner.epochs, config.reflection
+    done = 0
+    if run.trajectories.exists():
+        done = sum(not status.startswith(ERROR) for _, status in read_heads(run.trajectories))
+    left = max(0, len(run.tickets) * ways * epochs - done)
+    if not reflection.enabled:
+        return left
+    gate = round(len(run.tickets) * config.splits.shares.gate) * ways
+    return left + epochs + gate * (epochs * reflection.edits_per_epoch + 1)
+
+
+def _model_folder(run: MissionRun) -> Path | None:
+    """The folder of the weights that answer; None where others answer."""
+    engine = run.config.engine
+    if engine.model is None:
+        return None
+    return find_weights(Path(engine.model), None if engine.adapter is None else Path(engine.adapter))[0]
+
+
+def _prompt_tokens(run: MissionRun, model: Path | None) -> float:
+    """Mean over some tickets, spread evenly."""
+    system = prompt_of(run.first_guidance())
+    questions = [question(ticket) for ticket in run.tickets[:: max(1, len(run.tickets) // PROBED)]]
+    if model is None:
+        return TOKENS_PER_CHARACTER * (len(system) + sum(map(len, questions)) / len(questions))
+    counter, limits = TokenCounter(model), PixelLimits.of_folder(model, None)
+    lengths = [chat_length(ask_messages([], system, user)["messages"], [], counter, limits) for user in questions]
+    return sum(lengths) / len(lengths)
+
+
+def _seconds(model: Path, tokens: int) -> float:
+    """Two operations per weight and token, weights of two bytes, at the speed of this processor's matrix products."""
+    weights = sum(path.stat().st_size for path in model.glob("*.safetensors")) / 2
+    return round(2.0 * weights * tokens / operations_per_second(), 1)

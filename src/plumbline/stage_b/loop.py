@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,13 +30,16 @@ log = logging.getLogger("plumbline.stage_b")
 
 @dataclass
 class MissionReport:
-    """What a run did. calls: questions asked now; decisions: of the edits that were tried now."""
+    """What a run did. calls: questions asked now; reply_tokens: of all their replies; decisions: of the edits that were
+    tried now; splits: tickets in each; summary: figures per split, but the sealed one."""
 
     mission: str
     folder: str
     epochs: int = 0
     calls: int = 0
     cached: int = 0
+    reply_tokens: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +86,8 @@ def run_mission(
         _start_anew(run)
     if run.store.read() is None:
         run.store.write(run.first_guidance())
-    run.splits()
+    of = Counter(run.splits().values())
+    report.splits = {split: of[split] for split in SPLITS}
     for epoch in range(1, run.config.runner.epochs + 1):
         if not _epoch(run, epoch, engine, budget, report, progress):
             break
@@ -118,6 +123,7 @@ def _epoch(
     done = run_work(items, work, engine, options, run.identity, progress=progress)
     budget.spend(done.written - done.cached)
     report.add(done)
+    report.reply_tokens += work.reply_tokens
     report.statuses = {status: report.statuses.get(status, 0) + count for status, count in done.statuses.items()}
     if report.interrupted or report.over_budget:
         return False

@@ -56,19 +56,21 @@ def items_of(tickets: Sequence[Ticket], ways: Sequence[Sampling], epoch: int) ->
 
 
 class Rollouts:
-    """The work of one guidance: question, row."""
+    """The work of one guidance: question, row. reply_tokens: of the rows made so far."""
 
     def __init__(self, guidance: Guidance, weights: JudgeWeights):
         self.guidance_hash = guidance.hash
         self.judge = judge_of(guidance, weights)
         self._system = prompt_of(guidance)
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
+        self.reply_tokens = 0
 
     def ask(self, item: Asked) -> Request:
         return Request(item.key, (), self._system, question(item.ticket), item.sampling)
 
     def row(self, item: Asked, request: Request | None, reply: Reply) -> Mapping[str, Any]:
         said, status = read_reply(reply)
+        self.reply_tokens += reply.tokens
         ticket, sampling = item.ticket, item.sampling
         result = {
             "candidate_index": item.index,

@@ -16,6 +16,7 @@ from plumbline.errors import EXIT_BUDGET, EXIT_GATE, EXIT_OK, ConfigError, Probl
 from plumbline.infer.verbs import progress_bar
 from plumbline.infer.work import locked
 from plumbline.model.checkpoints import write_atomically
+from plumbline.stage_a.estimate import duration
 from plumbline.stage_b.certify import calibrate as calibrate_run
 from plumbline.stage_b.certify import read_certificate
 from plumbline.stage_b.config import LoadedStageB, load_stage_b
@@ -77,9 +78,11 @@ def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
         print(
             f"{printable(row['mission'])}: {row['tickets']} tickets ({row['labels']}), {row['candidates']} candidates"
         )
-        print(
-            f"  {row['calls']:,} questions, about {row['tokens']:,} tokens at most{_price(row)}; writes {row['folder']}"
-        )
+        print(f"  {row['calls']:,} questions: about {row['prompt_tokens']:,} tokens to read", end="")
+        print(f", at most {row['reply_tokens']:,} to write{_price(row)}")
+        if row["seconds"] is not None:
+            print(f"  at least {duration(row['seconds'])} on this processor, no GPU")
+        print(f"  writes {row['folder']}")
     return EXIT_OK
 
 
@@ -95,6 +98,8 @@ def _tell(report: MissionReport) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items())) or "no rows"
     known = f", {report.cached} known replies" if report.cached else ""
     print(f"{printable(report.mission)}: {report.epochs} epochs, {counts}; {report.calls} questions now{known}")
+    print(f"  {report.reply_tokens:,} tokens written in {duration(report.seconds)}")
+    print(f"  splits: {', '.join(f'{size} {split}' for split, size in report.splits.items())} (sealed)")
     for split, figures in report.summary.items():
         print(f"  {split}: {', '.join(f'{count} {name}' for name, count in figures.items())}")
     for decision in report.decisions:
