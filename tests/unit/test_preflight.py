@@ -14,7 +14,7 @@ from plumbline.train.config import load_train_run
 from plumbline.train.datasets import step_shape, steps_planned
 from plumbline.train.folder import trim_log
 from plumbline.train.kd.teacher import plan_teacher, teacher_problems
-from plumbline.train.preflight import check_run
+from plumbline.train.preflight import card_of, check_run
 
 PROCESSOR = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 65536}}
 
@@ -130,6 +130,29 @@ def test_processor_settings_in_either_file_compare_equal(tmp_path):
     (teacher / "preprocessor_config.json").unlink()
     (teacher / "processor_config.json").write_text(json.dumps({"image_processor": PROCESSOR}))
     assert teacher_problems(str(student), str(teacher)) == []
+
+
+SUMMARIES = {"name": "s", "train_jsonl": "s.jsonl", "mode": "summary"}
+CHATS = {"name": "c", "train_jsonl": "c.jsonl", "mode": "chat"}
+
+
+@pytest.mark.parametrize(
+    ("custom", "mode"),
+    [
+        ({}, "dense"),
+        ({"use_summary": True}, "summary"),
+        ({"summary_ratio": 1.0}, "summary"),
+        ({"summary_ratio": 0.1}, "mixed"),
+        ({"fusion": {"sources": [SUMMARIES]}}, "mixed"),
+        ({"fusion": {"sources": [CHATS]}}, "dense"),
+        ({"use_summary": True, "fusion": {"sources": [SUMMARIES, CHATS]}}, "summary"),
+        ({"train_jsonl": None, "fusion": {"targets": [SUMMARIES]}}, "summary"),
+    ],
+)
+def test_the_card_tells_what_was_trained(tmp_path, custom, mode):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"model": {"model": "m"}, "custom": {"train_jsonl": "t.jsonl"} | custom}))
+    assert card_of(load_train_run(file).run).mode == mode
 
 
 def test_who_the_teacher_is(tmp_path):

@@ -185,6 +185,8 @@ def load_stage_b(path: Path | str) -> LoadedStageB:
     """Read a Stage-B YAML; raises ConfigError with every problem at once. Paths in it are not opened."""
     report = Report({})
     tree = load_tree(path, None, lambda node, _: node, report.problems)
+    if not tree.entries and report.problems:  # nothing could be read: what is missing in it says nothing more
+        raise ConfigError(report.problems)
     values = stage_b_section().check(tree, "", report)
     origins = {name: entry.node.origin for name, entry in leaves(tree)}
     if report.problems or values is INVALID:

@@ -18,7 +18,7 @@ from plumbline.data.epoch import EpochDataset, Source
 from plumbline.data.mixture import Mixture, Share
 from plumbline.errors import DataError, Problem
 from plumbline.train.config import TrainRun
-from plumbline.train.preflight import TARGET, eval_strategy, image_policy, jsonl_keys, prompts_of
+from plumbline.train.preflight import TARGET, eval_strategy, image_policy, jsonl_keys, mode_of, prompts_of
 
 _SEED = 42
 """Upstream's own default of `seed` and `data_seed`."""
@@ -68,7 +68,7 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
         return None
     records = RecordFile(path)
     count = len(records) if limit is None else min(limit, len(records))
-    mode = named.mode or _run_mode(run)
+    mode = named.mode or mode_of(run)
     return Source(
         name=named.name,
         records=records,
@@ -77,12 +77,6 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
         augmented=named.augmentation,
         max_objects=named.max_objects_per_image,
     )
-
-
-def _run_mode(run: TrainRun) -> str:
-    if run.custom.use_summary or run.custom.summary_ratio == 1:
-        return "summary"
-    return "mixed" if run.custom.summary_ratio > 0 else "dense"
 
 
 def _settings(run: TrainRun, named: FusionSource, mode: str) -> DatasetSettings:

@@ -17,7 +17,7 @@ from plumbline.data.images import ImagePolicy
 from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.model.address import checked_url
-from plumbline.model.checkpoints import Card, is_complete, locate, why_incomplete
+from plumbline.model.checkpoints import CARD_MODES, Card, is_complete, locate, why_incomplete
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
 from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
@@ -305,12 +305,29 @@ def image_policy(run: TrainRun) -> ImagePolicy:
     return ImagePolicy(roots=tuple(run.custom.image_roots), url_allow=tuple(run.custom.image_url_allow))
 
 
+def mode_of(run: TrainRun) -> str:
+    """How records are told where their source does not say it: `dense`, `summary`, or `mixed`."""
+    if run.custom.use_summary or run.custom.summary_ratio == 1:
+        return "summary"
+    return "mixed" if run.custom.summary_ratio > 0 else "dense"
+
+
+def _trained_mode(run: TrainRun) -> str:
+    """What the model is taught, over all sources; chats and pictures without an answer are neither of the two."""
+    fusion = run.custom.fusion
+    named = () if fusion is None else (*fusion.targets, *fusion.sources)
+    modes = {source.mode or mode_of(run) for source in named} & set(CARD_MODES)
+    if run.custom.train_jsonl or not modes:
+        modes.add(mode_of(run))
+    return modes.pop() if len(modes) == 1 else "mixed"
+
+
 def card_of(run: TrainRun) -> Card:
     """What inference must know about a checkpoint of this run."""
     return Card(
         emit_norm=run.custom.emit_norm,
         prompts=prompts_of(run),
-        mode="summary" if run.custom.use_summary else "dense",
+        mode=_trained_mode(run),
         object_ordering=run.custom.object_ordering,
         template=str(run.upstream.get("template") or "qwen3_vl"),
         max_length=run.upstream.get("max_length"),
