@@ -17,7 +17,7 @@ from plumbline.infer.replay import ReplayEngine
 from plumbline.infer.rows import read_rows
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.stage_a.config import StageASettings
-from plumbline.stage_a.summaries import Plan, plan_summaries, run_summaries
+from plumbline.stage_a.summaries import Plan, plan_summaries, run_summaries, with_focus
 from plumbline.stage_a.tickets import natural_key, read_input, sample_tickets
 
 MISSION, OTHER = "挡风板安装检查", "BBU接地线检查"
@@ -241,6 +241,12 @@ def test_every_shipped_mission_has_a_text_and_the_script_tells_its_use() -> None
     assert len(texts) == 7 and all(path.stem in path.read_text(encoding="utf-8") for path in texts)
     done = subprocess.run([ROOT / "scripts" / "stage_a_infer.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "--input TICKETS" in done.stderr
+
+
+def test_a_model_that_was_trained_for_a_mission_is_asked_as_it_was_trained() -> None:
+    assert with_focus("概括。", "只写BBU。") == "概括。\n只写BBU。"
+    assert with_focus("概括。只写BBU。", "只写BBU。") == "概括。只写BBU。"
+    assert with_focus("概括。", "") == "概括。"
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,9 @@ class Places:
         return self.output / "logs" / f"{name}.log"
 
 
+FOCUS = "只写看得见的物体及数量。"
+"""What Stage-A asks of the demonstration's mission, and what the summaries were trained with."""
+
 _COMMON = """\
 global_max_length: 2048
 
@@ -142,7 +145,7 @@ prompts:                  # short ones: most of the time of a tiny model's step 
   system_dense: 只输出一行JSON。
   user_dense: 描述图片中的物体。
   system_summary: 只输出一行摘要。
-  user_summary: 概括图片中的物体。
+  user_summary: 概括图片中的物体。{focus}
 """
 
 _SFT = (
@@ -198,6 +201,7 @@ def _values(places: Places, recipe: Recipe, folder: Path, steps: int, learning_r
         "lora_rank": recipe.lora_rank,
         "lora_alpha": 2 * recipe.lora_rank,
         "summary_ratio": recipe.summary_ratio,
+        "focus": FOCUS,
         "seed": recipe.seed,
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from plumbline.demo.recipes import FOCUS
 from plumbline.demo.scenes import plan_scene, render_scene
 from plumbline.stage_b.certify import calibrate
 from plumbline.stage_b.config import load_stage_b
@@ -23,11 +24,11 @@ from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import run_mission, summarize
 from plumbline.stage_b.mission import plan_missions
 from plumbline.stage_b.risk import Certificate
-from plumbline.stage_b.simulation import FOCUS, MISSION, RULE, SimulatedModel, simulate_tickets
+from plumbline.stage_b.simulation import FOCUS as SIMULATED_FOCUS
+from plumbline.stage_b.simulation import MISSION, RULE, SimulatedModel, simulate_tickets
 from plumbline.stage_b.wording import Wording
 
 SHIELDS = "挡风板安装检查"
-PROMPT = "只写看得见的物体及数量。"
 PHOTOS = 2
 MAX_FALSE_PASS = 0.1
 CANDIDATES = 8
@@ -47,9 +48,9 @@ def write_photo_tickets(folder: Path, count: int, seed: int) -> None:
 
 
 def write_prompts(folder: Path) -> Path:
-    """The folder of mission prompts; a short one, as the tiny model was trained on."""
+    """The folder of mission prompts: the one that the tiny model was trained with."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{SHIELDS}.txt").write_text(PROMPT + "\n", encoding="utf-8")
+    (folder / f"{SHIELDS}.txt").write_text(FOCUS + "\n", encoding="utf-8")
     return folder
 
 
@@ -98,7 +99,9 @@ def _write_config(folder: Path, count: int, epochs: int) -> Path:
         told = {"images": list(ticket.images), "per_image": dict(ticket.summaries), "failed": {}}
         lines.append(json.dumps(row | told, ensure_ascii=False))
     (folder / f"{MISSION}_stage_a.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "missions.yaml").write_text(yaml.safe_dump({MISSION: FOCUS}, allow_unicode=True), encoding="utf-8")
+    (folder / "missions.yaml").write_text(
+        yaml.safe_dump({MISSION: SIMULATED_FOCUS}, allow_unicode=True), encoding="utf-8"
+    )
     config = {
         "stage_a_paths": [str(folder / f"{MISSION}_stage_a.jsonl")],
         "missions_file": str(folder / "missions.yaml"),

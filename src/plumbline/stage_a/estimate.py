@@ -13,7 +13,7 @@ from plumbline.batch.tokens import TokenCounter
 from plumbline.data.images import image_size
 from plumbline.data.messages import ask_messages
 from plumbline.errors import DataError
-from plumbline.stage_a.summaries import Plan
+from plumbline.stage_a.summaries import Plan, with_focus
 
 PROBED = 100
 REPLY_TOKENS = 48
@@ -47,8 +47,7 @@ def estimate(plan: Plan) -> Estimate:
     step = max(1, len(photos) // PROBED)
     limits, counter = PixelLimits.of_folder(plan.model, plan.card.max_pixels), TokenCounter(plan.model)
     system, user = plan.card.prompts.of_mode("summary")
-    text = f"{user}\n{plan.focus}" if plan.focus else user
-    messages = ask_messages(["picture"], system, text)["messages"]
+    messages = ask_messages(["picture"], system, with_focus(user, plan.focus))["messages"]
     lengths = []
     for photo in photos[::step]:
         try:

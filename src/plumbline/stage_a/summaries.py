@@ -154,7 +154,7 @@ class Summaries:
         self._system, self._user = plan.card.prompts.of_mode("summary")
 
     def ask(self, photo: Photo) -> Request:
-        user = f"{self._user}\n{self.plan.focus}" if self.plan.focus else self._user
+        user = with_focus(self._user, self.plan.focus)
         return Request(photo.key, (load_image(photo.item.path()),), self._system, user, self.plan.settings.sampling)
 
     def row(self, photo: Photo, request: Request | None, reply: Reply) -> Mapping[str, Any]:
@@ -164,6 +164,11 @@ class Summaries:
             {} if ticket is None else {"mission": ticket.mission, "label": ticket.label, "group_id": ticket.group_id}
         )
         return {"key": photo.key, "status": status, **where, "summary": summary, "problems": problems}
+
+
+def with_focus(user: str, focus: str) -> str:
+    """The question with the mission's part behind it; not again where the model was trained with it."""
+    return user if user.endswith(focus) else f"{user}\n{focus}"
 
 
 def read_reply(reply: Reply) -> tuple[str, str, list[str]]:
