@@ -37,6 +37,10 @@ class Answering:
         lock, prepared = threading.Lock(), list(answers or [])
         outer = self
 
+        def leave() -> None:
+            with lock:
+                outer._now -= 1
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.answer(200, {"data": [{"id": name} for name in names]})
@@ -51,18 +55,17 @@ class Answering:
                     full = most is not None and outer._now > most
                     outer.refused += full
                     given = prepared.pop(0) if prepared else None
-                try:
-                    if full:
-                        self.answer(429, {"error": "busy"})
-                    elif number <= for_first:
-                        self.misbehave()
-                    else:
-                        time.sleep(takes)
-                        told = [part.get("text", "") for part in body["messages"][-1]["content"]]
-                        self.answer(200, given or completion(f"答{''.join(told)}"))
-                finally:
-                    with lock:
-                        outer._now -= 1
+                if full:
+                    leave()
+                    self.answer(429, {"error": "busy"})
+                elif number <= for_first:
+                    leave()
+                    self.misbehave()
+                else:
+                    time.sleep(takes)
+                    leave()  # before the answer: the client may ask again as soon as it has it
+                    told = [part.get("text", "") for part in body["messages"][-1]["content"]]
+                    self.answer(200, given or completion(f"答{''.join(told)}"))
 
             def misbehave(self) -> None:
                 if trouble == "reset":

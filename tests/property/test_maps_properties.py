@@ -205,6 +205,7 @@ def _random_shapes(rng: np.random.Generator, count: int) -> list[Shape]:
     return shapes
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_random_shapes_stay_sound() -> None:
     """Nothing outside the canvas, no NaN, no sliver made by the cut, no crossing that was not there."""
     rng = np.random.default_rng(3)

@@ -22,7 +22,7 @@ from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.simulation import RULE
 from reviewing import FRAME, caption_row, draw_photos, made_run, needs_browser, open_browser, write_captions
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 SERVE = """
 import sys
 from pathlib import Path
