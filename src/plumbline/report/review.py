@@ -22,12 +22,13 @@ from plumbline.data.findings import printable
 from plumbline.errors import DataError, Problem, UserError
 from plumbline.report.guidance_history import read_history
 from plumbline.report.html import render_page
-from plumbline.report.review_desk import SEALED, Desk, Found, captions_by_image
+from plumbline.report.review_desk import Desk, Found, captions_by_image
 from plumbline.report.review_photos import SIDES, Photos
 from plumbline.report.review_queue import QUEUES, neighbours, overview, suspect_lines
 from plumbline.report.review_ticket import view_ticket
 from plumbline.stage_b.decisions import MAX_NOTE, NOTE, UNDO, Decision, keep_decision
 from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.splits import SEALED
 from plumbline.stage_b.tickets import Ticket
 
 HOST = "127.0.0.1"

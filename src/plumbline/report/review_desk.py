@@ -17,12 +17,10 @@ from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import CERTIFICATE, SELECTIONS, SPLITS, MissionRun
 from plumbline.stage_b.risk import Certificate
+from plumbline.stage_b.splits import SEALED
 from plumbline.stage_b.suspects import Suspect, Voted, find_suspects
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import PASS
-
-SEALED = "test"
-"""The split whose labels no figure and no page shows."""
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.infer.rows import RowFile, read_rows, set_torn_line_aside
+from plumbline.stage_b.guidance import now
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.tickets import LABELS, Ticket
 
@@ -81,9 +81,8 @@ def keep_decision(run: MissionRun, decision: Decision) -> None:
         if decision.decision == UNDO and decision.ticket not in _standing(rows, path):
             raise UserError(Problem(decision.ticket, "has no decision that could be taken back"))
         number = 1 + sum(row["ticket"] == decision.ticket for row in rows)
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         with RowFile(path) as file:
-            file.append({"key": f"{decision.ticket}/d{number}", "status": "ok", **vars(replace(decision, at=at))})
+            file.append({"key": f"{decision.ticket}/d{number}", "status": "ok", **vars(replace(decision, at=now()))})
 
 
 def _why_not(decision: Decision) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from plumbline.errors import EXIT_OK, UserError
@@ -12,7 +11,7 @@ from plumbline.infer.engine import Engine
 from plumbline.infer.rows import read_rows
 from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.gate import ACCEPT, UNVERIFIED, AlphaBudget, Counts, decide
-from plumbline.stage_b.guidance import Edit, Guidance, apply_edit
+from plumbline.stage_b.guidance import Edit, Guidance, apply_edit, now
 from plumbline.stage_b.mission import GATE, MissionRun
 from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
 from plumbline.stage_b.verdict import VERDICT_OF_LABEL
@@ -94,7 +93,7 @@ def _keep(
         "before": before.hash,
         "after": after.hash,
         "step": after.step if decision["outcome"] == ACCEPT else None,
-        "tried_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "tried_at": now(),
         **decision,
     }
     run.keep_edit(row)
@@ -125,8 +124,7 @@ def judge_split(
     if report.exit_code != EXIT_OK:  # a verdict that is missing must not decide
         return None
     label_of = {f"{ticket.key}/e0": VERDICT_OF_LABEL[ticket.label] for ticket in tickets}
-    filters = config.sampler.format_filter
-    rows = selections(read_rows(output), len(ways), config.selection, filters_format=filters) if items else ()
+    rows = selections(read_rows(output), config) if items else ()
     return {
         row["key"].removesuffix("/e0"): row["result"]["verdict"] == label_of[row["key"]]
         for row in rows

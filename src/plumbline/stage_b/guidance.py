@@ -103,7 +103,7 @@ def edit_of(
 
 def start(mission: str, focus: str) -> Guidance:
     """Step 0: the focus alone."""
-    return Guidance(SCHEMA, mission, 0, _now(), focus)
+    return Guidance(SCHEMA, mission, 0, now(), focus)
 
 
 def apply_edit(guidance: Guidance, edit: Edit, max_rules: int) -> Guidance:
@@ -118,7 +118,7 @@ def apply_edit(guidance: Guidance, edit: Edit, max_rules: int) -> Guidance:
         rules.insert(place, Rule(f"R{number}", edit.text, edit.targets, edit.evidence, edit.id))
         number += 1
     return msgspec.structs.replace(
-        guidance, step=guidance.step + 1, updated_at=_now(), rules=tuple(rules), next_rule=number
+        guidance, step=guidance.step + 1, updated_at=now(), rules=tuple(rules), next_rule=number
     )
 
 
@@ -185,7 +185,7 @@ class GuidanceStore:
         assert current is not None
         newest = max(self.steps())
         number = max(old.next_rule, current.next_rule)
-        again = msgspec.structs.replace(old, step=newest + 1, updated_at=_now(), next_rule=number)
+        again = msgspec.structs.replace(old, step=newest + 1, updated_at=now(), next_rule=number)
         self.write(again)
         return again
 
@@ -229,5 +229,6 @@ def _name(step: int) -> str:
     return f"step-{step:04d}.json"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, as the files of a run have it."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")

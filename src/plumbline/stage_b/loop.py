@@ -17,11 +17,12 @@ from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Guidance, prompt_of
-from plumbline.stage_b.mission import SELECTIONS, MissionRun
+from plumbline.stage_b.mission import SELECTIONS, STATE, TRAJECTORIES, MissionRun
+from plumbline.stage_b.mission import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
-from plumbline.stage_b.splits import SPLITS
+from plumbline.stage_b.splits import SEALED, SPLITS
 from plumbline.stage_b.verdict import PASS
 
 Progress = Callable[[int], None]
@@ -100,7 +101,7 @@ def run_mission(
 
 def _start_anew(run: MissionRun) -> None:
     """Guidance and its snapshots stay: they are what was learned."""
-    for name in ("trajectories.jsonl", SELECTIONS, "state.json", "splits.json"):
+    for name in (TRAJECTORIES, SELECTIONS, STATE, SPLITS_FILE):
         (run.folder / name).unlink(missing_ok=True)
 
 
@@ -146,9 +147,7 @@ def guidance_of_epoch(run: MissionRun, epoch: int) -> Guidance:
 
 def write_selections(run: MissionRun) -> None:
     """The verdicts of every ticket whose candidates are all there, from the trajectories."""
-    config = run.config
-    count = len(candidates_of(config.sampler, config.seed, 1))
-    rows = selections(read_rows(run.trajectories), count, config.selection, filters_format=config.sampler.format_filter)
+    rows = selections(read_rows(run.trajectories), run.config)
     write_lines(run.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
@@ -178,7 +177,6 @@ def _reflect(
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
-SEALED = "test"
 FIGURES = (
     "tickets",
     "right",

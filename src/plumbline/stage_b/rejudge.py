@@ -14,7 +14,7 @@ from plumbline.infer.rows import read_rows
 from plumbline.infer.work import ERROR
 from plumbline.stage_b.judge import Evidence, Judge
 from plumbline.stage_b.mission import SELECTIONS, MissionRun
-from plumbline.stage_b.rollout import candidates_of, judge_of, scores_of, selections
+from plumbline.stage_b.rollout import judge_of, scores_of, selections
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import read_verdict
 
@@ -37,11 +37,8 @@ def rejudge(run: MissionRun) -> Rejudged:
     """
     if not run.trajectories.exists():
         raise UserError(Problem(str(run.trajectories), "there are no rollouts", "run it first (plumbline stage-b run)"))
-    config = run.config
-    count = len(candidates_of(config.sampler, config.seed, 1))
-    filters = config.sampler.format_filter
     before = {row["key"]: row for row in read_rows(run.folder / SELECTIONS)}
-    rows = list(selections(_scored(run), count, config.selection, filters_format=filters))
+    rows = list(selections(_scored(run), run.config))
     output = run.folder / REJUDGED
     write_lines(output, (json.dumps(row, ensure_ascii=False) for row in rows))
     changed = tuple(row["key"] for row in rows if _said(row) != _said(before.get(row["key"])))

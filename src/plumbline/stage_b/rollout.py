@@ -7,15 +7,14 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from plumbline.infer.captions import INVALID, OK, read_end
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.work import ERROR
-from plumbline.stage_b.config import SamplerConfig, SelectionConfig, sampling_of
-from plumbline.stage_b.guidance import Guidance, prompt_of
+from plumbline.stage_b.config import SamplerConfig, StageBConfig, sampling_of
+from plumbline.stage_b.guidance import Guidance, now, prompt_of
 from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidence, Judge, JudgeWeights, label_scores
 from plumbline.stage_b.selection import UNREADABLE, Candidate, select
 from plumbline.stage_b.tickets import Ticket
@@ -82,7 +81,7 @@ class Rollouts:
             "verdict": said.verdict,
             "reason": said.reason if said.format_ok else "; ".join(said.problems),
             "format_ok": said.format_ok,
-            "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "created_at": now(),
             "scores": scores_of(said, ticket.label, self.judge, self._evidence_of(ticket)),
         }
         where = {"group_id": ticket.group_id, "mission": ticket.mission, "epoch": item.epoch}
@@ -156,27 +155,24 @@ def candidate_of(row: Mapping[str, Any]) -> Candidate:
     return Candidate(result["candidate_index"], result["verdict"], result["reason"], blind)
 
 
-def selections(
-    rows: Iterator[Mapping[str, Any]], count: int, config: SelectionConfig, *, filters_format: bool
-) -> Iterator[dict[str, Any]]:
-    """A row per ticket of which all `count` candidates are there, in the order in which they became so."""
+def selections(rows: Iterator[Mapping[str, Any]], config: StageBConfig) -> Iterator[dict[str, Any]]:
+    """A row per ticket of which all candidates are there, in the order in which they became so."""
+    count = len(candidates_of(config.sampler, config.seed, 1))
     waiting: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         ticket = row["key"].rpartition("/c")[0]
         have = waiting.setdefault(ticket, [])
         have.append(row)
         if len(have) == count:
-            yield selection_row(ticket, waiting.pop(ticket), config, filters_format=filters_format)
+            yield selection_row(ticket, waiting.pop(ticket), config)
 
 
-def selection_row(
-    key: str, rows: Sequence[Mapping[str, Any]], config: SelectionConfig, *, filters_format: bool
-) -> dict[str, Any]:
+def selection_row(key: str, rows: Sequence[Mapping[str, Any]], config: StageBConfig) -> dict[str, Any]:
     """The verdict of a ticket in an epoch (`key`), from its trajectories."""
     candidates = sorted(map(candidate_of, rows), key=lambda candidate: candidate.index)
-    chosen = select(candidates, config.policy, config.tie_break)
+    chosen = select(candidates, config.selection.policy, config.selection.tie_break)
     confidence, doubts = chosen.summary_confidence, list(chosen.doubts)
-    if chosen.votes[UNREADABLE] and not filters_format and confidence == OK:
+    if chosen.votes[UNREADABLE] and not config.sampler.format_filter and confidence == OK:
         confidence = NEEDS_REVIEW
         doubts.append("a candidate cannot be read")
     return {

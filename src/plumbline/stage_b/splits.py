@@ -16,7 +16,9 @@ from plumbline.config.limits import Range
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.stage_b.picture_hash import RADIUS, PictureHash, near_pairs
 
-SPLITS = ("propose", "gate", "calibration", "test")
+SEALED = "test"
+"""The split whose labels are in no figure but those of `stage-b test`."""
+SPLITS = ("propose", "gate", "calibration", SEALED)
 MOST_TOLD = 10
 
 

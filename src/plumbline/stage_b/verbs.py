@@ -27,10 +27,11 @@ from plumbline.stage_b.estimate import estimate
 from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
-from plumbline.stage_b.loop import SEALED, MissionReport, figures_of, run_mission
+from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
 from plumbline.stage_b.mission import RESOLVED, MissionRun, plan_missions
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
+from plumbline.stage_b.splits import SEALED
 
 SHOWN = 5
 
