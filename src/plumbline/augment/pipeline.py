@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,10 @@ class Augmentation:
         colour: list[tuple[Any, tuple[float, ...]]] = []
         if self.bypass_prob and rng.random() < self.bypass_prob:
             return Chain(view, (), (BYPASS,), ())
-        for operation in self.operations:
-            if operation.prob < 1 and rng.random() >= operation.prob:
+        for operation, name, prob, is_colour in self._chain:
+            if prob < 1 and rng.random() >= prob:
                 continue
-            name = NAMES[type(operation)]
-            if name in COLOUR:
+            if is_colour:
                 colour.append((operation, operation.draw(rng)))
                 applied.append(name)
                 continue
@@ -65,6 +65,12 @@ class Augmentation:
             view.advance(step)
             applied.append(name)
         return Chain(view, tuple(colour), tuple(applied), tuple(skipped))
+
+    @cached_property
+    def _chain(self) -> list[tuple[Any, str, float, bool]]:
+        """(operation, name, chance, whether it is a colour operation): looked up once, not for every picture."""
+        named = [(operation, NAMES[type(operation)]) for operation in self.operations]
+        return [(operation, name, operation.prob, name in COLOUR) for operation, name in named]
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,12 +62,12 @@ class AnswerCounter:
 
     def _count(self, answer: Answer, digits: Sequence[int]) -> int | None:
         """digits: of the coordinates of every shape in the group, then of the objects that are made already."""
-        told, group, objects = answer.told, answer.told.group, answer.told.record.objects
+        told, group, descs = answer.told, answer.told.group, answer.told.record.descs
         if not told.items:
             return None
         places = [item for item in told.items if not isinstance(item, DataObject)]
         made = [item for item in told.items if isinstance(item, DataObject)]
-        parts = [(*group.forms[place], objects[place].desc) for place in places]
+        parts = [(*group.forms[place], descs[place]) for place in places]
         parts += [(item.shape.kind, len(item.shape.points), item.desc) for item in made]
         # Of the four corners of an upright box two are told.
         total = sum([digits[at] // 2 if group.forms[at][0] == Box.kind else digits[at] for at in places])

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plumbline.data.findings import Findings, shown
-from plumbline.data.record import SCHEMA, DataObject, Record
+from plumbline.data.record import SCHEMA, GroupedObjects, Record
 from plumbline.geometry import KINDS
 from plumbline.geometry.group import ShapeGroup
 
@@ -58,19 +58,17 @@ def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
     """The record of a line without breaches."""
     items = raw.get("objects") or ()
     group = ShapeGroup.of_outlines([geometry_of(item) for item in items])
-    record = Record(
+    return Record(
         images=tuple(_image_reference(image) for image in raw.get("images") or ()),
         width=raw.get("width"),
         height=raw.get("height"),
-        objects=tuple([DataObject(item["desc"], shape) for item, shape in zip(items, group.sources, strict=True)]),
+        objects=GroupedObjects([item["desc"] for item in items], group),
         summary=raw.get("summary"),
         metadata=MappingProxyType(raw.get("metadata") or {}),
         messages=tuple(raw["messages"]) if raw.get("messages") is not None else None,
         file=file,
         line=line,
     )
-    record.grouped(group)
-    return record
 
 
 def geometry_of(item: Mapping[str, Any]) -> tuple[str, list[float]]:

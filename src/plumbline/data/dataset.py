@@ -16,7 +16,7 @@ from plumbline.data.fit import Fitted, fit_record
 from plumbline.data.images import ImagePolicy, image_size, is_data_url
 from plumbline.data.messages import build_turn, own_images, with_images
 from plumbline.data.prompts import Prompts, default_prompts
-from plumbline.data.read import BOM, Line, collect_findings, open_data, read_lines, reload, shown_path
+from plumbline.data.read import BOM, collect_findings, open_data, read_lines, reload, shown_path
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
 
@@ -60,9 +60,8 @@ class RecordFile(Sequence[Record]):
         if _stamp(descriptor) != self._stamp:
             raise DataError(Problem(shown_path(self.path), "has changed since it was opened", "start again"))
         data = os.pread(descriptor, self._sizes[index], self._offsets[index])
-        line = Line(self._lines[index], self._offsets[index], data.removeprefix(BOM).strip(b" \t\r\n"), True)
         # Every line was checked when the file was opened, and it has not changed since.
-        return reload(line, self._name)
+        return reload(data.removeprefix(BOM).strip(b" \t\r\n"), self._name, self._lines[index])
 
     def _opened(self) -> int:
         """A descriptor of this process, kept open: a file is read by position, so that forks may share it."""

@@ -120,7 +120,8 @@ class EpochDataset:
 
         All are read before the first is planned: a processor's cache holds the code of one of these stages, not both.
         """
-        read = [self._read(position, epoch) for position, epoch, _ in keys]
+        turns = {epoch: self.mixture.turns(epoch) for epoch in {epoch for _, epoch, _ in keys}}
+        read = [self._read(turns[epoch], position, epoch) for position, epoch, _ in keys]
         plans = iter(self.augmenter.plans(self._requests(keys, read)) if self.augmenter is not None else ())
         return [
             item
@@ -133,8 +134,7 @@ class EpochDataset:
             for item in read
         ]
 
-    def _read(self, position: int, epoch: int) -> _Read | DataError:
-        turns = self.mixture.turns(epoch)
+    def _read(self, turns: Sequence[Turn], position: int, epoch: int) -> _Read | DataError:
         if not 0 <= position < len(turns):
             raise IndexError(f"sample {position} of {len(turns)}")
         turn = turns[position]

@@ -27,10 +27,11 @@ class KeyedStream:
         self._philox = np.random.Philox(key=[0, 0])
         self._generator = np.random.Generator(self._philox)
         self._fresh = self._philox.state
+        self._key = self._fresh["state"]["key"]
 
     def at(self, epoch: int, index: int) -> np.random.Generator:
         """The generator of this key; the one handed out before is no longer valid."""
-        self._fresh["state"]["key"][:] = _key(self.seed, epoch, index, self.purpose)
+        self._key[:] = _key(self.seed, epoch, index, self.purpose)
         self._philox.state = self._fresh
         return self._generator
 

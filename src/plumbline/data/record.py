@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 from plumbline.geometry import Shape
 from plumbline.geometry.group import ShapeGroup
@@ -21,6 +21,43 @@ class DataObject:
     shape: Shape
 
 
+class GroupedObjects(Sequence[DataObject]):
+    """The objects of a line, each made when it is asked for: to plan a sample, most are never needed.
+
+    descs: of each; group: their shapes.
+    """
+
+    __slots__ = ("descs", "group")
+
+    def __init__(self, descs: Sequence[str], group: ShapeGroup):
+        self.descs = descs
+        self.group = group
+
+    def __len__(self) -> int:
+        return len(self.descs)
+
+    @overload
+    def __getitem__(self, index: int) -> DataObject: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[DataObject, ...]: ...
+    def __getitem__(self, index: int | slice) -> DataObject | tuple[DataObject, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        return DataObject(self.descs[index], self.group.sources[index])
+
+    def __iter__(self) -> Iterator[DataObject]:
+        return map(DataObject, self.descs, self.group.sources)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One sample.
@@ -33,7 +70,7 @@ class Record:
     images: tuple[str, ...] = ()
     width: int | None = None
     height: int | None = None
-    objects: tuple[DataObject, ...] = ()
+    objects: Sequence[DataObject] = ()
     summary: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     messages: tuple[Mapping[str, Any], ...] | None = None
@@ -44,21 +81,25 @@ class Record:
     @property
     def group(self) -> ShapeGroup:
         """The objects' shapes in one array; made once."""
+        if isinstance(self.objects, GroupedObjects):
+            return self.objects.group
         if self._group is None:
-            return self.grouped(ShapeGroup.of([item.shape for item in self.objects]))
+            object.__setattr__(self, "_group", ShapeGroup.of([item.shape for item in self.objects]))
+        assert self._group is not None
         return self._group
 
-    def grouped(self, group: ShapeGroup) -> ShapeGroup:
-        """Remember `group`, whose sources are the objects' shapes."""
-        object.__setattr__(self, "_group", group)
-        return group
+    @property
+    def descs(self) -> Sequence[str]:
+        """What each object is told as."""
+        objects = self.objects
+        return objects.descs if isinstance(objects, GroupedObjects) else [item.desc for item in objects]
 
     @property
     def place(self) -> str:
         """`file:line`, for messages to the user."""
         return f"{self.file}:{self.line}" if self.line else self.file or "record"
 
-    def on_canvas(self, objects: tuple[DataObject, ...], width: int, height: int) -> Record:
+    def on_canvas(self, objects: Sequence[DataObject], width: int, height: int) -> Record:
         """The same record telling other objects of a picture of another size."""
         return Record(
             images=self.images,

@@ -33,8 +33,8 @@ class Held:
 
     image: str
     picture: Image.Image
-    truth: tuple[DataObject, ...]
-    found: tuple[DataObject, ...]
+    truth: Sequence[DataObject]
+    found: Sequence[DataObject]
     before: str
     text: str
     status: str

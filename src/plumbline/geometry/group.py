@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,34 @@ from plumbline.geometry.shapes import SHAPES, Box, Points, Quad, Shape
 Bounds = tuple[float, float, float, float]
 Form = tuple[str, int]
 """Kind and number of points of a shape as it is told."""
+
+
+class _Slices(Sequence[Shape]):
+    """Shapes over one array of points, each made when it is asked for; a box has its four corners there."""
+
+    __slots__ = ("_forms", "_points", "_starts")
+
+    def __init__(self, forms: Sequence[Form], points: Points, starts: Sequence[int]):
+        self._forms = forms
+        self._points = points
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._forms)
+
+    @overload
+    def __getitem__(self, index: int) -> Shape: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Shape]: ...
+    def __getitem__(self, index: int | slice) -> Shape | list[Shape]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        (kind, count), start = self._forms[index], self._starts[index]
+        corners = slice(start, start + 3, 2) if kind == Box.kind else slice(start, start + count)
+        return SHAPES[kind].trusted(self._points[corners])
+
+    def __iter__(self) -> Iterator[Shape]:
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -51,11 +79,7 @@ class ShapeGroup:
         """
         points, starts, extent = _joined(outlines)
         forms = [(kind, len(numbers) // 2) for kind, numbers in outlines]
-        shapes = [
-            SHAPES[kind].trusted(points[start : start + 3 : 2] if kind == Box.kind else points[start : start + count])
-            for (kind, count), start in zip(forms, starts, strict=True)
-        ]
-        return cls(shapes, forms, points, starts, extent)
+        return cls(_Slices(forms, points, starts), forms, points, starts, extent)
 
     def __len__(self) -> int:
         return len(self.sources)

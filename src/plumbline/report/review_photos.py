@@ -93,4 +93,4 @@ def _objects_of(row: dict[str, Any]) -> Seen:
     find_breaches(raw, problems)
     if problems:
         return Seen(note=f"the caption's objects cannot be drawn: {problems[0].where} {problems[0].what}")
-    return Seen(build_record(raw, "captions", 0).objects)
+    return Seen(tuple(build_record(raw, "captions", 0).objects))
