@@ -20,7 +20,7 @@ from plumbline.augment.ops import COLOUR, NAMES
 from plumbline.augment.plan import ObjectRule, Plan, Skip, Told, View
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import Polyline, Shape
-from plumbline.geometry.clip import cut_at_canvas
+from plumbline.geometry.clip import cut_crossing
 from plumbline.geometry.group import ShapeGroup
 from plumbline.geometry.maps import IDENTITY
 
@@ -155,7 +155,8 @@ def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[i
         outcome.indices += indices
         outcome.coverages += [1.0] * len(indices)
         return
-    for place, (index, (x1, y1, x2, y2)) in enumerate(zip(indices, group.bounds, strict=True)):
+    for place, (index, bounds) in enumerate(zip(indices, group.bounds, strict=True)):
+        x1, y1, x2, y2 = bounds
         if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
             outcome.items.append(place)
             outcome.indices.append(index)
@@ -164,7 +165,7 @@ def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[i
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             outcome.dropped.append((index, "outside"))
             continue
-        visible, share = cut_at_canvas(group.shape(place), width, height)
+        visible, share = cut_crossing(group.shape(place), bounds, width, height)
         kept = _cut(objects[index], visible, share, view.rule)
         if isinstance(kept, str):
             outcome.dropped.append((index, kept))

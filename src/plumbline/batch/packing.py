@@ -104,7 +104,8 @@ class LengthMeter:
         processes = min(cores(), len(keys) // LEAST_PER_PROCESS)
         chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
         found: list[int | Problem] = []
-        for part in forked_map(self._chunk, chunks, processes):
+        # The chunks are there when the processes are forked: their numbers are all that has to travel.
+        for part in forked_map(lambda number: self._chunk(chunks[number]), range(len(chunks)), processes):
             found += part
             progress(len(found))
         return found

@@ -45,6 +45,14 @@ def cut_at_canvas(shape: Shape, width: float, height: float) -> tuple[Shape | No
         return shape, 1.0
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
         return None, 0.0
+    return cut_crossing(shape, (x1, y1, x2, y2), width, height)
+
+
+def cut_crossing(
+    shape: Shape, bounds: tuple[float, float, float, float], width: float, height: float
+) -> tuple[Shape | None, float]:
+    """`cut_at_canvas` of a shape that is known to be neither inside nor outside. bounds: of the shape."""
+    x1, y1, x2, y2 = bounds
     points, visible, whole = _cut_points(shape, width, height)
     share = min(1.0, visible / whole) if whole > 0 else float(bool(points))
     if not points or _is_sliver(points, (x2 - x1, y2 - y1)):

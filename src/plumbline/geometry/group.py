@@ -67,8 +67,7 @@ class ShapeGroup:
     @classmethod
     def of(cls, shapes: Sequence[Shape]) -> Self:
         """The shapes as they are."""
-        points, starts, extent = _joined([(shape.kind, shape.flat()) for shape in shapes])
-        forms = [(shape.kind, len(shape.points)) for shape in shapes]
+        forms, points, starts, extent = _joined([(shape.kind, shape.flat()) for shape in shapes])
         return cls(shapes, forms, points, starts, extent)
 
     @classmethod
@@ -77,8 +76,7 @@ class ShapeGroup:
 
         The shapes are slices of the group's points: one array for all is several times cheaper than one for each.
         """
-        points, starts, extent = _joined(outlines)
-        forms = [(kind, len(numbers) // 2) for kind, numbers in outlines]
+        forms, points, starts, extent = _joined(outlines)
         return cls(_Slices(forms, points, starts), forms, points, starts, extent)
 
     def __len__(self) -> int:
@@ -109,17 +107,15 @@ class ShapeGroup:
 
     def shape(self, index: int) -> Shape:
         """One shape: the source itself while nothing has moved; a box that is not upright any more is a quad."""
-        source = self.sources[index]
         if not self.moved:
-            return source
-        if isinstance(source, Box) and self.upright:
+            return self.sources[index]
+        (kind, count), start = self.forms[index], self.starts[index]
+        if kind == Box.kind:
             return Box.trusted(self._corners[index])
-        start = self.starts[index]
-        if isinstance(source, Box):
-            return Quad.trusted(self.points[start : start + 4])
-        return source.trusted(self.points[start : start + len(source.points)])
+        return SHAPES[kind].trusted(self.points[start : start + count])
 
 
+_BOX: Form = (Box.kind, 2)
 _QUAD: Form = (Quad.kind, 4)
 
 
@@ -144,9 +140,10 @@ def map_groups(groups: Sequence[ShapeGroup], matrices: Sequence[Map]) -> list[Sh
     return mapped
 
 
-def _joined(outlines: Sequence[tuple[str, Sequence[float]]]) -> tuple[Points, list[int], Bounds]:
-    """All points in one array [P, 2], a box as its four corners; where each outline begins; the bounds of all."""
+def _joined(outlines: Sequence[tuple[str, Sequence[float]]]) -> tuple[list[Form], Points, list[int], Bounds]:
+    """Forms; all points in one array [P, 2], a box as its four corners; where each outline begins; the bounds of all."""
     numbers: list[float] = []
+    forms: list[Form] = []
     starts: list[int] = []
     count = 0
     for kind, own in outlines:
@@ -155,14 +152,17 @@ def _joined(outlines: Sequence[tuple[str, Sequence[float]]]) -> tuple[Points, li
             x1, y1, x2, y2 = own
             numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
             count += 4
+            forms.append(_BOX)
         else:
             numbers += own
-            count += len(own) // 2
+            told = len(own) // 2
+            count += told
+            forms.append((kind, told))
     points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
     points += 0.0  # turns -0.0 into 0.0
     points.setflags(write=False)
     xs, ys = numbers[::2] or [0.0], numbers[1::2] or [0.0]
-    return points, starts, (min(xs), min(ys), max(xs), max(ys))
+    return forms, points, starts, (min(xs), min(ys), max(xs), max(ys))
 
 
 def overlaps(a: Bounds, b: Bounds) -> bool:
