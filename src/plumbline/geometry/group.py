@@ -141,7 +141,7 @@ def map_groups(groups: Sequence[ShapeGroup], matrices: Sequence[Map]) -> list[Sh
 
 
 def _joined(outlines: Sequence[tuple[str, Sequence[float]]]) -> tuple[list[Form], Points, list[int], Bounds]:
-    """Forms; all points in one array [P, 2], a box as its four corners; where each outline begins; the bounds of all."""
+    """Forms; all points in one array [P, 2], a box as its four corners; where each outline begins; bounds of all."""
     numbers: list[float] = []
     forms: list[Form] = []
     starts: list[int] = []
