@@ -10,7 +10,7 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import DamagedFileError, Problem
 
@@ -76,19 +76,22 @@ def _load(folder: Path) -> tuple[Tokenizer, bool]:
         raise DamagedFileError(Problem(str(path), "no such file", "give the folder of a complete checkpoint"))
     try:
         tokenizer = Tokenizer.from_file(str(path))
-        description = json.loads(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises plain Exception
         raise DamagedFileError(Problem(str(path), f"is not a tokenizer: {error}")) from error
-    return tokenizer, _digits_stand_alone(description)
+    return tokenizer, _digits_stand_alone(tokenizer)
 
 
-def _digits_stand_alone(description: dict) -> bool:
+def _digits_stand_alone(tokenizer: Tokenizer) -> bool:
     """Told from the pre-tokenizer's pattern and from the added tokens, which are looked for before it."""
-    added = "".join(token["content"] for token in description.get("added_tokens", ()))
-    normalizer = description.get("normalizer") or {}
-    kinds = {normalizer.get("type")} <= {None, "NFC"}
-    return (
-        kinds
-        and not _DIGITS.search(added)
-        and _LONE_DIGIT in json.dumps(description.get("pre_tokenizer")).replace("\\\\", "\\")
-    )
+    added = "".join(token.content for token in tokenizer.get_added_tokens_decoder().values())
+    keeps_digits = _described(tokenizer.normalizer).get("type") in (None, "NFC")
+    pattern = json.dumps(_described(tokenizer.pre_tokenizer)).replace("\\\\", "\\")
+    return keeps_digits and not _DIGITS.search(added) and _LONE_DIGIT in pattern
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """A part of a tokenizer as `tokenizer.json` spells it; empty where there is none.
+
+    Its pickled state says so too: the file itself, with its vocabulary, takes as long to parse again as to load.
+    """
+    return {} if part is None else json.loads(part.__getstate__())
