@@ -9,17 +9,15 @@ from hypothesis import strategies as st
 
 from plumbline.data.mixture import Mixture, Share
 
-SHARES = st.lists(
-    st.builds(
-        Share,
-        records=st.integers(1, 30),
-        ratio=st.sampled_from([0.25, 0.5, 1.0, 2.5]),
-        target=st.booleans(),
-        mode=st.sampled_from(["dense", "summary", "chat", "mixed", "irrelevant"]),
-        without_replacement=st.booleans(),
-    ),
-    max_size=3,
-).map(lambda others: (Share(7, mode="mixed"), *others))
+ANY_SHARE = st.builds(
+    Share,
+    records=st.integers(1, 30),
+    ratio=st.sampled_from([0.25, 0.5, 1.0, 2.5]),
+    target=st.booleans(),
+    mode=st.sampled_from(["dense", "summary", "chat", "mixed", "irrelevant"]),
+    without_replacement=st.booleans(),
+)
+SHARES = st.lists(ANY_SHARE, max_size=3).map(lambda others: (Share(7, mode="mixed"), *others))
 MIXTURES = st.builds(
     Mixture,
     shares=SHARES,
@@ -67,6 +65,13 @@ def test_a_plain_file_is_shown_whole_in_another_order_each_epoch() -> None:
     in_order = Mixture((Share(50),), shuffle=False)
     assert [turn.records[0] for turn in in_order.turns(9)] == list(range(50))
     assert not in_order.is_random and Mixture((Share(5), Share(9, 0.5, False))).is_random
+
+
+@given(ANY_SHARE, st.integers(0, 5))
+def test_epochs_show_the_same_turns_unless_the_mixture_calls_itself_random(share: Share, seed: int) -> None:
+    mixture = Mixture((Share(2), share), seed)
+    first, *others = (Counter(mixture.turns(epoch)) for epoch in range(3))
+    assert mixture.is_random or all(other == first for other in others)
 
 
 def test_a_source_is_measured_by_the_targets_and_a_target_by_itself() -> None:

@@ -59,7 +59,7 @@ class Mixture:
     @property
     def is_random(self) -> bool:
         """Whether epochs differ in more than their order."""
-        drawn = any(share.records != self.count(share) for share in self.shares)
+        drawn = any(not share.without_replacement or share.records != self.count(share) for share in self.shares)
         mixed = 0 < self.summary_ratio < 1 and any(share.mode == "mixed" for share in self.shares)
         return drawn or mixed or self.images_per_turn > 1
 
