@@ -26,7 +26,6 @@ MAX_SHOWN = 20
 
 class RecordFile(Sequence[Record]):
     """A JSONL file as a sequence of records; holds 24 bytes per record and can be pickled to workers.
-
     Every line is checked when the file is opened: DataError with the first problems of the whole file. Reading a record
     later raises DataError when the file has changed since.
     """
@@ -37,6 +36,7 @@ class RecordFile(Sequence[Record]):
         self._offsets = array("q")
         self._sizes = array("q")
         self._lines = array("q")
+        self._chats = array("q")
         self._stream: BufferedReader | None = None
         self._stamp = (0, 0)
         self._index()
@@ -48,6 +48,10 @@ class RecordFile(Sequence[Record]):
 
     def __len__(self) -> int:
         return len(self._offsets)
+
+    def chats_among(self, count: int) -> frozenset[int]:
+        """Those of the first `count` records that are chats of their own."""
+        return frozenset(index for index in self._chats if index < count)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -77,8 +81,10 @@ class RecordFile(Sequence[Record]):
             self._stamp = _stamp(stream.fileno())
         problems: list[Finding] = []
         for line in read_lines(self.path):
-            _, found = collect_findings(line, str(self.path))
+            raw, found = collect_findings(line, str(self.path))
             problems += found
+            if not found and "messages" in raw:
+                self._chats.append(len(self._offsets))
             self._offsets.append(line.offset)
             self._sizes.append(line.size)
             self._lines.append(line.number)

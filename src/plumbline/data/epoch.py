@@ -59,7 +59,8 @@ class Source:
         records = RecordFile(path)
         limit = settings.sample_limit
         count = len(records) if limit is None else min(limit, len(records))
-        return cls(name, records, settings, Share(count, mode=mode or settings.mode))
+        share = Share(count, mode=mode or settings.mode, chats=records.chats_among(count))
+        return cls(name, records, settings, share)
 
 
 @dataclass(frozen=True, slots=True)
