@@ -203,6 +203,9 @@ def test_trimming_the_log_keeps_what_the_checkpoint_holds(tmp_path):
     log.write_text("\n".join([*lines, '{"last_model_checkpoint": null}', '{"loss": 6, "glob']))
     trim_log(log, 3)
     assert [json.loads(line)["loss"] for line in log.read_text().splitlines()] == [1, 2, 3]
+    log.write_text("".join(json.dumps({"epoch": n, "step": 2 * n}) + "\n" for n in range(1, 4)))
+    trim_log(log, 5, "step")
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2]
 
 
 def test_the_checks_import_no_torch():

@@ -150,16 +150,19 @@ class Sample:
 
     images: resolved paths or data URLs, also inside `messages`, in order; pictures: more about each of them.
     mode: "dense", "summary", "chat" or "irrelevant". record: what was told (the first one of a turn with several), its
-    geometry inside the picture. clipped, dropped: how many objects the picture's own edge touched. source: name of the
-    data source.
+    geometry inside the picture. objects: how many are to be seen on its pictures as they are shown, whether or not the
+    answer tells them. clipped, dropped: how many the picture's own edge touched; left_out: how many were over the most
+    that their source wants of a picture. source: name of the data source.
     """
 
     messages: list[dict[str, Any]]
     images: list[str]
     mode: str
     record: Record
+    objects: int = 0
     clipped: int = 0
     dropped: int = 0
+    left_out: int = 0
     pictures: tuple[Picture, ...] = ()
     source: str = ""
 
@@ -248,8 +251,10 @@ def build_sample(
         images=chat["images"],
         mode="chat" if records[0].messages is not None else mode,
         record=told[0],
+        objects=sum(len(record.objects) for record in told),
         clipped=sum(len(item.clipped) for item in fitted),
         dropped=sum(len(item.dropped) for item in fitted),
+        left_out=sum(item.left_out for item in fitted),
         pictures=pictures,
         source=source,
     )
