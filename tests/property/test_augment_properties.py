@@ -18,7 +18,7 @@ from plumbline.data.keyed import KeyedStream, keyed_generator
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import Box, Polygon, Polyline, Quad
 from plumbline.geometry.clip import visible_fraction
-from plumbline.geometry.maps import map_points, map_shape
+from plumbline.geometry.maps import canvas_corners, inverse, map_points, map_shape
 
 WIDTH, HEIGHT = 320, 240
 DOTS = np.array([[60.5, 50.5], [160.5, 120.5], [260.5, 190.5], [90.5, 170.5], [230.5, 60.5]])
@@ -243,6 +243,134 @@ class TestCrops:
         plan = _finish(Chain(view, (), (), ()))
         assert plan.coverages == (0.6, 1.0)
         assert [item.desc for item in plan.record.objects] == [after, desc]
+
+
+PICTURE = Record(images=("a.png",), width=WIDTH, height=HEIGHT, summary="s")
+"""Without objects, so that no chain is undone."""
+
+
+class TestSeveralCrops:
+    """Every crop that acted has its say about the objects on the final canvas."""
+
+    TEXTS = {"complete_text": "显示完整", "partial_text": "只显示部分"}  # noqa: RUF012
+    EDGE = Record(
+        images=("a",),
+        width=WIDTH,
+        height=HEIGHT,
+        objects=(
+            DataObject("a/显示完整", Box(np.array([[20.0, 50.0], [140.0, 110.0]]))),  # half of it in the middle half
+            DataObject("b/显示完整", Box(np.array([[130.0, 100.0], [170.0, 140.0]]))),
+            DataObject("c", Polyline(np.array([[100.0, 120.0], [310.0, 120.0]]))),
+        ),
+    )
+
+    def plan(self, first: dict[str, Any], second: dict[str, Any]) -> Plan:
+        """The middle half, then a crop that takes nothing more away."""
+        whole = build("random_crop", area=(1.0, 1.0), aspect=(1.0, 1.0), **second)
+        return plan_of(build("center_crop", share=0.5, **first), whole, record=self.EDGE)
+
+    @pytest.mark.parametrize(("first", "second"), [(0.9, 0.0), (0.0, 0.9)])
+    def test_the_strictest_min_coverage_counts(self, first: float, second: float) -> None:
+        plan = self.plan({"min_coverage": first}, {"min_coverage": second})
+        assert dict(plan.dropped) == {0: "below min_coverage", 2: "below min_coverage"}
+
+    @pytest.mark.parametrize(("first", "second"), [("drop", "cut"), ("cut", "drop"), ("drop", "skip")])
+    def test_a_line_that_any_crop_drops_is_gone(self, first: str, second: str) -> None:
+        plan = self.plan({"min_coverage": 0.0, "line_policy": first}, {"min_coverage": 0.0, "line_policy": second})
+        skips = second == "skip"  # and the second crop does not act
+        assert dict(plan.dropped) == {2: "line cut"} and bool(plan.skipped) == skips
+
+    @pytest.mark.parametrize("swapped", [False, True])
+    def test_every_completeness_rule_is_kept_in_order(self, swapped: bool) -> None:
+        rules = [{"min_coverage": 0.0, "completeness_threshold": 0.95} | self.TEXTS, {"min_coverage": 0.0}]
+        plan = self.plan(*(reversed(rules) if swapped else rules))
+        assert [item.desc for item in plan.record.objects] == ["a/只显示部分", "b/显示完整", "c"]
+        less = {"completeness_threshold": 0.6, "complete_text": "只显示部分", "partial_text": "几乎看不见"}
+        plan = self.plan(rules[0], {"min_coverage": 0.0} | less)
+        assert [item.desc for item in plan.record.objects] == ["a/几乎看不见", "b/显示完整", "c"]
+
+    def test_the_same_rule_twice_rewrites_once(self) -> None:
+        rule = {"min_coverage": 0.0, "completeness_threshold": 0.95, "complete_text": "显示完整"}
+        twice = rule | {"partial_text": "部分/显示完整"}
+        assert self.plan(twice, twice).record.objects[0].desc == "a/部分/显示完整"
+
+    def test_a_later_crop_counts_what_the_earlier_one_leaves(self) -> None:
+        plan = self.plan({"min_coverage": 0.9}, {"min_coverage": 0.0, "min_objects": 2})
+        assert plan.skipped == (("random_crop", "too few objects would be left"),)
+
+
+AFFINE: dict[str, dict[str, Any]] = {
+    "hflip": {},
+    "rotate": {"max_deg": 180.0},
+    "scale": {"factor": (0.4, 2.0)},
+    "shear": {"max_x_deg": 30.0, "max_y_deg": 30.0},
+    "perspective": {"max_shift": 0.2},
+}
+MOVES = st.lists(st.sampled_from(list(AFFINE)), max_size=4)
+BEFORE = st.lists(st.sampled_from([*AFFINE, "pad_to_multiple", "resize_by_scale"]), max_size=3)
+
+
+class TestExpansion:
+    """The canvas that holds again what the last crop kept; all of the source where none acted."""
+
+    @given(BEFORE, st.sampled_from([None, 0.3, 0.8]), MOVES, st.sampled_from([1, 32]), st.integers(0, 10_000))
+    @settings(max_examples=150)
+    def test_all_that_was_kept_is_on_a_canvas_of_the_multiple(
+        self, before: list[str], share: float | None, moves: list[str], multiple: int, seed: int
+    ) -> None:
+        first = [build(name, **AFFINE.get(name, {})) for name in before] if share else []
+        first += [build("center_crop", share=share)] if share else []
+        kept = plan_of(*first, seed=seed, record=PICTURE)
+        after = [build(name, **AFFINE[name]) for name in moves]
+        plan = plan_of(*first, *after, build("expand_to_fit_affine", multiple=multiple), seed=seed, record=PICTURE)
+        assert plan.width % multiple == plan.height % multiple == 0
+        corners = map_points(canvas_corners(kept.width, kept.height), plan.matrix @ inverse(kept.matrix))
+        assert corners.min() >= -1e-6
+        assert (corners.max(0) <= np.array([plan.width, plan.height]) + 1e-6).all()
+        extent = np.ptp(corners, axis=0)
+        moved = plan_of(*first, *after, seed=seed, record=PICTURE)
+        room = np.maximum(extent, (moved.width, moved.height)) + multiple
+        assert ((plan.width, plan.height) <= room).all(), "no more than what it must hold"
+
+    def test_no_corner_is_left_outside_on_the_right_or_below(self) -> None:
+        """Of these tilts some pull two sides in and push a single corner out."""
+        square = Record(images=("a.png",), width=200, height=200, summary="s")
+        chain = Augmentation((build("perspective", max_shift=0.1), build("expand_to_fit_affine")))
+        for seed in range(100, 400):
+            plan = chain.plan(square, (200, 200), keyed_generator(seed, 0, 0, "test"))
+            corners = map_points(canvas_corners(200, 200), plan.matrix)
+            assert corners.min() >= -1e-6 and corners[:, 0].max() <= plan.width + 1e-6
+            assert corners[:, 1].max() <= plan.height + 1e-6
+
+    def test_the_multiple_counts_where_everything_fits(self) -> None:
+        square = Record(images=("a.png",), width=130, height=130, summary="s")
+        shrunk = build("scale", factor=(0.5, 0.5))
+        for chain in ((shrunk,), ()):
+            operations = (*chain, build("expand_to_fit_affine", multiple=32))
+            plan = Augmentation(operations).plan(square, (130, 130), keyed_generator(0, 0, 0, "test"))
+            assert (plan.width, plan.height) == (160, 160) and plan.applied[-1] == "expand_to_fit_affine"
+        image = np.random.default_rng(0).integers(0, 256, (130, 130, 3), dtype=np.uint8)
+        assert np.array_equal(render(image, plan)[:130, :130], image), "not a pixel moves"
+        flat = Augmentation((shrunk, build("expand_to_fit_affine"))).plan(
+            square, (130, 130), keyed_generator(0, 0, 0, "test")
+        )
+        assert flat.skipped == (("expand_to_fit_affine", "everything fits already"),)
+
+    def test_a_crop_is_not_undone(self) -> None:
+        crop, fit = build("center_crop", share=0.5), build("expand_to_fit_affine")
+        plan = plan_of(crop, fit)
+        assert (plan.width, plan.height) == (160, 120)
+        assert plan.skipped == (("expand_to_fit_affine", "everything fits already"),)
+        for seed in range(10):
+            plan = plan_of(crop, build("rotate", max_deg=20.0), fit, seed=seed)
+            assert 160 <= plan.width <= 196 and 120 <= plan.height <= 170
+
+    def test_a_crop_that_did_not_act_keeps_nothing_back(self) -> None:
+        turn, fit = build("rotate", max_deg=45.0), build("expand_to_fit_affine")
+        skipped = build("center_crop", share=0.1, min_objects=5)
+        plan = plan_of(turn, skipped, fit)
+        assert plan.skipped == (("center_crop", "too few objects would be left"),)
+        assert (plan.width, plan.height) == (plan_of(turn, fit).width, plan_of(turn, fit).height)
 
 
 class _SkippedError(Exception):

@@ -157,6 +157,21 @@ def test_augmented_samples_are_as_long_as_planned_and_look_as_the_same_key_says(
     assert len(set(seen)) > 8, "augmentation changes lengths"
 
 
+def test_every_epoch_of_a_target_drawn_with_replacement_is_planned(write_run, records):
+    target = {"name": "own", "train_jsonl": str(records[0]), "without_replacement": False}
+    plan = open_samples(
+        write_run,
+        custom={"train_jsonl": None, "fusion": {"targets": [target]}},
+        training={"packing": True, "max_steps": -1, "num_train_epochs": 3},
+    )
+    shown = []
+    for epoch in range(3):
+        keys = [key for unit in plan.schedule.units(epoch) for key in unit]
+        assert sorted(key.position for key in keys) == list(range(8)) and all(key.length for key in keys)
+        shown.append(sorted(turn.records for turn in plan.samples.mixture.turns(epoch)))
+    assert shown[0] != shown[1]
+
+
 def test_a_changed_picture_is_named_instead_of_overfilling_its_pack(loaded, tiny_model, write_run, records, tmp_path):
     model, template = loaded
     rows = [json.loads(line) for line in records[0].read_text(encoding="utf-8").splitlines()[:2]]

@@ -1,17 +1,30 @@
 """The small pieces of a step: telemetry sums, row checks, sampled answers, frozen tensors, dropped steps."""
 
+import json
 import math
+from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from plumbline.augment.config import AugmentationConfig
+from plumbline.augment.ops import OPERATIONS
+from plumbline.augment.pipeline import ScheduledAugmentation
+from plumbline.data.dataset import DatasetSettings
+from plumbline.data.epoch import EpochDataset, Source
+from plumbline.data.mixture import Mixture, Share
+from plumbline.data.record import DataObject, Record
 from plumbline.errors import ConfigError, DataError, Problem
+from plumbline.geometry import Box
 from plumbline.train.batches import IGNORED, BatchCollator, row_problems
+from plumbline.train.callbacks import EpochAccount
 from plumbline.train.health import FrozenChangedError, FrozenTensors, check_targets, fingerprint
 from plumbline.train.kd.rollout import DATASET, STUDENT, TEACHER, _joined, _prompts, choose_source, prompt_lengths
 from plumbline.train.targets import TrainingTargets
-from plumbline.train.telemetry import Meter, window_metrics
+from plumbline.train.telemetry import Meter, epoch_account, sample_tally, window_metrics
 
 pytestmark = pytest.mark.slow
 IMAGE = 7
@@ -33,6 +46,67 @@ def test_metrics_weigh_tokens_not_micro_batches():
     assert window_metrics(meter.reduce_and_reset(torch.device("cpu")), "train", llm_kd_weight=0.5) == {
         "train/token_count": 0.0
     }
+
+
+def samples_of(boxes, *, most=None, ops=(), mode="dense"):
+    """Ten records of one picture of 64 x 48 with these boxes."""
+    items = tuple(DataObject("x", Box(np.array(box, float).reshape(2, 2))) for box in boxes)
+    records = [Record(("data:image/png;base64,AA==",), 64, 48, items, "x×1")] * 10
+    source = Source("own", records, DatasetSettings(mode), Share(10, mode=mode), max_objects=most)
+    augmenter = ScheduledAugmentation(AugmentationConfig(enabled=True, ops=ops), 10) if ops else None
+    return EpochDataset([source], Mixture((source.share,), seed=1), augmenter)
+
+
+def account_of(samples):
+    tally = sum((sample_tally(samples.item(position), 5) for position in range(len(samples))), Counter())
+    return epoch_account(tally, 1, 10)
+
+
+BOXES = [(2, 2, 20, 20), (30, 10, 50, 40), (60, 40, 90, 90), (64, 0, 90, 20)]
+"""Two inside, one over the edge, one outside."""
+
+
+@pytest.mark.parametrize("mode", ["dense", "summary"])
+def test_the_account_counts_objects_without_augmentation(mode):
+    account = account_of(samples_of(BOXES, mode=mode))
+    assert account["objects_kept"] == 30 and account["coverage"] == {"1.0": 30}
+    assert account["dropped"] == {"outside its own picture": 10}
+
+
+def test_the_account_counts_what_is_over_the_most_objects_of_a_picture():
+    account = account_of(samples_of(BOXES, most=2))
+    assert account["objects_kept"] == 20
+    assert account["dropped"] == {"outside its own picture": 10, "over max_objects_per_image": 10}
+
+
+def test_the_account_of_augmented_pictures_adds_up():
+    crop = OPERATIONS["random_crop"](area=(0.3, 0.5), min_objects=0, prob=0.7)
+    account = account_of(samples_of(BOXES, most=2, ops=(crop,)))
+    assert account["objects_kept"] + sum(account["dropped"].values()) == 40
+    assert sum(account["coverage"].values()) == account["objects_kept"] < 20
+    assert account["dropped"]["outside its own picture"] == account["dropped"]["over max_objects_per_image"] == 10
+
+
+def test_a_line_of_the_account_says_which_part_of_its_epoch_it_counts(tmp_path):
+    """Stopped in the middle of the second epoch, and continued by another process."""
+
+    def at(epoch):
+        return SimpleNamespace(epoch=epoch, global_step=round(4 * epoch), is_world_process_zero=True)
+
+    for begin, ends in ((0, (1.0, 1.25)), (1.25, (2.0, 3.0))):
+        account = EpochAccount(tmp_path)
+        account.on_train_begin(None, at(begin), None)
+        for end in ends:
+            account.add(Counter(samples=round(8 * (end - begin))))
+            account.on_epoch_end(None, at(end), None)
+            begin = end
+    lines = [json.loads(line) for line in (tmp_path / "epochs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["epoch"], line["covered"], line["samples"]) for line in lines] == [
+        (1, 1.0, 8),
+        (2, 0.25, 2),
+        (2, 0.75, 6),
+        (3, 1.0, 8),
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows

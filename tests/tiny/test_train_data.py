@@ -55,7 +55,8 @@ def test_a_mixture_trains_with_a_loss_per_source(train, tmp_path, make_records):
     first, second = accounts(run.folder)
     assert first["source"] == second["source"] == {"target": 8, "talk": 2, "elsewhere": 4}
     assert first["mode"] == {"chat": 2, "dense": 8, "irrelevant": 4}
-    assert first["padding_ratio"] == 0.0
+    assert first["padding_ratio"] == 0.0 and first["covered"] == 1.0
+    assert first["objects_kept"] == 2 * (8 + 4) and first["coverage"] == {"1.0": 24}
 
 
 def test_augmentation_is_counted_and_validation_is_not_augmented(train):

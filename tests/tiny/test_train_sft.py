@@ -132,6 +132,10 @@ def test_resume_is_bit_equal(train):
         assert resumed.series(name) == whole.series(name)
     for name, tensor in adapter(whole.last).items():
         assert torch.equal(adapter(resumed.last)[name], tensor), name
+    lines = [(run.folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines() for run in (whole, resumed)]
+    (account,), (rest,) = ([json.loads(line) for line in found] for found in lines)
+    assert (account["epoch"], account["samples"], account["covered"]) == (1, 8, 1.0)
+    assert (rest["epoch"], rest["samples"], rest["covered"]) == (1, 4, 0.5), "what came after step 2 was done again"
 
 
 def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(train):

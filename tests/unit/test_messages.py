@@ -75,6 +75,7 @@ def test_control_text_is_refused_wherever_it_stands(token, where) -> None:
     [
         (Record(("a.jpg",), 9, 9, summary="x", file="d", line=3), "dense", "d:3: no `objects`"),
         (Record(("a.jpg",), 9, 9, (BOX,), file="d", line=3), "summary", "d:3: no `summary`"),
+        (Record(("a.jpg",), 9, 9, (BOX,), file="d", line=3), "chat", "d:3: no `messages`"),
         (Record(("a.jpg",), 40, 40, (BOX,), file="d", line=3), "dense", "d:3: objects: .*leaves the picture"),
     ],
 )

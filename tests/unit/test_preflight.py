@@ -155,6 +155,14 @@ def test_the_card_tells_what_was_trained(tmp_path, custom, mode):
     assert card_of(load_train_run(file).run).mode == mode
 
 
+@pytest.mark.parametrize("key", ["user_prompt", "system_prompt"])
+def test_prompts_that_would_not_be_asked_are_refused(problems, key):
+    fusion = {"sources": [CHATS | {"train_jsonl": str(problems.model / "config.json")}]}
+    assert problems(custom={"fusion": fusion}) == {}
+    fusion["sources"][0][key] = "q"
+    assert "keeps each record's own messages" in problems(custom={"fusion": fusion})["custom.fusion"]
+
+
 def test_who_the_teacher_is(tmp_path):
     base, other = model_folder(tmp_path / "base"), model_folder(tmp_path / "other")
     adapter = tmp_path / "adapter"
@@ -195,6 +203,9 @@ def test_trimming_the_log_keeps_what_the_checkpoint_holds(tmp_path):
     log.write_text("\n".join([*lines, '{"last_model_checkpoint": null}', '{"loss": 6, "glob']))
     trim_log(log, 3)
     assert [json.loads(line)["loss"] for line in log.read_text().splitlines()] == [1, 2, 3]
+    log.write_text("".join(json.dumps({"epoch": n, "step": 2 * n}) + "\n" for n in range(1, 4)))
+    trim_log(log, 5, "step")
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2]
 
 
 def test_the_checks_import_no_torch():

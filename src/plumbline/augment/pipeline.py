@@ -186,10 +186,12 @@ def _cut(item: DataObject, visible: Shape | None, share: float, rule: ObjectRule
 
 def _rewritten(desc: str, share: float, rule: ObjectRule) -> str:
     """`desc` with its visibility attribute changed where the object is cut enough; nothing else changes."""
-    if rule.completeness is None or share >= rule.completeness:
-        return desc
-    # A whole attribute only: between separators of levels, attributes and values, or at an end.
-    return re.sub(rf"(?<![^/,，=:：]){re.escape(rule.whole_text)}(?![^/,，])", lambda _: rule.part_text, desc)
+    for rewriting in rule.rewritings:
+        if share < rewriting.below:
+            # A whole attribute only: between separators of levels, attributes and values, or at an end.
+            whole = rf"(?<![^/,，=:：]){re.escape(rewriting.whole_text)}(?![^/,，])"
+            desc = rewriting.part_text.join(re.split(whole, desc))
+    return desc
 
 
 class ScheduledAugmentation:

@@ -16,23 +16,43 @@ import numpy as np
 
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry.group import ShapeGroup, map_groups
-from plumbline.geometry.maps import IDENTITY, Map
+from plumbline.geometry.maps import IDENTITY, Map, canvas_corners, map_points
+from plumbline.geometry.shapes import Points
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """Where less than the share `below` of an object is visible, `whole_text` in its `desc` becomes `part_text`."""
+
+    below: float
+    whole_text: str
+    part_text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectRule:
-    """What a crop demands of the objects.
+    """What crops demand of the objects.
 
-    min_coverage: least visible share of an object's area (of its length, for a line) to be kept. completeness: below
-    this share `whole_text` in `desc` is replaced by `part_text`. lines: "cut" keeps the visible piece, "drop" removes
-    every line that was cut.
+    min_coverage: least visible share of an object's area (of its length, for a line) to be kept. lines: "cut" keeps the
+    visible piece, "drop" removes every line that was cut. rewritings: in the order in which they act.
     """
 
     min_coverage: float = 0.0
-    completeness: float | None = None
-    whole_text: str = ""
-    part_text: str = ""
     lines: str = "cut"
+    rewritings: tuple[Rewriting, ...] = ()
+
+    def joined(self, later: ObjectRule) -> ObjectRule:
+        """What this rule and a later crop's demand together: nothing that either asks for is given up."""
+        if self is NO_RULE:
+            return later
+        return ObjectRule(
+            max(self.min_coverage, later.min_coverage),
+            "drop" if "drop" in (self.lines, later.lines) else "cut",
+            (*self.rewritings, *(own for own in later.rewritings if own not in self.rewritings)),
+        )
+
+
+NO_RULE = ObjectRule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +69,10 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation, drawn. matrix: from the canvas before to the canvas after; width, height: the canvas after."""
+    """One operation, drawn. matrix: from the canvas before to the canvas after; width, height: the canvas after.
+
+    rule: of a crop, which gives up everything outside its canvas.
+    """
 
     matrix: Map
     width: int
@@ -68,7 +91,7 @@ class Skip:
 class View:
     """What an operation sees of the plan so far: the canvas, the map from the source, the objects on the canvas.
 
-    source: (width, height) of the source in pixels; matrix: source to canvas; rule: what the last crop demanded.
+    source: (width, height) of the source in pixels; matrix: source to canvas; rule: what the crops so far demand.
     """
 
     def __init__(self, record: Record, source: tuple[int, int]):
@@ -77,7 +100,9 @@ class View:
         self.width, self.height = source
         self.matrix = IDENTITY
         self.patches: tuple[Patch, ...] = ()
-        self.rule = ObjectRule()
+        self.rule = NO_RULE
+        self._kept = source
+        self._since_crop: Map | None = None
         self._at_start = record.group
         self._group: ShapeGroup | None = self._at_start
 
@@ -85,6 +110,16 @@ class View:
     def unmoved(self) -> ShapeGroup:
         """The record's objects on the source."""
         return self._at_start
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether a crop has acted."""
+        return self._since_crop is not None
+
+    @property
+    def kept_corners(self) -> Points:
+        """What is meant to be seen: the corners [4, 2] of the last crop's window, or of the source, on this canvas."""
+        return map_points(canvas_corners(*self._kept), self.matrix if self._since_crop is None else self._since_crop)
 
     @property
     def group(self) -> ShapeGroup:
@@ -109,6 +144,8 @@ class View:
         """Take over a step."""
         if step.matrix is not IDENTITY:
             self.matrix = step.matrix.dot(self.matrix)
+            if self._since_crop is not None:
+                self._since_crop = step.matrix.dot(self._since_crop)
             if self.patches:
                 moved = [Patch(patch.rect, step.matrix @ patch.matrix, patch.indices) for patch in self.patches]
                 self.patches = tuple(moved)
@@ -116,7 +153,8 @@ class View:
         if step.patch is not None:
             self.patches = (*self.patches, step.patch)
         if step.rule is not None:
-            self.rule = step.rule
+            self.rule = self.rule.joined(step.rule)
+            self._kept, self._since_crop = (step.width, step.height), IDENTITY
         self.width, self.height = step.width, step.height
 
 

@@ -23,9 +23,9 @@ class FusionSource:
     mode: Literal["dense", "summary", "chat", "irrelevant"] | None = None
     """What the answer is: objects, the summary, the record's own messages, or 无关图片; the run's own when absent."""
     user_prompt: str | None = None
-    """Prompt of this source; the run's own when absent."""
+    """Prompt of this source in every mode it is told in, summaries included; the run's own when absent."""
     system_prompt: str | None = None
-    """System prompt of this source; the run's own when absent."""
+    """System prompt of this source in every mode it is told in; the run's own when absent."""
     augmentation: bool = True
     """Whether the run's augmentation acts on this source."""
     max_objects_per_image: Annotated[int, Range(ge=1)] | None = None

@@ -26,7 +26,6 @@ MAX_SHOWN = 20
 
 class RecordFile(Sequence[Record]):
     """A JSONL file as a sequence of records; holds 24 bytes per record and can be pickled to workers.
-
     Every line is checked when the file is opened: DataError with the first problems of the whole file. Reading a record
     later raises DataError when the file has changed since.
     """
@@ -37,6 +36,7 @@ class RecordFile(Sequence[Record]):
         self._offsets = array("q")
         self._sizes = array("q")
         self._lines = array("q")
+        self._chats = array("q")
         self._stream: BufferedReader | None = None
         self._stamp = (0, 0)
         self._index()
@@ -48,6 +48,10 @@ class RecordFile(Sequence[Record]):
 
     def __len__(self) -> int:
         return len(self._offsets)
+
+    def chats_among(self, count: int) -> frozenset[int]:
+        """Those of the first `count` records that are chats of their own."""
+        return frozenset(index for index in self._chats if index < count)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -77,8 +81,10 @@ class RecordFile(Sequence[Record]):
             self._stamp = _stamp(stream.fileno())
         problems: list[Finding] = []
         for line in read_lines(self.path):
-            _, found = collect_findings(line, str(self.path))
+            raw, found = collect_findings(line, str(self.path))
             problems += found
+            if not found and "messages" in raw:
+                self._chats.append(len(self._offsets))
             self._offsets.append(line.offset)
             self._sizes.append(line.size)
             self._lines.append(line.number)
@@ -144,16 +150,19 @@ class Sample:
 
     images: resolved paths or data URLs, also inside `messages`, in order; pictures: more about each of them.
     mode: "dense", "summary", "chat" or "irrelevant". record: what was told (the first one of a turn with several), its
-    geometry inside the picture. clipped, dropped: how many objects the picture's own edge touched. source: name of the
-    data source.
+    geometry inside the picture. objects: how many are to be seen on its pictures as they are shown, whether or not the
+    answer tells them. clipped, dropped: how many the picture's own edge touched; left_out: how many were over the most
+    that their source wants of a picture. source: name of the data source.
     """
 
     messages: list[dict[str, Any]]
     images: list[str]
     mode: str
     record: Record
+    objects: int = 0
     clipped: int = 0
     dropped: int = 0
+    left_out: int = 0
     pictures: tuple[Picture, ...] = ()
     source: str = ""
 
@@ -242,8 +251,10 @@ def build_sample(
         images=chat["images"],
         mode="chat" if records[0].messages is not None else mode,
         record=told[0],
+        objects=sum(len(record.objects) for record in told),
         clipped=sum(len(item.clipped) for item in fitted),
         dropped=sum(len(item.dropped) for item in fitted),
+        left_out=sum(item.left_out for item in fitted),
         pictures=pictures,
         source=source,
     )

@@ -59,7 +59,8 @@ class Source:
         records = RecordFile(path)
         limit = settings.sample_limit
         count = len(records) if limit is None else min(limit, len(records))
-        return cls(name, records, settings, Share(count, mode=mode or settings.mode))
+        share = Share(count, mode=mode or settings.mode, chats=records.chats_among(count))
+        return cls(name, records, settings, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,8 @@ class EpochDataset:
         rng = self._picks.at(epoch, index)
         kept = sorted(rng.permutation(len(fitted.record.objects))[:most].tolist())
         objects = tuple(fitted.record.objects[number] for number in kept)
-        return replace(fitted, record=replace(fitted.record, objects=objects))
+        left_out = len(fitted.record.objects) - most
+        return replace(fitted, record=replace(fitted.record, objects=objects), left_out=left_out)
 
     def survey(self) -> Survey:
         """Count what fitting to the picture does to every record in use, without opening a picture.

@@ -10,11 +10,15 @@ from plumbline.geometry import clip_to_canvas
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The record with every object inside its picture. clipped, dropped: indices into the objects it had before."""
+    """The record with every object inside its picture.
+
+    clipped, dropped: indices into the objects it had before; left_out: how many more its source does not want.
+    """
 
     record: Record
     clipped: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
+    left_out: int = 0
 
 
 def fit_record(record: Record) -> Fitted:

@@ -29,15 +29,16 @@ def build_messages(
 ) -> Chat:
     """{"messages": [...], "images": [str, ...]} of one training sample.
 
-    mode: "dense" answers with the objects, "summary" with the summary; a record that is a chat keeps its own turns.
+    mode: "dense" answers with the objects, "summary" with the summary; a record that is a chat keeps its own turns, in
+    any mode, and is the only one that "chat" can tell.
     Raises DataError, naming the record's file and line, when it lacks what the mode needs, when its text holds control
     text such as `<|im_end|>` or `<image>`, and when images and image places disagree.
     """
     if record.messages is not None:
         chat = _own_chat(record.messages)
     else:
-        system, user = prompts.of_mode(mode)
         answer = _answer(record, mode, emit_norm, ordering)
+        system, user = prompts.of_mode(mode)
         chat = ask_messages(record.images, system, user)
         chat["messages"].append({"role": "assistant", "content": answer})
     _refuse_control_text(record, chat)
@@ -121,6 +122,8 @@ def control_text(text: str) -> str:
 def _answer(record: Record, mode: str, emit_norm: str, ordering: str) -> str:
     if mode == "irrelevant":
         return irrelevant_answer()
+    if mode == "chat":
+        raise DataError(Problem(record.place, "no `messages`", "mode chat needs them on every record"))
     if mode == "summary":
         if record.summary is None:
             raise DataError(Problem(record.place, "no `summary`", "summary mode needs one on every record"))

@@ -23,7 +23,8 @@ class Share:
     """One source in the mixture, as numbers.
 
     records: how many it has; ratio: samples per epoch over the targets' records together (over its own, for a target).
-    mode: "dense", "summary", "chat", "irrelevant", or "mixed": dense with a share of summaries.
+    mode: "dense", "summary", "chat", "irrelevant", or "mixed": dense with a share of summaries. chats: records that are
+    chats of their own among others; they are told as such, and as many of them per epoch as their number demands.
     """
 
     records: int
@@ -31,6 +32,7 @@ class Share:
     target: bool = True
     mode: str = "dense"
     without_replacement: bool = True
+    chats: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Turn:
 class Mixture:
     """Draws the turns of an epoch.
 
-    summary_ratio: share of the records of a "mixed" source told by their summary; images_per_turn: records told in one
-    turn (chats stay alone); shuffle: False keeps the order of the files.
+    summary_ratio: share of the records of a "mixed" source, its chats aside, told by their summary; images_per_turn:
+    records told in one turn (chats stay alone); shuffle: False keeps the order of the files.
     """
 
     shares: tuple[Share, ...]
@@ -59,7 +61,7 @@ class Mixture:
     @property
     def is_random(self) -> bool:
         """Whether epochs differ in more than their order."""
-        drawn = any(share.records != self.count(share) for share in self.shares)
+        drawn = any(not share.without_replacement or share.records != self.count(share) for share in self.shares)
         mixed = 0 < self.summary_ratio < 1 and any(share.mode == "mixed" for share in self.shares)
         return drawn or mixed or self.images_per_turn > 1
 
@@ -81,7 +83,9 @@ def _turns(mixture: Mixture, epoch: int) -> tuple[Turn, ...]:
     sources, records, modes = _drawn(mixture, epoch)
     if mixture.shuffle:
         order = keyed_generator(mixture.seed, epoch, 0, "order").permutation(len(sources))
-        sources, records, modes = sources[order], records[order], [modes[index] for index in order]
+    else:
+        order = np.lexsort((records, sources))
+    sources, records, modes = sources[order], records[order], [modes[index] for index in order]
     singles = zip(sources.tolist(), records.tolist(), modes, strict=True)
     if mixture.images_per_turn == 1:
         return tuple(Turn(source, (record,), mode) for source, record, mode in singles)
@@ -89,25 +93,34 @@ def _turns(mixture: Mixture, epoch: int) -> tuple[Turn, ...]:
 
 
 def _drawn(mixture: Mixture, epoch: int) -> tuple[Indices, Indices, list[str]]:
-    """(source, record, mode) of every record of the epoch, source by source."""
+    """(source, record, mode) of every record of the epoch, source by source.
+
+    Chats are drawn apart from the other records: were their number left to chance, turns of several records would make
+    epochs of different lengths.
+    """
     sources, records = [], []
     modes: list[str] = []
     for number, share in enumerate(mixture.shares):
-        chosen = _chosen(share, mixture.count(share), mixture.seed, epoch, number)
-        sources.append(np.full(len(chosen), number))
-        records.append(chosen)
-        modes += _modes(mixture, share, len(chosen), epoch, number)
+        chats = np.array(sorted(share.chats), dtype=np.int64)
+        others = np.delete(np.arange(share.records), chats)
+        count = mixture.count(share)
+        chatted = round(count * len(chats) / share.records)
+        for pool, size, purpose in ((others, count - chatted, "records"), (chats, chatted, "chats")):
+            rng = keyed_generator(mixture.seed, epoch, number, purpose)
+            records.append(_chosen(pool, size, rng, without_replacement=share.without_replacement))
+        sources.append(np.full(count, number))
+        modes += [*_modes(mixture, share, count - chatted, epoch, number), *["chat"] * chatted]
     return np.concatenate(sources), np.concatenate(records), modes
 
 
-def _chosen(share: Share, count: int, seed: int, epoch: int, number: int) -> Indices:
+def _chosen(pool: Indices, count: int, rng: np.random.Generator, *, without_replacement: bool) -> Indices:
     """`count` records; each at most once more than any other, unless they are drawn with replacement."""
-    rng = keyed_generator(seed, epoch, number, "records")
-    if not share.without_replacement:
-        return rng.integers(share.records, size=count)
-    whole, rest = divmod(count, share.records)
-    everything = np.tile(np.arange(share.records), whole)
-    return np.concatenate([everything, rng.permutation(share.records)[:rest]]) if rest else everything
+    if not len(pool):
+        return pool
+    if not without_replacement:
+        return pool[rng.integers(len(pool), size=count)]
+    whole, rest = divmod(count, len(pool))
+    return np.concatenate([np.tile(pool, whole), pool[rng.permutation(len(pool))[:rest]]])
 
 
 def _modes(mixture: Mixture, share: Share, count: int, epoch: int, number: int) -> list[str]:

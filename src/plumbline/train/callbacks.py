@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 from collections import Counter
 from pathlib import Path
@@ -15,10 +16,9 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from plumbline.model.checkpoints import Card, mark_complete
+from plumbline.train.folder import EPOCHS
 from plumbline.train.health import FrozenTensors
 from plumbline.train.telemetry import epoch_account
-
-EPOCHS = "epochs.jsonl"
 
 logger = logging.getLogger(__name__)
 
@@ -44,26 +44,33 @@ class FrozenGuard(TrainerCallback):
 class EpochAccount(TrainerCallback):
     """Counts what the samples of an epoch were and writes one line per epoch into `epochs.jsonl` of the run folder.
 
-    After a resume an epoch's line counts the samples since then.
+    A run that is stopped within an epoch writes a line for its part, and the run that continues it one for the rest:
+    `covered` tells the share of the epoch that a line counts.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / EPOCHS
         self._tally: Counter[str] = Counter()
+        self._begin = 0.0
 
     def add(self, tally: Counter[str]) -> None:
         """Add what a batch holds."""
         self._tally += tally
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember how far the run is."""
+        self._begin = state.epoch or 0.0
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the line, summed over ranks."""
         tally, self._tally = self._tally, Counter()
+        begin, self._begin = self._begin, state.epoch or 0.0
         if dist.is_available() and dist.is_initialized():
             everywhere: list[Counter[str]] = [Counter()] * dist.get_world_size()
             dist.all_gather_object(everywhere, tally)
             tally = sum(everywhere, Counter())
         if state.is_world_process_zero and tally["samples"]:
-            account = epoch_account(tally, round(state.epoch or 0), state.global_step)
+            account = epoch_account(tally, math.ceil(self._begin), state.global_step, self._begin - begin)
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(account, ensure_ascii=False) + "\n")
 

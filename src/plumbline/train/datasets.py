@@ -22,6 +22,14 @@ from plumbline.train.preflight import TARGET, eval_strategy, image_policy, jsonl
 
 _SEED = 42
 """Upstream's own default of `seed` and `data_seed`."""
+_UNTOLD = {
+    "chat": ("records are no chats, which mode chat needs", "put them into a source with another mode"),
+    "irrelevant": (
+        "records are chats of their own, which mode irrelevant cannot tell",
+        "put them into a source with mode: chat",
+    ),
+}
+"""(what, fix) for records that a mode cannot tell."""
 
 
 def open_datasets(run: TrainRun) -> tuple[EpochDataset, EpochDataset | None]:
@@ -69,23 +77,36 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
     records = RecordFile(path)
     count = len(records) if limit is None else min(limit, len(records))
     mode = named.mode or mode_of(run)
+    chats = records.chats_among(count)
+    if mode in ("chat", "irrelevant"):
+        if run.custom.strict:
+            _require_told(records, count, mode)
+        chats = frozenset()
     return Source(
         name=named.name,
         records=records,
         settings=_settings(run, named, mode),
-        share=Share(count, named.ratio, target, mode, named.without_replacement),
+        share=Share(count, named.ratio, target, mode, named.without_replacement, chats),
         augmented=named.augmentation,
         max_objects=named.max_objects_per_image,
     )
 
 
+def _require_told(records: RecordFile, count: int, mode: str) -> None:
+    """Raise DataError naming the first of `count` records that "chat" or "irrelevant" cannot tell."""
+    chats = records.chats_among(count)
+    untold = chats if mode == "irrelevant" else set(range(count)) - chats
+    if untold:
+        what, fix = _UNTOLD[mode]
+        raise DataError(Problem(records[min(untold)].place, f"{len(untold)} {what}", fix))
+
+
 def _settings(run: TrainRun, named: FusionSource, mode: str) -> DatasetSettings:
     prompts = prompts_of(run)
-    suffix = "dense" if mode == "dense" else "summary"
     if named.user_prompt is not None:
-        prompts = replace(prompts, **{f"user_{suffix}": named.user_prompt})
+        prompts = replace(prompts, user_dense=named.user_prompt, user_summary=named.user_prompt)
     if named.system_prompt is not None:
-        prompts = replace(prompts, **{f"system_{suffix}": named.system_prompt})
+        prompts = replace(prompts, system_dense=named.system_prompt, system_summary=named.system_prompt)
     return DatasetSettings(
         mode=mode,
         prompts=prompts,

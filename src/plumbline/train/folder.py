@@ -19,6 +19,7 @@ from plumbline.train.config import load_train_run
 
 PACKAGES = ("plumbline", "torch", "transformers", "ms-swift", "peft", "trl", "accelerate", "deepspeed", "numpy")
 RESOLVED, VERSIONS, MANIFEST, LOG = "resolved.yaml", "versions.json", "data_manifest.json", "logging.jsonl"
+EPOCHS = "epochs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _changed_data(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def prepare_folder(folder: Path, resolved: str, data: dict[str, Any], start: Continuation) -> None:
-    """Write what the run is made of, and take from the log what an interrupted attempt wrote after its checkpoint."""
+    """Write what the run is made of, and take from its logs what an interrupted attempt wrote after its checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     ours = (folder / RESOLVED).is_file()
     write_atomically(folder / RESOLVED, resolved)
@@ -141,19 +142,22 @@ def prepare_folder(folder: Path, resolved: str, data: dict[str, Any], start: Con
     write_atomically(folder / MANIFEST, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
     if start.checkpoint is None and ours:  # what an attempt before its first checkpoint left; never somebody else's
         (folder / LOG).unlink(missing_ok=True)
+        (folder / EPOCHS).unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
     elif start.checkpoint is not None:
-        trim_log(folder / LOG, int(start.checkpoint.name.rsplit("-", 1)[1]))
+        step = int(start.checkpoint.name.rsplit("-", 1)[1])
+        trim_log(folder / LOG, step)
+        trim_log(folder / EPOCHS, step, "step")
 
 
-def trim_log(path: Path, step: int) -> None:
-    """Keep the log lines up to `step`: what came after it is done again."""
+def trim_log(path: Path, step: int, key: str = "global_step/max_steps") -> None:
+    """Keep the log lines up to `step`, which stands under `key`: what came after it is done again."""
     if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            position = str(json.loads(line)["global_step/max_steps"])
+            position = str(json.loads(line)[key])
         except (ValueError, KeyError):
             continue  # a torn line, or the summary at the end of an attempt
         if int(position.split("/")[0]) <= step:

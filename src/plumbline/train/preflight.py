@@ -141,6 +141,9 @@ def _fusion_problems(run: TrainRun, fusion: FusionConfig) -> Iterator[Problem]:
                 f"the name {source.name[:40]!r} cannot be part of a metric's name",
                 "use letters, digits, - and _",
             )
+        if source.mode == "chat" and (source.user_prompt, source.system_prompt) != (None, None):
+            what = f"the prompts of {source.name} would not be asked: mode chat keeps each record's own messages"
+            yield Problem("custom.fusion", what, "take them out, or give the source another mode")
 
 
 def jsonl_keys(run: TrainRun) -> list[tuple[str, str]]:

@@ -97,24 +97,29 @@ def window_metrics(
 def sample_tally(sample: Sample, tokens: int) -> Counter[str]:
     """What one sample adds to the account of an epoch; see `epoch_account`. tokens: of its encoded row."""
     tally = Counter({"samples": 1, f"source/{sample.source}": 1, f"mode/{sample.mode}": 1, "tokens": tokens})
+    tally["objects_kept"] = tally["coverage/1.0"] = sample.objects
+    tally["dropped/outside its own picture"] = sample.dropped
+    tally["dropped/over max_objects_per_image"] = sample.left_out
     for picture in sample.pictures:
         if not isinstance(picture.plan, Plan):
             continue
         plan = picture.plan
-        tally["objects_kept"] += len(plan.kept_indices)
         tally.update(f"dropped/{reason}" for _, reason in plan.dropped)
         tally.update(f"applied/{name}" for name in plan.applied)
         tally.update(f"skipped/{name}: {reason}" for name, reason in plan.skipped)
-        tally.update(f"coverage/{min(int(share * 10), 9) / 10:.1f}" for share in plan.coverages if share < 1)
-        tally["coverage/1.0"] += sum(share == 1 for share in plan.coverages)
-    return tally
+        cut = [f"coverage/{min(int(share * 10), 9) / 10:.1f}" for share in plan.coverages if share < 1]
+        tally.update(cut)
+        tally["coverage/1.0"] -= len(cut)
+    return +tally  # without the zeros
 
 
-def epoch_account(tally: Counter[str], epoch: int, step: int) -> dict[str, object]:
+def epoch_account(tally: Counter[str], epoch: int, step: int, covered: float = 1.0) -> dict[str, object]:
     """The account of an epoch for `epochs.jsonl`.
 
-    `padding_ratio`: share of the batches' slots that held no token; `coverage`: objects by visible share, "0.3" means
-    0.3 up to 0.4, "1.0" wholly visible; `dropped`, `applied`, `skipped`: counts by reason or operation.
+    `covered`: share of the epoch that is counted, less than 1 where the run was stopped or continued within it;
+    `objects_kept`: of all pictures as they were shown; `padding_ratio`: share of the batches' slots that held no token;
+    `coverage`: objects by visible share, "0.3" means 0.3 up to 0.4, "1.0" wholly visible; `dropped`, `applied`,
+    `skipped`: counts by reason or operation.
     """
     groups: dict[str, dict[str, int]] = {}
     for name, count in sorted(tally.items()):
@@ -125,6 +130,7 @@ def epoch_account(tally: Counter[str], epoch: int, step: int) -> dict[str, objec
     return {
         "epoch": epoch,
         "step": step,
+        "covered": round(covered, 4),
         "samples": tally["samples"],
         "tokens": tally["tokens"],
         "padding_ratio": round(1 - tally["tokens"] / slots, 4) if slots else 0.0,

@@ -104,8 +104,9 @@ class Shear:
 class Perspective:
     """Move the four corners apart from each other, as if the camera had moved.
 
-    The corners are those of everything that is shown or could be shown again (canvas, mapped source and pasted pieces
-    together), so that none of it ever lies behind the horizon, however many operations follow each other.
+    The corners are those of everything that is shown or could be shown again (canvas, mapped source, what a crop kept
+    and pasted pieces together), so that none of it ever lies behind the horizon, however many operations follow each
+    other.
     """
 
     max_shift: Annotated[float, Range(ge=0, le=0.2)] = 0.05
@@ -115,6 +116,8 @@ class Perspective:
 
     def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
         everything = map_points(canvas_corners(*view.source), view.matrix).tolist()
+        if view.is_cropped:  # the crop's window may reach beyond the source, over what was turned or padded in
+            everything += view.kept_corners.tolist()
         for patch in view.patches:
             everything += map_points(corners_of_box(np.reshape(patch.rect, (2, 2))), patch.matrix).tolist()
         xs, ys = [0.0, view.width, *(x for x, _ in everything)], [0.0, view.height, *(y for _, y in everything)]

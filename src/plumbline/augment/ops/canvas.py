@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 import numpy as np
 
 from plumbline.augment.ops.affine import Probability
-from plumbline.augment.plan import ObjectRule, Skip, Step, View, between, choose
+from plumbline.augment.plan import ObjectRule, Rewriting, Skip, Step, View, between, choose
 from plumbline.config.limits import Length, Range
 from plumbline.geometry import Polyline
 from plumbline.geometry.clip import visible_fraction
 from plumbline.geometry.group import Bounds, ShapeGroup, overlaps
-from plumbline.geometry.maps import IDENTITY, canvas_corners, map_points, scaling, translation
+from plumbline.geometry.maps import IDENTITY, scaling, translation
 
 Multiple = Annotated[int, Range(ge=1, le=1024)]
+_ROUNDING_PX = 1e-6
+"""A corner that rounding has carried this far over the edge is not outside."""
 
 
 def _aligned(side: float, multiple: int) -> int:
@@ -47,7 +49,7 @@ class ResizeByScale:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpandToFitAffine:
-    """Widen the canvas until the whole source picture is on it again, after turns and slants."""
+    """Make the canvas hold what turns and slants have moved off it: the source, or what the last crop kept of it."""
 
     multiple: Multiple = 1
     """Both sides become a multiple of this many pixels."""
@@ -55,11 +57,14 @@ class ExpandToFitAffine:
     """Chance that it acts."""
 
     def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
-        everything = map_points(canvas_corners(*view.source), view.matrix)
-        low, high = everything.min(0), everything.max(0)
+        kept = view.kept_corners
+        low, high = kept.min(0), kept.max(0)
+        if low.min() >= -_ROUNDING_PX and (high <= (view.width + _ROUNDING_PX, view.height + _ROUNDING_PX)).all():
+            width, height = _padded(view.width, self.multiple), _padded(view.height, self.multiple)
+            if (width, height) == (view.width, view.height):
+                return Skip("everything fits already")
+            return Step(IDENTITY, width, height)
         width, height = (_padded(side, self.multiple) for side in (high - low).tolist())
-        if width <= view.width and height <= view.height and low.min() >= 0:
-            return Skip("everything fits already")
         return Step(translation(*(-low + ((width, height) - (high - low)) / 2)), width, height)
 
 
@@ -81,7 +86,7 @@ class CropRules:
     """What a crop does to the objects, and when it rather does not act."""
 
     min_coverage: Annotated[float, Range(ge=0, le=1)] = 0.3
-    """Least visible share of an object's area (of a line's length) to keep it."""
+    """Least visible share of an object's area (of a line's length) to keep it; the strictest crop counts."""
     min_objects: Annotated[int, Range(ge=0)] = 1
     """The crop is skipped when it would leave fewer objects (a record with fewer to begin with must keep them all)."""
     line_policy: Literal["cut", "drop", "skip"] = "cut"
@@ -106,12 +111,15 @@ class CropRules:
 
     def rule(self) -> ObjectRule:
         lines = "drop" if self.line_policy == "drop" else "cut"
-        whole, part = self.complete_text or "", self.partial_text or ""
-        return ObjectRule(self.min_coverage, self.completeness_threshold, whole, part, lines)
+        if self.completeness_threshold is None:
+            return ObjectRule(self.min_coverage, lines)
+        rewriting = Rewriting(self.completeness_threshold, self.complete_text or "", self.partial_text or "")
+        return ObjectRule(self.min_coverage, lines, (rewriting,))
 
     def crop(self, view: View, x: int, y: int, width: int, height: int) -> Step | Skip:
         """The step that cuts this window (pixels of the canvas) out, unless the rules speak against it."""
-        step = Step(translation(-x, -y), width, height, self.rule())
+        own = self.rule()
+        step = Step(translation(-x, -y), width, height, own)
         if not view.record.objects:
             return step
         window = (x, y, x + width, y + height)
@@ -122,17 +130,19 @@ class CropRules:
         if self.line_policy == "skip" and any(_is_cut_line(view.group, index, window) for index in touched):
             return Skip("a line would be cut")
         kept, needed = sum(whole), min(self.min_objects, len(whole))
+        rule = view.rule.joined(own)
         for index in touched:
             if kept >= needed:
                 break
-            kept += self._keeps(view.group, index, window)
+            kept += _keeps(view.group, index, window, rule)
         return step if kept >= needed else Skip("too few objects would be left")
 
-    def _keeps(self, group: ShapeGroup, index: int, window: Bounds) -> bool:
-        if self.line_policy == "drop" and _is_cut_line(group, index, window):
-            return False
-        share = _visible_share(group, index, window)
-        return share > 0 and share >= self.min_coverage
+
+def _keeps(group: ShapeGroup, index: int, window: Bounds, rule: ObjectRule) -> bool:
+    if rule.lines == "drop" and _is_cut_line(group, index, window):
+        return False
+    share = _visible_share(group, index, window)
+    return share > 0 and share >= rule.min_coverage
 
 
 def _holds(window: Bounds, bounds: Bounds) -> bool:
