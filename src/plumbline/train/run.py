@@ -245,6 +245,8 @@ def _plan(run: TrainRun, samples: EpochDataset, ranks: int) -> TrainingPlan:
         100 * packs.fill_bound,
         time.monotonic() - began,
     )
+    if packs.shortfall and _rank() == 0:
+        logger.warning("packs are not full: %s", packs.shortfall)
     return plan
 
 
