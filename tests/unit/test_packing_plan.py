@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,3 +146,19 @@ def test_packs_that_are_not_full_say_why(counter: TokenCounter, tmp_path: Path) 
     uneven = planned(meter_of(120, counter, tmp_path, growing), 4096)
     assert uneven.fill < 0.9 < uneven.fill_bound
     assert "were halved" in uneven.shortfall
+
+
+def test_the_log_of_a_run_tells_the_fill_and_why_it_is_low(
+    counter: TokenCounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plumbline.train import run as program
+
+    meter = meter_of(3, counter, tmp_path)
+    plan = SimpleNamespace(schedule=planned(meter, 4096))
+    monkeypatch.setattr(program, "plan_training", lambda *args: plan)
+    told: list[str] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(program.logger, level, lambda text, *values: told.append(text % values))
+    program._plan(SimpleNamespace(upstream={"packing": True}), meter.samples, 1)  # type: ignore[arg-type]
+    assert re.search(r"3 samples in 1 packs of 4096 tokens per epoch, \d+\.\d % full \(\d+\.\d % possible\)", told[0])
+    assert told[1] == f"packs are not full: {plan.schedule.shortfall}"
