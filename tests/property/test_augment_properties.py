@@ -130,6 +130,25 @@ def dots_found_twice(plan: Plan, size: tuple[int, int] | None = None) -> tuple[i
     return dots_found(plan, SMALL, size, plan.matrix), dots_found(plan, SMALL, size, patch.matrix)
 
 
+@pytest.mark.parametrize("tilted", [False, True])
+def test_a_chain_is_interpolated_once(tilted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns and slants, and what changes the canvas between them: one warp, straight onto the grid."""
+    calls: list[str] = []
+
+    def counted(name: str, original: Any) -> Any:
+        return lambda *args, **options: calls.append(name) or original(*args, **options)
+
+    for name in ("warpAffine", "warpPerspective", "remap", "resize"):
+        monkeypatch.setattr(cv2, name, counted(name, getattr(cv2, name)))
+    names = ["hflip", "rotate", "expand_to_fit_affine", "scale", "resize_by_scale", "random_crop", "shear"]
+    names += ["perspective"] * tilted + ["pad_to_multiple", "center_crop"]
+    plan = plan_of(*(build(name, **GENTLE.get(name, {})) for name in names), seed=1)
+    assert plan.applied == tuple(names)
+    picture = render(dotted(), plan, (256, 192))
+    assert picture.shape == (192, 256, 3)
+    assert calls == ["warpPerspective" if tilted else "warpAffine"]
+
+
 BEFORE = st.lists(st.sampled_from(["hflip", "vflip", "scale", "resize_by_scale", "pad_to_multiple"]), max_size=2)
 AFTER = st.lists(st.sampled_from([name for name in GEOMETRIC if name != "small_object_zoom_paste"]), max_size=3)
 
@@ -369,14 +388,6 @@ def test_bypass_leaves_the_sample_as_it_is() -> None:
     bypassed = [plan for plan in plans if plan.applied == ("bypass",)]
     assert 70 < len(bypassed) < 130
     assert all(not plan.moves and plan.record.objects == RECORD.objects for plan in bypassed)
-
-
-def test_pictures_of_one_record_share_the_draw() -> None:
-    several = Record(images=("a", "b"), summary="s")
-    chain = Augmentation((build("rotate", max_deg=40.0), build("gamma")))
-    stream = KeyedStream(0, "augment")
-    first, second = (chain.plan(several, (WIDTH, HEIGHT), stream.at(0, 9)) for _ in range(2))
-    assert np.array_equal(first.matrix, second.matrix) and first.colour == second.colour
 
 
 @pytest.mark.parametrize("name", COLOUR)
