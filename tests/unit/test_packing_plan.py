@@ -153,12 +153,15 @@ def test_the_log_of_a_run_tells_the_fill_and_why_it_is_low(
 ) -> None:
     from plumbline.train import run as program
 
-    meter = meter_of(3, counter, tmp_path)
-    plan = SimpleNamespace(schedule=planned(meter, 4096))
+    meter = meter_of(3, counter, tmp_path, TO_HALF)
+    assert isinstance(meter.samples.augmenter, ScheduledAugmentation)
+    plan = SimpleNamespace(schedule=planned(meter, 4096, epochs=0.8))
     monkeypatch.setattr(program, "plan_training", lambda *args: plan)
     told: list[str] = []
     for level in ("info", "warning"):
         monkeypatch.setattr(program.logger, level, lambda text, *values: told.append(text % values))
-    program._plan(SimpleNamespace(upstream={"packing": True}), meter.samples, 1)  # type: ignore[arg-type]
+    custom = SimpleNamespace(augmentation=meter.samples.augmenter.config)
+    program._plan(SimpleNamespace(upstream={"packing": True}, custom=custom), meter.samples, 1)  # type: ignore[arg-type]
     assert re.search(r"3 samples in 1 packs of 4096 tokens per epoch, \d+\.\d % full \(\d+\.\d % possible\)", told[0])
     assert told[1] == f"packs are not full: {plan.schedule.shortfall}"
+    assert told[2].startswith("the curriculum does not move")

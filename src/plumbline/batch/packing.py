@@ -171,6 +171,11 @@ class PackedSchedule:
         return self._tokens / (self.capacity * fewest)
 
     @property
+    def stages(self) -> int:
+        """How many parts of the run are planned apart: a curriculum moves between them."""
+        return len({int(step) for steps in self.steps for step in np.unique(steps)})
+
+    @property
     def shortfall(self) -> str:
         """Why the packs are less full than they should be; empty when they are full."""
         bound = self.fill_bound
