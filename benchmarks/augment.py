@@ -271,18 +271,15 @@ def timings(peer: Any, cases: list[Case], photo: np.ndarray, rounds: int) -> dic
 
 
 def planning_rate(operations: Augmentation, count: int) -> float:
-    """Plans per second of one core: records of ten objects of all kinds in memory.
-
-    The fastest of the rounds of 200: the slower ones measure what else the machine does.
-    """
+    """Plans per second of one core: records of ten objects of all kinds in memory; the median of rounds of 200."""
     records, stream, size = [mixed_record(number) for number in range(200)], KeyedStream(0, "bench"), (3000, 4000)
-    fastest = math.inf
+    times = []
     for epoch in range(max(1, count // len(records))):
         began = time.perf_counter()
         for number, record in enumerate(records):
             operations.plan(record, size, stream.at(epoch, number))
-        fastest = min(fastest, time.perf_counter() - began)
-    return len(records) / fastest
+        times.append(time.perf_counter() - began)
+    return len(records) / statistics.median(times)
 
 
 def mixed_record(number: int) -> Record:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -47,25 +49,27 @@ def plan_of(*operations: Any, seed: int = 0, record: Record = RECORD) -> Plan:
     return Augmentation(operations).plan(record, (WIDTH, HEIGHT), keyed_generator(seed, 0, 0, "test"))
 
 
-def dotted() -> np.ndarray:
-    """Dots of a few pixels, each a colour of its own channel pattern, on black."""
+def dotted(dots: np.ndarray = DOTS) -> np.ndarray:
+    """White dots of a few pixels on black."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    for x, y in DOTS:
+    for x, y in dots:
         cv2.circle(image, (int(x), int(y)), 3, (255, 255, 255), -1)
     return image
 
 
-def assert_dots_are_where_the_map_says(plan: Plan, size: tuple[int, int] | None = None) -> None:
-    matrix = plan.matrix
-    if size is not None:
-        matrix = np.diag([size[0] / plan.width, size[1] / plan.height, 1.0]) @ matrix
+def dots_found(plan: Plan, dots: np.ndarray, size: tuple[int, int] | None, matrix: np.ndarray) -> int:
+    """How many dots the rendered picture shows, each within half a pixel of where `matrix` takes it.
+
+    matrix: source to canvas, of the picture or of a patch. Dots that the canvas's edge is close to are passed over.
+    """
     width, height = size or (plan.width, plan.height)
-    picture = render(dotted(), plan, size).astype(float)
+    matrix = np.diag([width / plan.width, height / plan.height, 1.0]) @ matrix
+    picture = render(dotted(dots), plan, size).astype(float)
     assert picture.shape == (height, width, 3)
     light = np.where(np.abs(picture - FILL[0]).max(-1) < 1, 0, picture.max(-1))
     seen = 0
-    for x, y in map_points(DOTS, matrix):
-        reach = 9
+    for (x, y), beside in zip(map_points(dots, matrix), map_points(dots + np.array([0, 3]), matrix), strict=True):
+        reach = 6 + int(np.hypot(*(beside - (x, y))))
         if not (reach < x < width - reach and reach < y < height - reach):
             continue
         top, left = int(y) - reach, int(x) - reach
@@ -77,7 +81,11 @@ def assert_dots_are_where_the_map_says(plan: Plan, size: tuple[int, int] | None 
         found = (xs * window).sum() / total, (ys * window).sum() / total
         assert np.hypot(found[0] - x, found[1] - y) <= 0.5
         seen += 1
-    assert seen > 0 or plan.width * plan.height < WIDTH * HEIGHT / 2
+    return seen
+
+
+def assert_dots_are_where_the_map_says(plan: Plan, size: tuple[int, int] | None = None) -> None:
+    assert dots_found(plan, DOTS, size, plan.matrix) > 0 or plan.width * plan.height < WIDTH * HEIGHT / 2
 
 
 GENTLE: dict[str, dict[str, Any]] = {
@@ -94,7 +102,8 @@ GENTLE: dict[str, dict[str, Any]] = {
 def test_a_painted_dot_is_found_where_the_mapped_point_says(name: str, seed: int) -> None:
     before = [build("rotate", max_deg=20.0)] if name == "expand_to_fit_affine" else []
     plan = plan_of(*before, build(name, **GENTLE.get(name, {})), seed=seed)
-    if name == "small_object_zoom_paste":  # the main picture stays; its copies have a test of their own
+    if name == "small_object_zoom_paste":
+        assert sum(dots_found_twice(plan)) == 2
         return
     assert_dots_are_where_the_map_says(plan)
 
@@ -109,6 +118,63 @@ def test_dots_survive_chains_and_the_grid(names: list[str], seed: int) -> None:
     assert_dots_are_where_the_map_says(plan)
     grid = (max(32, round(plan.width * 0.9 / 32) * 32), max(32, round(plan.height * 0.9 / 32) * 32))
     assert_dots_are_where_the_map_says(plan, grid)
+
+
+SMALL = np.array([[256.5, 185.5]])
+"""The middle of the one object that is small enough to be shown again."""
+
+
+def dots_found_twice(plan: Plan, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(in its own place, in the pasted piece): a dot on the small object."""
+    (patch,) = plan.patches
+    return dots_found(plan, SMALL, size, plan.matrix), dots_found(plan, SMALL, size, patch.matrix)
+
+
+@pytest.mark.parametrize("tilted", [False, True])
+def test_a_chain_is_interpolated_once(tilted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns and slants, and what changes the canvas between them: one warp, straight onto the grid."""
+    calls: list[str] = []
+
+    def counted(name: str, original: Any) -> Any:
+        return lambda *args, **options: calls.append(name) or original(*args, **options)
+
+    for name in ("warpAffine", "warpPerspective", "remap", "resize"):
+        monkeypatch.setattr(cv2, name, counted(name, getattr(cv2, name)))
+    names = ["hflip", "rotate", "expand_to_fit_affine", "scale", "resize_by_scale", "random_crop", "shear"]
+    names += ["perspective"] * tilted + ["pad_to_multiple", "center_crop"]
+    plan = plan_of(*(build(name, **GENTLE.get(name, {})) for name in names), seed=1)
+    assert plan.applied == tuple(names)
+    picture = render(dotted(), plan, (256, 192))
+    assert picture.shape == (192, 256, 3)
+    assert calls == ["warpPerspective" if tilted else "warpAffine"]
+
+
+BEFORE = st.lists(st.sampled_from(["hflip", "vflip", "scale", "resize_by_scale", "pad_to_multiple"]), max_size=2)
+AFTER = st.lists(st.sampled_from([name for name in GEOMETRIC if name != "small_object_zoom_paste"]), max_size=3)
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Counter[str]]:
+    """What the examples of a property have shown: most must show something."""
+    counts: Counter[str] = Counter()
+    yield counts
+    assert counts["pasted"] > 0.7 * counts["plans"] and counts["copy"] > 0.5 * counts["pasted"]
+
+
+@given(before=BEFORE, after=AFTER, seed=st.integers(0, 10_000))
+@settings(max_examples=60)
+def test_dots_on_pasted_pieces_survive_chains_and_the_grid(
+    shown: Counter[str], before: list[str], after: list[str], seed: int
+) -> None:
+    names = [*before, "small_object_zoom_paste", *after]
+    plan = plan_of(*(build(name, **GENTLE.get(name, {})) for name in names), seed=seed)
+    shown["plans"] += 1
+    if not plan.patches:
+        return
+    shown["pasted"] += 1
+    shown["copy"] += dots_found_twice(plan)[1]
+    grid = (max(32, round(plan.width * 0.9 / 32) * 32), max(32, round(plan.height * 0.9 / 32) * 32))
+    dots_found_twice(plan, grid)
 
 
 @given(CHAINS, st.integers(0, 10_000))
@@ -450,14 +516,6 @@ def test_bypass_leaves_the_sample_as_it_is() -> None:
     bypassed = [plan for plan in plans if plan.applied == ("bypass",)]
     assert 70 < len(bypassed) < 130
     assert all(not plan.moves and plan.record.objects == RECORD.objects for plan in bypassed)
-
-
-def test_pictures_of_one_record_share_the_draw() -> None:
-    several = Record(images=("a", "b"), summary="s")
-    chain = Augmentation((build("rotate", max_deg=40.0), build("gamma")))
-    stream = KeyedStream(0, "augment")
-    first, second = (chain.plan(several, (WIDTH, HEIGHT), stream.at(0, 9)) for _ in range(2))
-    assert np.array_equal(first.matrix, second.matrix) and first.colour == second.colour
 
 
 @pytest.mark.parametrize("name", COLOUR)

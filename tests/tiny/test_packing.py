@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import SkipBatchSampler
 from PIL import Image
 from safetensors.torch import load_file
 
 from plumbline.augment.ops import OPERATIONS
-from plumbline.batch.schedule import SampleKey
+from plumbline.batch.schedule import EpochBatches, SampleKey
 from plumbline.errors import ConfigError, DataError
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
 
@@ -28,6 +29,13 @@ OPS = [
     {"name": "noise"},
     {"name": "pad_to_multiple", "params": {"multiple": 32}},
 ]
+
+
+PHASES = [
+    {"until_percent": 30, "ops": {"rotate": {"max_deg": 5.0}, "resize_by_scale": {"factor": [1.0, 1.1]}}},
+    {"until_percent": 80, "ops": {"rotate": {"max_deg": 40.0}, "resize_by_scale": {"factor": [1.3, 1.6]}}},
+]
+"""A curriculum that changes lengths, too."""
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +140,14 @@ def test_a_packed_step_equals_the_padded_one(train, tiny_model, kind):
         torch.testing.assert_close(mine[name], tensor, rtol=0, atol=1e-5)
 
 
-def test_augmented_samples_are_as_long_as_planned_and_look_as_the_same_key_says(loaded, tiny_model, write_run):
+@pytest.mark.parametrize("curriculum", [None, {"phases": PHASES}])
+def test_augmented_samples_are_as_long_as_planned_and_look_as_the_same_key_says(
+    loaded, tiny_model, write_run, curriculum
+):
     model, template = loaded
     plan = open_samples(
         write_run,
-        custom={"augmentation": {"enabled": True, "bypass_prob": 0.1, "ops": OPS}},
+        custom={"augmentation": {"enabled": True, "bypass_prob": 0.1, "ops": OPS, "curriculum": curriculum}},
         training={"packing": True, "max_steps": -1, "num_train_epochs": 3},
     )
     encoded = EncodedSamples(plan.samples, encoder_of(model, template, tiny_model))
@@ -170,6 +181,51 @@ def test_every_epoch_of_a_target_drawn_with_replacement_is_planned(write_run, re
         assert sorted(key.position for key in keys) == list(range(8)) and all(key.length for key in keys)
         shown.append(sorted(turn.records for turn in plan.samples.mixture.turns(epoch)))
     assert shown[0] != shown[1]
+
+
+class Planned(torch.utils.data.Dataset):
+    """The samples of a unit as they are planned: key, map, canvas, answer."""
+
+    def __init__(self, samples: Any):
+        self.samples = samples
+
+    def __getitem__(self, unit: Any) -> list[Any]:
+        return [(key, *self._told(self.samples.item(*key[:3]))) for key in unit]
+
+    @staticmethod
+    def _told(sample: Any) -> tuple[Any, ...]:
+        plan = sample.pictures[0].plan
+        return plan.matrix.tolist(), (plan.width, plan.height), sample.messages[-1]["content"]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_curriculum_plans_the_same_whatever_the_workers_and_after_a_resume(write_run, packing):
+    custom = {"augmentation": {"enabled": True, "ops": OPS, "curriculum": {"phases": PHASES}}}
+    training = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 1 if packing else 2}
+    first, again = (
+        open_samples(write_run, global_max_length=420, custom=custom, training={"packing": packing, **training})
+        for _ in range(2)
+    )
+
+    def batches(plan: Any, workers: int, done: int = 0) -> list[Any]:
+        """Every epoch through the trainer's own sampler; done: batches of the first epoch trained before a stop."""
+        sampler, found = EpochBatches(plan.schedule, plan.shape), []
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            left = sampler if epoch else SkipBatchSampler(sampler, done)
+            loader = torch.utils.data.DataLoader(
+                Planned(plan.samples), batch_sampler=left, num_workers=workers, collate_fn=list
+            )
+            found += list(loader)
+        return found
+
+    wanted = batches(first, workers=0)
+    assert batches(first, workers=2) == wanted
+    assert batches(again, workers=2, done=3) == wanted[3:]
+    keys = [told[0] for batch in wanted for unit in batch for told in unit]
+    assert sorted((key.epoch, key.position) for key in keys) == [(e, p) for e in range(2) for p in range(8)]
+    assert [key.step for key in keys] == sorted(key.step for key in keys)
+    assert len({key.step for key in keys}) == (2 if packing else 8), "the curriculum has moved"
 
 
 def test_a_changed_picture_is_named_instead_of_overfilling_its_pack(loaded, tiny_model, write_run, records, tmp_path):

@@ -59,6 +59,27 @@ def test_a_mixture_trains_with_a_loss_per_source(train, tmp_path, make_records):
     assert first["objects_kept"] == 2 * (8 + 4) and first["coverage"] == {"1.0": 24}
 
 
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_sources_are_evaluated_only_when_that_is_asked_for(write_run, records, tmp_path, make_records, asked):
+    """What is evaluated decides which metrics there are: a source without samples has none, as `talk` above."""
+    from plumbline.train.config import load_train_run
+    from plumbline.train.datasets import open_datasets
+
+    other = str(make_records(tmp_path / "other", "other", 2, 4))
+    fusion: dict[str, Any] = {
+        "targets": [{"name": "second", "train_jsonl": other, "val_jsonl": other}],
+        "sources": [{"name": "elsewhere", "train_jsonl": other, "val_jsonl": other, "ratio": 0.5}],
+    }
+    if asked is not None:
+        fusion["evaluate_sources"] = asked
+    run = load_train_run(write_run(training={"eval_strategy": "steps"}, custom={"fusion": fusion})).run
+    train_set, val_set = open_datasets(run)
+    assert [source.name for source in train_set.sources] == ["target", "second", "elsewhere"]
+    assert val_set is not None
+    assert [source.name for source in val_set.sources] == ["target", "second"] + ["elsewhere"] * bool(asked)
+    assert len(val_set) == 3 + 2 + 2 * bool(asked), "whole, whatever the ratio"
+
+
 def test_augmentation_is_counted_and_validation_is_not_augmented(train):
     settings = {"max_steps": 4, "per_device_train_batch_size": 2, "eval_strategy": "steps", "eval_steps": 4}
     plain = train("plain", training=settings | {"learning_rate": 0.0})

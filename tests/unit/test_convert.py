@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from plumbline.cli import main
-from plumbline.data.convert import coco
+from plumbline.data.convert import coco, verbs
 from plumbline.data.convert.outlines import coco_counts, ellipse, mask_outlines, turned_box
 from plumbline.data.read import read_records
 from plumbline.errors import EXIT_FAILURE, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE
@@ -567,6 +568,59 @@ def test_the_report_as_text_names_places(tmp_path, capsys) -> None:
 
 
 # outlines
+
+
+def many_pictures(folder: Path, source_format: str, count: int) -> Path:
+    """A file of `count` pictures with one outline each, about 3 kB a picture."""
+    outline = [ellipse(500, 500, 100 + number, 400) for number in range(count)]
+    names = [f"{number}.jpg" for number in range(count)]
+    if source_format == "cvat":
+        points = (";".join(f"{x},{y}" for x, y in np.reshape(o, (-1, 2))) for o in outline)
+        images = (
+            f'<image name="{name}" width="1000" height="1000"><polygon label="a" points="{told}"/></image>'
+            for name, told in zip(names, points, strict=True)
+        )
+        return saved(folder, f"<annotations>{''.join(images)}</annotations>", f"{count}.xml")
+    if source_format == "coco":
+        whole = {
+            "images": [{"id": n, "file_name": name, "width": 1000, "height": 1000} for n, name in enumerate(names)],
+            "annotations": [{"image_id": n, "category_id": 1, "segmentation": [o]} for n, o in enumerate(outline)],
+            "categories": [{"id": 1, "name": "a"}],
+        }
+        return saved(folder, whole, f"{count}.json")
+    if source_format == "label-studio":
+        value = {"polygonlabels": ["a"]}
+        size = {"original_width": 1000, "original_height": 1000}
+        results = [
+            {"type": "polygonlabels", "value": value | {"points": (np.reshape(o, (-1, 2)) / 10).tolist()}, **size}
+            for o in outline
+        ]
+        return saved(
+            folder, [task(result, image=name) for result, name in zip(results, names, strict=True)], f"{count}.json"
+        )
+    rows = [
+        {"images": [name], "width": 1000, "height": 1000, "objects": [{"poly": o, "desc": "a"}]}
+        for name, o in zip(names, outline, strict=True)
+    ]
+    return saved(folder, "".join(json.dumps(row) + "\n" for row in rows), f"{count}.jsonl")
+
+
+@pytest.mark.parametrize("source_format", ["coco", "label-studio", "cvat", None])
+def test_memory_does_not_grow_with_the_file(tmp_path, capsys, monkeypatch, source_format) -> None:
+    """Held as Python's numbers, the larger file would cost ten times its bytes more; None: the contract to COCO."""
+    monkeypatch.setattr(coco, "_BATCH", 10)
+    target = "coco" if source_format is None else "plumbline"
+    sizes, peaks = [], []
+    for count in (5, 60, 180):  # the first pays for the imports
+        source = many_pictures(tmp_path, source_format, count)
+        if sizes:
+            tracemalloc.start()
+        code = verbs.convert(source, source_format, target, tmp_path / "out", verbs.ConvertOptions(), as_json=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        sizes.append(source.stat().st_size)
+        assert code == EXIT_OK and json.loads(capsys.readouterr().out)["objects"] == count
+    assert peaks[2] - peaks[1] < (sizes[2] - sizes[1]) / 5
 
 
 def test_turned_boxes_by_hand() -> None:

@@ -137,6 +137,27 @@ def test_a_sample_depends_on_its_key_alone(tmp_path: Path) -> None:
     assert [samples.item(position, 2, 7).messages for position in range(6)] != wanted
 
 
+def test_all_pictures_of_a_record_share_the_draw(tmp_path: Path) -> None:
+    """Pictures of different sizes, drawn among others: the same angle, the same window's share, the same colours."""
+    sizes = {"large.png": (640, 480), "small.png": (160, 120), "tall.png": (150, 600)}
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(tmp_path / name)
+    own = source(tmp_path, "a", 4, "summary")
+    several = Record(tuple(sizes), summary="s", file=str(tmp_path / "own.jsonl"))
+    together = replace(own, records=[several, own.records[0], several], share=Share(3, mode="summary"))
+    chain = augmenter(rotate={"max_deg": 40.0}, center_crop={"share": 0.5}, gamma={}, noise={})
+    samples = dataset(together, augmenter=chain, shuffle=False)
+    drawn = [item.plans[0] for item in samples.draw_many([(position, 0, 0) for position in range(3)])]
+    for plans in (drawn[0], drawn[2]):
+        assert [plan.source for plan in plans] == list(sizes.values())
+        assert [(plan.width, plan.height) for plan in plans] == [(w // 2, h // 2) for w, h in sizes.values()]
+        for plan in plans[1:]:
+            assert np.allclose(plan.matrix[:2, :2], plans[0].matrix[:2, :2]), "one angle"
+            assert plan.colour == plans[0].colour and plan.applied == plans[0].applied
+        assert {picture.plan.colour for picture in samples.item(0).pictures} == {drawn[0][0].colour}
+    assert drawn[0][0].colour != drawn[2][0].colour, "the same record, drawn again"
+
+
 def test_samples_drawn_together_are_those_drawn_alone(tmp_path: Path) -> None:
     turn = augmenter(rotate={"max_deg": 30.0, "prob": 0.5}, perspective={"prob": 0.5}, random_crop={"prob": 0.5})
     outside = DataObject("b", Box(np.array([[50.0, 50.0], [60.0, 60.0]])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from plumbline.augment.plan import Plan, Told
 from plumbline.batch.answers import Answer, AnswerCounter
-from plumbline.batch.bins import Pack, equalise, lower_bound, pack_samples
+from plumbline.batch.bins import GOOD, Pack, equalise, lower_bound, pack_samples
 from plumbline.batch.lengths import PixelLimits, exact_length, image_tokens, rendered_parts
 from plumbline.batch.schedule import SampleKey, StepShape, Unit
 from plumbline.batch.tokens import TokenCounter
@@ -26,13 +26,20 @@ from plumbline.errors import DataError, Problem
 from plumbline.forked import cores, forked_map
 
 WINDOWS = 20
-"""Stretches of an epoch that are packed apart when a curriculum moves within it."""
+"""Stretches of an epoch that are packed apart, at most, where a curriculum moves within it."""
+LEAST_PACKS = 200
+"""Packs of a stretch, at least: of each the last pack is not full, which costs a pack in so many at most."""
+PROBES = 400
+"""Samples by which the number of packs is told before there are lengths."""
 CLOCK = 1_000_000
 """Steps of a packed run as its curriculum counts them: how many real steps there are is known only after packing."""
+LEAST_FILL = 0.985
+"""Packs that are less full are worth a warning."""
 LEAST_PER_PROCESS = 2_000
 _CHUNK = 500
 
 Lengths = NDArray[np.int32]
+Steps = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -128,17 +135,17 @@ class RunLength:
 class PackedSchedule:
     """Units that are packs.
 
-    packs: by epoch, equal numbers of them; lengths: by epoch, tokens by position, 0 for a problem. clock: epochs by
-    which a curriculum counts; windows: stretches of an epoch that were packed apart. repeats: all epochs are like the
-    first. problems: samples that could not be measured; they are in no pack.
+    packs: by epoch, equal numbers of them; lengths, steps: by epoch, tokens by position (0 for a problem) and the part
+    of the run as which they were planned. halved: packs more than the samples needed, for equal numbers. repeats: all
+    epochs are like the first. problems: samples that could not be measured; they are in no pack.
     """
 
     packs: tuple[tuple[Pack, ...], ...]
     lengths: tuple[Lengths, ...]
+    steps: tuple[Steps, ...]
     capacity: int
     seed: int
-    clock: float
-    windows: int = 1
+    halved: int = 0
     repeats: bool = False
     problems: tuple[Problem, ...] = ()
 
@@ -146,10 +153,9 @@ class PackedSchedule:
         return len(self.packs[0])
 
     def units(self, epoch: int) -> list[Unit]:
-        """The packs of an epoch in their keyed order; with windows, in the order of the windows."""
+        """The packs of an epoch in their keyed order; where a curriculum moves, stretch by stretch."""
         planned = 0 if self.repeats else epoch
-        packs, lengths = self.packs[planned], self.lengths[planned].tolist()
-        steps = planned_steps(len(lengths), epoch, self.clock, self.windows)
+        packs, lengths, steps = self.packs[planned], self.lengths[planned].tolist(), self.steps[planned].tolist()
         draws = keyed_generator(self.seed, epoch, 0, "packs").random(len(packs)).tolist()
         order = sorted(range(len(packs)), key=lambda number: (steps[packs[number][0]], draws[number]))
         return [tuple(SampleKey(at, epoch, steps[at], lengths[at]) for at in packs[number]) for number in order]
@@ -166,47 +172,106 @@ class PackedSchedule:
         return self._tokens / (self.capacity * fewest)
 
     @property
+    def stages(self) -> int:
+        """How many parts of the run are planned apart: a curriculum moves between them."""
+        return len({int(step) for steps in self.steps for step in np.unique(steps)})
+
+    @property
+    def shortfall(self) -> str:
+        """Why the packs are less full than they should be; empty when they are full."""
+        bound = self.fill_bound
+        found = []
+        if bound < LEAST_FILL:
+            found.append(f"no packing of these samples fills more than {100 * bound:.1f} %: they are few, or long")
+        if self.fill < GOOD * bound and self.halved:
+            found.append(f"{self.halved} packs were halved: every epoch and process needs the same number")
+        elif self.fill < GOOD * bound:
+            found.append("no better packing of these samples was found")
+        return "; ".join(found)
+
+    @property
     def _tokens(self) -> int:
         return sum(int(lengths.sum()) for lengths in self.lengths)
 
 
-def planned_steps(samples: int, epoch: int, clock: float, windows: int) -> list[int]:
-    """The step by which each sample of an epoch is planned: the run's progress in `CLOCK` parts, one per window."""
-    starts = [int((epoch + window / windows) / clock * CLOCK) for window in range(windows)]
-    return [starts[position * windows // samples] for position in range(samples)]
+@dataclass(frozen=True)
+class Progress:
+    """How far a packed run is, in `CLOCK` parts, by which its curriculum is read.
+
+    epochs: of the run; windows: stretches of an epoch, each planned as at its middle; chain_at: what the samples of a
+    part are drawn with. Neighbours that are drawn with the same are one stretch.
+    """
+
+    epochs: float
+    windows: int
+    chain_at: Callable[[int], object]
+
+    def steps(self, samples: int, epoch: int) -> Steps:
+        """The part of the run as which each position of an epoch is planned."""
+        parts: list[int] = []
+        for window in range(self.windows):
+            middle = (epoch + (window + 0.5) / self.windows) / self.epochs
+            part = min(CLOCK, int(middle * CLOCK))
+            is_one = bool(parts) and self.chain_at(part) == self.chain_at(parts[-1])
+            parts.append(parts[-1] if is_one else part)
+        return np.array(parts, dtype=np.int32)[np.arange(samples) * self.windows // samples]
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything changes inside an epoch."""
+        return any(len(np.unique(self.steps(self.windows, epoch))) > 1 for epoch in range(math.ceil(self.epochs)))
 
 
 def plan_packs(
     meter: LengthMeter,
     capacity: int,
     run: RunLength,
-    *,
-    moving: bool = False,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> PackedSchedule:
     """Plan the packs of every epoch of a run.
 
-    capacity: tokens of a pack; moving: whether a curriculum changes the samples within an epoch. A sample over the
-    capacity is a problem like one that cannot be built. Raises DataError when there is nothing to pack.
+    capacity: tokens of a pack. A sample over the capacity is a problem like one that cannot be built. Raises DataError
+    when there is nothing to pack.
     """
-    samples, windows = meter.samples, WINDOWS if moving else 1
-    planner = _EpochPlanner(meter, capacity, run.epochs, windows, progress)
-    rows, packs = [planner.lengths(0)], []
-    packs.append(_packs_of(rows[0], capacity, windows))
+    samples = meter.samples
+    planner = _EpochPlanner(meter, capacity, _clock(meter, capacity, run.epochs), progress)
+    rows, steps, packs = [planner.lengths(0)], [planner.steps(0)], []
+    packs.append(_packs_of(rows[0], steps[0], capacity))
     if not packs[0]:
         raise DataError(list(planner.problems.values())[:20])
     repeats = not samples.varies and not samples.mixture.shuffle
     while not repeats and len(rows) < run.epochs_needed(max(map(len, packs))):
+        steps.append(planner.steps(len(rows)))
         rows.append(planner.lengths(len(rows)))
-        packs.append(_packs_of(rows[-1], capacity, windows))
+        packs.append(_packs_of(rows[-1], steps[-1], capacity))
     count = -(-max(map(len, packs)) // run.shape.ranks) * run.shape.ranks
     fewest_samples = min(int((row > 0).sum()) for row in rows)
     if count > fewest_samples:
         what = f"{fewest_samples} samples cannot be shared by {run.shape.ranks} processes"
         raise DataError(Problem("training.packing", what, "use fewer processes"))
     even = tuple(tuple(equalise(row, count)) for row in packs)
+    halved = sum(count - len(row) for row in packs)
     problems = tuple(planner.problems.values())
-    return PackedSchedule(even, tuple(rows), capacity, samples.mixture.seed, run.epochs, windows, repeats, problems)
+    return PackedSchedule(even, tuple(rows), tuple(steps), capacity, samples.mixture.seed, halved, repeats, problems)
+
+
+def _clock(meter: LengthMeter, capacity: int, epochs: float) -> Progress:
+    """As many stretches as leave each enough packs; one where nothing moves."""
+    augmenter = meter.samples.augmenter
+    finest = Progress(epochs, WINDOWS, (lambda step: None) if augmenter is None else augmenter.at)
+    if not finest.moves:
+        return replace(finest, windows=1)
+    return replace(finest, windows=min(WINDOWS, max(1, _packs_expected(meter, capacity) // LEAST_PACKS)))
+
+
+def _packs_expected(meter: LengthMeter, capacity: int) -> int:
+    """Packs of an epoch, told from some of its samples, each of another part of the run."""
+    samples = len(meter.samples)
+    keys = [
+        SampleKey(position, 0, position * CLOCK // samples) for position in range(0, samples, -(-samples // PROBES))
+    ]
+    found = [length for length in meter.many(keys) if isinstance(length, int) and length <= capacity]
+    return lower_bound(found, capacity) * samples // len(keys)
 
 
 @dataclass
@@ -215,11 +280,14 @@ class _EpochPlanner:
 
     meter: LengthMeter
     capacity: int
-    clock: float
-    windows: int
+    clock: Progress
     progress: Callable[[int], Any]
     problems: dict[str, Problem] = field(default_factory=dict)
     known: dict[Turn, int] = field(default_factory=dict)
+
+    def steps(self, epoch: int) -> Steps:
+        """The part of the run by position."""
+        return self.clock.steps(len(self.meter.samples), epoch)
 
     def lengths(self, epoch: int) -> Lengths:
         """Tokens by position; 0 for what is a problem."""
@@ -227,8 +295,7 @@ class _EpochPlanner:
         turns = samples.mixture.turns(epoch)
         if self.known:
             return np.array([self.known[turn] for turn in turns], dtype=np.int32)
-        steps = planned_steps(len(turns), epoch, self.clock, self.windows)
-        keys = [SampleKey(position, epoch, step) for position, step in enumerate(steps)]
+        keys = [SampleKey(position, epoch, step) for position, step in enumerate(self.steps(epoch).tolist())]
         found = self.meter.many(keys, self.progress)
         row = np.array([self._checked(key, item) for key, item in zip(keys, found, strict=True)], dtype=np.int32)
         if not samples.varies:
@@ -246,12 +313,10 @@ class _EpochPlanner:
         return 0
 
 
-def _packs_of(lengths: Lengths, capacity: int, windows: int) -> list[Pack]:
-    """Packs of positions; each window is packed by itself."""
-    size = len(lengths)
+def _packs_of(lengths: Lengths, steps: Steps, capacity: int) -> list[Pack]:
+    """Packs of positions; what is planned as another part of the run is packed apart."""
     packs: list[Pack] = []
-    for window in range(windows):
-        positions = np.arange(-(-window * size // windows), -(-(window + 1) * size // windows))
-        positions = positions[lengths[positions] > 0]
+    for step in np.unique(steps):
+        positions = np.nonzero((steps == step) & (lengths > 0))[0]
         packs += [positions[pack].tolist() for pack in pack_samples(lengths[positions], capacity)]
     return packs

@@ -37,8 +37,12 @@ Request = tuple[Record, Size, np.random.Generator, int]
 
 
 class Augmenter(Protocol):
-    """Plans pictures, in the order of the requests (`plumbline.augment.pipeline`)."""
+    """Plans pictures, in the order of the requests (`plumbline.augment.pipeline`).
 
+    at: what the pictures of an optimiser step are drawn with; equal where no curriculum moves.
+    """
+
+    def at(self, step: int) -> object: ...
     def plans(self, requests: Iterable[Request]) -> Sequence[PicturePlan]: ...
 
 

@@ -170,9 +170,8 @@ def plan_training(
     limits = PixelLimits.of_folder(model, run.upstream.get("max_pixels"))
     max_steps = max(0, int(run.upstream.get("max_steps") or 0))
     length = RunLength(float(run.upstream.get("num_train_epochs", 3.0)), shape, max_steps)
-    moving = run.custom.augmentation.enabled and run.custom.augmentation.curriculum is not None
     meter = LengthMeter(samples, TokenCounter(model), limits)
-    packed = plan_packs(meter, int(run.upstream["max_length"]), length, moving=moving, progress=progress)
+    packed = plan_packs(meter, int(run.upstream["max_length"]), length, progress)
     if packed.problems and run.custom.strict:
         raise DataError(packed.problems[:20])
     return TrainingPlan(samples, packed, shape, steps_planned(run.upstream, len(packed), shape), packed.problems)

@@ -245,7 +245,18 @@ def _plan(run: TrainRun, samples: EpochDataset, ranks: int) -> TrainingPlan:
         100 * packs.fill_bound,
         time.monotonic() - began,
     )
+    if _rank() == 0:
+        _warn_of_packs(packs, run)
     return plan
+
+
+def _warn_of_packs(packs: PackedSchedule, run: TrainRun) -> None:
+    """Say what packing costs this run."""
+    if packs.shortfall:
+        logger.warning("packs are not full: %s", packs.shortfall)
+    if run.custom.augmentation.enabled and run.custom.augmentation.curriculum is not None and packs.stages == 1:
+        why = "too few packs to divide an epoch; train more epochs, or without packing"
+        logger.warning("the curriculum does not move: all is planned as at the middle of the run (%s)", why)
 
 
 @dataclass(frozen=True)
