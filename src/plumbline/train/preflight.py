@@ -17,7 +17,7 @@ from plumbline.data.images import ImagePolicy
 from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.model.address import checked_url
-from plumbline.model.checkpoints import CARD_MODES, Card, is_complete, locate, why_incomplete
+from plumbline.model.checkpoints import CARD_MODES, Card, check_safetensors, is_complete, locate, why_incomplete
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
 from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
@@ -91,6 +91,7 @@ def _model_problems(run: TrainRun) -> Iterator[Problem]:
             yield Problem("model.model", f"{model} asks to run its own code (auto_map)", "use a checkpoint without it")
         if config.get("model_type") not in MODEL_TYPES:
             yield Problem("model.model", f"{model} is a {config.get('model_type')}", f"use {' or '.join(MODEL_TYPES)}")
+        yield from _problems_of(lambda: check_safetensors(Path(model), "model"))
     if not upstream.get("max_length"):
         yield Problem("global_max_length", "no length limit is set", "set global_max_length, e.g. 4096")
 
@@ -283,6 +284,9 @@ def _teacher_problems(run: TrainRun) -> Iterator[Problem]:
     if adapters:
         yield from _problems_of(lambda: locate(adapters[0]))
     student = run.upstream.get("model")
+    if student and Path(student).resolve() == Path(folder).resolve():
+        return  # judged as the student
+    yield from _problems_of(lambda: check_safetensors(Path(folder), "model"))
     if student and (Path(student) / "config.json").is_file():
         yield from teacher_problems(str(student), folder)
 
