@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
 
+from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.trainer import GKDMonitorTrainer
 from plumbline.train.trainer import base_of, head_weight
 
@@ -134,6 +137,40 @@ def test_evaluation_without_the_teacher_is_cross_entropy_alone(train, gkd):
     assert "train/llm_kd_loss" in run.names()
     assert "eval/llm_kd_loss" not in run.names()
     assert run.series("eval/loss") == pytest.approx(run.series("eval/sft_loss"))
+
+
+def test_an_offloaded_copy_is_back_wherever_it_is_asked(train, gkd, monkeypatch):
+    """It samples, reads and lends its head. Here what is offloaded is gone: on a CPU there is nowhere else to be."""
+    away = {}
+
+    def offload(self, model):
+        away.update((name, parameter.data) for name, parameter in model.named_parameters())
+        for parameter in model.parameters():
+            parameter.data = parameter.data.new_empty(0)
+
+    def load(self, model):
+        for name, parameter in model.named_parameters():
+            parameter.data = away[name]
+
+    monkeypatch.setattr(GKDMonitorTrainer, "offload_model", offload)
+    monkeypatch.setattr(GKDMonitorTrainer, "load_model", load)
+    keys = {"offload_teacher_model": True, "seq_kd": True, "max_completion_length": 4}
+    run = train(rlhf=gkd(**keys), tuner={"init_weights": "pissa"}, training={"max_steps": 2})
+    kd = run.series("train/llm_kd_loss")
+    assert abs(kd[0]) < 1e-5 < kd[-1]
+
+
+def test_rows_from_a_cache_get_the_head_of_an_offloaded_copy():
+    base = SimpleNamespace(
+        lm_head=torch.nn.Linear(4, 8), config=SimpleNamespace(text_config=SimpleNamespace(hidden_size=4))
+    )
+    cache = SimpleNamespace(rows=lambda entries, width: torch.zeros(2, width))
+    trainer = SimpleNamespace(
+        parts=SimpleNamespace(teacher_server=None, teacher_cache=cache), _teacher=lambda model: nullcontext(base)
+    )
+    keep = torch.ones(1, 2, dtype=torch.bool, device="meta")  # where the student is
+    taught = GKDMonitorTrainer._teacher_side(trainer, base, LossWeights(llm_kd_weight=1.0), {}, keep, {"entries": ()})
+    assert taught.hidden.device == taught.head.device == keep.device
 
 
 def test_adapter_as_teacher_is_loaded_on_its_base(train, gkd):

@@ -238,6 +238,13 @@ def test_zero_3_shards_a_head_that_trains(problems, tmp_path):
     assert problems(deepspeed={"enabled": True, "config": str(file)}, tuner=FULL) == {}
 
 
+@pytest.mark.parametrize(("config", "refused"), [("zero2", False), ("zero3", True), ("zero3_offload", True)])
+def test_zero_3_does_not_offload_the_teacher_besides(problems, config, refused):
+    rlhf = {"rlhf_type": "gkd", "teacher_model": str(problems.model), "offload_teacher_model": True}
+    found = problems(deepspeed={"enabled": True, "config": config}, rlhf=rlhf)
+    assert list(found) == ["rlhf.offload_teacher_model"] * refused
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "x"}}'])
 def test_a_deepspeed_file_that_is_none(problems, tmp_path, text):
     file = tmp_path / "ds.json"

@@ -177,10 +177,11 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
     full = upstream.get("tuner_type") == "full" and not upstream.get("freeze_llm")
     head_trains = full or any("lm_head" in name for name in upstream.get("modules_to_save", ()))
     if run.deepspeed.enabled:
-        yield from _deepspeed_problems(run, head_trains=head_trains)
+        offloaded = bool(upstream.get("offload_teacher_model"))
+        yield from _deepspeed_problems(run, head_trains=head_trains, offloaded=offloaded)
 
 
-def _deepspeed_problems(run: TrainRun, *, head_trains: bool) -> Iterator[Problem]:
+def _deepspeed_problems(run: TrainRun, *, head_trains: bool, offloaded: bool) -> Iterator[Problem]:
     key, config = "deepspeed.config", run.deepspeed.config
     try:
         stage = _zero_stage(config)
@@ -190,6 +191,9 @@ def _deepspeed_problems(run: TrainRun, *, head_trains: bool) -> Iterator[Problem
     if stage == 3 and head_trains:
         what = "ZeRO-3 shards the output head, whose gradient is written in the forward pass"
         yield Problem(key, what, "use zero2, an adapter, or freeze_llm: true")
+    if stage == 3 and offloaded:
+        what = "ZeRO-3 shards the teacher: its parts cannot be gathered from main memory"
+        yield Problem("rlhf.offload_teacher_model", what, "take it out: zero3_offload keeps the parts there")
     if not _installed("deepspeed"):
         yield Problem("deepspeed.enabled", "DeepSpeed is not installed", "pip install deepspeed")
 
