@@ -1,16 +1,20 @@
-"""The head of a distillation step on a CUDA device, at the shapes of real models.
+"""Distillation on a CUDA device: the head at the shapes of real models, whole steps, and steps with a teacher cache.
 
     python benchmarks/gpu_kd.py --json --save
 
-The comparison of `kd_head.py` (same peers, equal results asserted first) in bfloat16 at the hidden sizes of the 2B, 4B
-and 8B models, 4,096 tokens of which a tenth is supervised, with the growth of the memory that torch allocated. `--save`
-keeps the object under `benchmarks/results/` with date, device and commit. Without such a device it says so and ends
-with 3; `--device cpu --hidden 64 --tokens 64` tries the script itself.
+`head`: the comparison of `kd_head.py` (same peers, equal results asserted first) in bfloat16 at the hidden sizes of the
+2B, 4B and 8B models, 4,096 tokens of which a tenth is supervised. `step` and `cache`: those of `kd_step.py` and
+`kd_cache.py`, in float32, with their figures and their conditions. Memory is the growth of what torch allocated on the
+device. `--save` keeps the object under `benchmarks/results/` with date, device and commit.
+
+Without such a device it says so, prints `{"skipped": reason}` with `--json`, and ends with 0.
+`--device cpu --hidden 64 --tokens 64 --sizes small --steps 2 --rounds 1` tries the script itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import statistics
@@ -23,7 +27,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kd_cache
 import kd_head
+import kd_step
 import torch
 
 HIDDEN = (2048, 2560, 4096)
@@ -95,38 +101,65 @@ def measure(sides: kd_head.Sides, beta: float, rounds: int, device: str) -> dict
     }
 
 
-def main() -> int:
+def head(options: argparse.Namespace) -> dict[str, Any]:
+    """Figures by hidden size, then by divergence."""
+    found = {}
+    for hidden in options.hidden:
+        sides = kd_head.make_sides(options.tokens, max(1, options.tokens // 10), hidden, options.vocab)
+        sides = on_device(sides, options.device, torch.bfloat16 if options.device == "cuda" else torch.float32)
+        found[f"hidden_{hidden}"] = {
+            kind: measure(sides, beta, options.rounds, options.device) for kind, beta in kd_head.BETAS.items()
+        }
+    return {"tokens": options.tokens, **found}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "head": head,
+    "step": lambda options: kd_step.measure(options.steps, options.sizes, options.device),
+    "cache": lambda options: kd_cache.measure(options.steps, min(options.rounds, 3), options.device),
+}
+
+
+def where_from(device: str) -> dict[str, str]:
+    """Date, device and commit of a measurement."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return {"date": datetime.date.today().isoformat(), "device": name, "commit": commit}
+
+
+def save(result: dict[str, Any]) -> None:
+    """Keep a result under a name that says where it comes from."""
+    RESULTS.mkdir(exist_ok=True)
+    slug = "".join(letter if letter.isalnum() else "-" for letter in result["device"].lower())
+    path = RESULTS / f"gpu_kd-{result['date']}-{slug}-{result['commit']}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--hidden", type=int, nargs="*", default=list(HIDDEN))
-    parser.add_argument("--vocab", type=int, default=151_936)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS))
+    parser.add_argument("--tokens", type=int, default=4096, help="of the head")
+    parser.add_argument("--hidden", type=int, nargs="*", default=list(HIDDEN), help="of the head")
+    parser.add_argument("--vocab", type=int, default=151_936, help="of the head")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of the head; at most 3 of the cache's processes")
+    parser.add_argument("--sizes", nargs="*", choices=tuple(kd_step.LIMITS), default=list(kd_step.LIMITS))
+    parser.add_argument("--steps", type=int, default=21, help="steps per process; the first is not counted")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--save", action="store_true", help="keep the object under benchmarks/results/")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: nothing was measured", file=sys.stderr)
-        return 3
+        reason = "no CUDA device: nothing was measured"
+        print(json.dumps({"skipped": reason}) if options.json else reason)
+        return
     warnings.filterwarnings("ignore")
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent
-    ).stdout.strip()
-    today = datetime.date.today().isoformat()
-    result: dict[str, Any] = {"date": today, "device": name, "commit": commit, "tokens": options.tokens}
-    for hidden in options.hidden:
-        sides = kd_head.make_sides(options.tokens, max(1, options.tokens // 10), hidden, options.vocab)
-        sides = on_device(sides, options.device, torch.bfloat16 if options.device == "cuda" else torch.float32)
-        figures = {kind: measure(sides, beta, options.rounds, options.device) for kind, beta in kd_head.BETAS.items()}
-        result[f"hidden_{hidden}"] = figures
+    with contextlib.redirect_stdout(sys.stderr):
+        result = where_from(options.device) | {name: PARTS[name](options) for name in options.parts}
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        slug = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-        (RESULTS / f"gpu_kd-{today}-{slug}-{commit}.json").write_text(json.dumps(result, indent=1) + "\n")
+        save(result)
     print(json.dumps(result) if options.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -28,7 +28,7 @@ VISION = {"vision_hidden": 64, "vision_depth": 4, "vision_heads": 4}
 PROMPT = "描述画面中的每一个物体。" * 90
 
 
-def write_shape(folder: Path, steps: int) -> Path:
+def write_shape(folder: Path, steps: int, device: str) -> Path:
     """Model, records, and the file that tells a case about them."""
     from plumbline.model.tiny import TinySize, build_model, build_processor
 
@@ -39,6 +39,7 @@ def write_shape(folder: Path, steps: int) -> Path:
         "model": str(model),
         "records": str(write_records(folder, 1, most=2)),
         "steps": steps,
+        "device": device,
         "batch": 1,
         "prompt": PROMPT,
         "tuner": kd_step.tuner(SIZE["layers"], upper=False),
@@ -60,12 +61,12 @@ def supervised_tokens(folder: Path) -> int:
     return kept
 
 
-def measure(steps: int, rounds: int) -> dict[str, Any]:
+def measure(steps: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
     """Everything that is printed."""
     cases = {"sft": ("own_sft", "shape.json"), "cached": ("ours", "cached.json"), "uncached": ("ours", "shape.json")}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
     with tempfile.TemporaryDirectory() as name:
-        folder = write_shape(Path(name), steps)
+        folder = write_shape(Path(name), steps, device)
         for _ in range(rounds):
             for case, (kind, file) in cases.items():
                 found[case].append(kd_step.fresh(kind, folder / file))
@@ -78,6 +79,7 @@ def measure(steps: int, rounds: int) -> dict[str, Any]:
         "cached_kd_s": round(seconds["cached"], 4),
         "uncached_kd_s": round(seconds["uncached"], 4),
         "sft_s": round(seconds["sft"], 4),
+        **{f"{case}_mb": round(statistics.median(run["mb"] for run in runs), 1) for case, runs in found.items()},
         "ratio": round(seconds["cached"] / seconds["sft"], 3),
         "loss_rel_err": loss,
         "grad_rel_err": norm,

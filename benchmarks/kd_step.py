@@ -9,6 +9,20 @@ first, and the growth of the peak resident set once the trainer stands. The upst
 step, as it does for its users. `upper_half` has adapters in the upper half of the layers alone.
 
 Loss and gradient norm of the compared trainers must agree to 1e-4, or this fails.
+
+`floor` beside each size is the FLOP that no way of computing the step leaves out. With H the hidden size, I the
+intermediate one, V the vocabulary, T tokens (padding included), N supervised tokens, and L layers whose projections
+have P = L * (2 H * heads * head_dim + 2 H * kv_heads * head_dim + 3 H * I) weights:
+
+    forward pass of the layers          F = 2 T P
+    backward pass, adapters alone       F: the gradient of the rows; frozen weights need none
+    head, per product with it           2 N H V
+    plain fine-tuning                   2 F + 2 products (logits, gradient of the rows)
+    distillation                        3 F + 3 products (the teacher's forward and logits besides)
+    adapters in the upper half          1.5 F + 2 products, and 2 F + 3 products: the lower half runs once for both
+                                        sides and has no backward
+
+Left out on every side: the adapters themselves, attention among tokens, the frozen vision tower (one forward pass).
 """
 
 from __future__ import annotations
@@ -20,6 +34,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +43,10 @@ import yaml
 SIZES = {"top": "small", "small": "tiny"}  # the model's own names of its sizes
 LAYERS = {"top": 8, "small": 4}
 LIMITS = {"top": 1.4, "small": 1.15, "upper_half": 1.25}
+PASSES = {"sft": (2.0, 2), "kd": (3.0, 3)}  # (forward passes of the layers, products with the head) of a step
+UPPER_PASSES = {"sft": (1.5, 2), "kd": (2.0, 3)}
 FROZEN = {"freeze_vit": True, "freeze_aligner": True}
 TRAINING = {
-    "use_cpu": True,
     "bf16": False,
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 1,
@@ -65,12 +81,13 @@ def run_ours(folder: Path, shape: dict[str, Any], *, teacher: bool) -> None:
         "tuner": shape["tuner"],
         "training": {
             **TRAINING,
+            "use_cpu": shape["device"] == "cpu",
             "max_steps": shape["steps"],
             "per_device_train_batch_size": shape.get("batch", 4),
             "output_dir": str(folder / "ours"),
             "eval_strategy": "no",
         },
-        "custom": {"train_jsonl": shape["records"]},
+        "custom": {"train_jsonl": shape["records"], **shape.get("custom", {})},
         "prompts": {"system_dense": "", "user_dense": shape.get("prompt", "描述")},
     }
     if teacher:
@@ -98,6 +115,7 @@ def run_upstream(folder: Path, shape: dict[str, Any], *, teacher: bool) -> None:
         "max_steps": shape["steps"],
         **shape["tuner"],
         **TRAINING,
+        "use_cpu": shape["device"] == "cpu",
     }
     if not teacher:
         SwiftSft(SftArguments(**arguments)).main()
@@ -130,6 +148,7 @@ def one_case(name: str, shape_file: Path) -> dict[str, Any]:
         "norm": clock.norms[0],
         "last": {"loss": clock.losses[-1], "norm": clock.norms[-1]},
         "tokens": clock.tokens,
+        "supervised": round(clock.logs[0].get("train/token_count", 0)),
     }
 
 
@@ -151,15 +170,17 @@ def agree(one: dict[str, Any], two: dict[str, Any], what: str) -> tuple[float, f
     return errors  # type: ignore[return-value]
 
 
-def write_shape(folder: Path, size: str, steps: int, *, upper: bool = False, **more: Any) -> Path:
-    """Model, records and chats of a size, and the file that tells a case about them."""
+def write_shape(folder: Path, name: str, steps: int, device: str) -> Path:
+    """Model, records and chats of a size or of `upper_half`, and the file that tells a case about them."""
     from packing_train import write_chats, write_records
 
     from plumbline.model.tiny import build_tiny
     from plumbline.train.config import load_train_run
     from plumbline.train.datasets import open_datasets
 
-    place = folder / f"{size}{'_upper' if upper else ''}"
+    upper = name == "upper_half"
+    size = "top" if upper else name
+    place = folder / name
     place.mkdir()
     model = build_tiny(place / "model", SIZES[size])  # type: ignore[arg-type]
     records = write_records(place, 4, most=6)
@@ -168,8 +189,8 @@ def write_shape(folder: Path, size: str, steps: int, *, upper: bool = False, **m
         "records": str(records),
         "chats": "",
         "steps": steps,
+        "device": device,
         "tuner": tuner(LAYERS[size], upper),
-        **more,
     }
     probe = {
         "global_max_length": 4096,
@@ -188,46 +209,57 @@ def write_shape(folder: Path, size: str, steps: int, *, upper: bool = False, **m
     return file
 
 
-def figures_of(size: str, file: Path) -> dict[str, Any]:
-    """Every trainer on one size."""
-    found = {name: fresh(name, file) for name in CASES}
-    loss, norm = agree(found["ours"], found["upstream_gkd"], f"{size}, distillation")
-    agree(found["own_sft"], found["sft"], f"{size}, fine-tuning")
-    seconds = {f"{name}_s": round(case["s"], 4) for name, case in found.items()}
-    memory = {f"{name}_mb": round(case["mb"], 1) for name, case in found.items()}
+def floor_of(model: Path, figures: dict[str, Any], passes: dict[str, tuple[float, int]]) -> dict[str, Any]:
+    """FLOP of a step on paper; see the module's text. figures: our trainer's, whose log tells the supervised tokens."""
+    text = json.loads((model / "config.json").read_text(encoding="utf-8"))["text_config"]
+    hidden, heads = text["hidden_size"], text["num_attention_heads"] + text["num_key_value_heads"]
+    weights = text["num_hidden_layers"] * hidden * (2 * heads * text["head_dim"] + 3 * text["intermediate_size"])
+    forward = 2 * figures["tokens"] * weights
+    product = 2 * figures["supervised"] * hidden * text["vocab_size"]
+    step = {name: layers * forward + head * product for name, (layers, head) in passes.items()}
     return {
-        **seconds,
-        **memory,
+        "tokens": figures["tokens"],
+        "supervised_tokens": figures["supervised"],
+        "forward_gflop": round(forward / 1e9, 2),
+        "head_product_gflop": round(product / 1e9, 2),
+        "sft_gflop": round(step["sft"] / 1e9, 2),
+        "kd_gflop": round(step["kd"] / 1e9, 2),
+        "kd_over_sft": round(step["kd"] / step["sft"], 3),
+    }
+
+
+def figures_of(name: str, file: Path) -> dict[str, Any]:
+    """Every trainer on one size, or on `upper_half`."""
+    found = {case: fresh(case, file) for case in CASES}
+    loss, norm = agree(found["ours"], found["upstream_gkd"], f"{name}, distillation")
+    agree(found["own_sft"], found["sft"], f"{name}, fine-tuning")
+    passes = UPPER_PASSES if name == "upper_half" else PASSES
+
+    def ratio(key: str, one: str, two: str) -> float:
+        return round(found[one][key] / found[two][key], 3)
+
+    return {
+        **{f"{case}_s": round(figures["s"], 4) for case, figures in found.items()},
+        **{f"{case}_mb": round(figures["mb"], 1) for case, figures in found.items()},
         "loss_rel_err": loss,
         "grad_rel_err": norm,
-        "over_sft": round(found["ours"]["s"] / found["sft"]["s"], 3),
-        "over_own_sft": round(found["ours"]["s"] / found["own_sft"]["s"], 3),
-        "over_upstream_gkd": round(found["ours"]["s"] / found["upstream_gkd"]["s"], 3),
-        "own_sft_over_sft": round(found["own_sft"]["s"] / found["sft"]["s"], 3),
-        "over_sft_limit": LIMITS[size],
+        "over_sft": ratio("s", "ours", "sft"),
+        "over_sft_limit": LIMITS[name],
+        "over_own_sft": ratio("s", "ours", "own_sft"),
+        "over_upstream_gkd": ratio("s", "ours", "upstream_gkd"),
+        "own_sft_over_sft": ratio("s", "own_sft", "sft"),
+        "mb_over_sft": ratio("mb", "ours", "sft"),
+        "mb_over_upstream_gkd": ratio("mb", "ours", "upstream_gkd"),
+        "own_sft_mb_over_sft": ratio("mb", "own_sft", "sft"),
+        "floor": floor_of(file.with_name("model"), found["ours"], passes),
     }
 
 
-def measure(steps: int) -> dict[str, Any]:
-    """Everything that is printed."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        result = {size: figures_of(size, write_shape(folder, size, steps)) for size in SIZES}
-        upper_file = write_shape(folder, "top", steps, upper=True)
-        upper = {case: fresh(case, upper_file) for case in ("sft", "ours", "upstream_gkd")}
-    agree(upper["ours"], upper["upstream_gkd"], "upper half")
-    return {
-        **result.pop("top"),
-        **result,
-        "upper_half": {
-            **{f"{case}_s": round(figures["s"], 4) for case, figures in upper.items()},
-            "over_sft": round(upper["ours"]["s"] / upper["sft"]["s"], 3),
-            "over_sft_limit": LIMITS["upper_half"],
-        },
-        "floor": "6 * label tokens * hidden * vocabulary FLOP of the head, 4 of which plain fine-tuning has too; "
-        "the teacher adds a forward (2 of 6 per weight and token with frozen weights: 2 forward, 2 backward) "
-        "to the layers that train",
-    }
+def measure(steps: int, names: Sequence[str] = tuple(LIMITS), device: str = "cpu") -> dict[str, Any]:
+    """Everything that is printed: figures by size, those of `top` at the top level."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = {name: figures_of(name, write_shape(Path(folder), name, steps, device)) for name in names}
+    return {**result.pop("top", {}), **result}
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Times the optimiser steps of any trainer of this process, ours or the upstream's, and gives all the same adapters."""
+"""Times the optimiser steps of any trainer of this process, ours or the upstream's, and gives all the same adapters.
+
+On a CUDA device a step ends when the device has done its work, and memory is what torch allocated there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def resident_mb(field: str) -> float:
 
 
 class StepClock(TrainerCallback):
-    """Seconds of each step, and the growth of the peak resident set from the moment the trainer stands."""
+    """Seconds of each step, and the growth of the peak memory from the moment the trainer stands."""
 
     last: StepClock
 
@@ -29,8 +32,10 @@ class StepClock(TrainerCallback):
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.norms: list[float] = []
+        self.logs: list[dict[str, float]] = []
         self.tokens = 0
-        self._began = self._resident = 0.0
+        self._cuda = False
+        self._began = self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Adapters that have moved, the same by name whoever trains."""
@@ -42,8 +47,14 @@ class StepClock(TrainerCallback):
                     parameter.copy_(values * 0.05)
         embeddings = model.get_input_embeddings()
         embeddings.register_forward_hook(lambda module, inputs, output: self._count(inputs[0]))
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        self._resident = resident_mb("VmRSS")
+        self._cuda = next(model.parameters()).device.type == "cuda"
+        if self._cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated() / 1e6
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+            self._before = resident_mb("VmRSS")
 
     def _count(self, ids: torch.Tensor) -> None:
         """Tokens of a batch, padding included."""
@@ -51,21 +62,27 @@ class StepClock(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self._began = time.perf_counter()
+        self._began = self._now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop it."""
-        self.seconds.append(time.perf_counter() - self._began)
+        self.seconds.append(self._now() - self._began)
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep what is compared."""
         if "loss" in (logs or {}):
             self.losses.append(float(logs["loss"]))
             self.norms.append(float(logs["grad_norm"]))
+            self.logs.append(dict(logs))
 
     def grown_mb(self) -> float:
         """Growth of the peak so far."""
-        return resident_mb("VmHWM") - self._resident
+        return (torch.cuda.max_memory_allocated() / 1e6 if self._cuda else resident_mb("VmHWM")) - self._before
 
 
 def install() -> None:

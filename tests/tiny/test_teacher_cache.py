@@ -1,5 +1,6 @@
 """The teacher's hidden rows on disk: found where nothing changed, never where something did."""
 
+import itertools
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from plumbline.errors import ConfigError, DataError
+from plumbline.train import pipeline
 from plumbline.train.kd.cache import TeacherCache, sample_key, teacher_fingerprint
 from plumbline.train.run import TrainOptions, run_training
 
@@ -168,7 +170,20 @@ def test_building_first_leaves_nothing_to_ask(write_run, train, gkd, records, fo
     assert forwards["passes"] == training["max_steps"] + evaluations * math.ceil(lines[1] / 2)
 
 
-def test_building_goes_on_where_an_earlier_one_ended(write_run, gkd, records, capsys):
+def test_building_tells_its_size_first_and_goes_on_where_an_earlier_one_ended(
+    write_run, gkd, records, capsys, tmp_path, monkeypatch
+):
+    sizes = []
+
+    def kept():
+        files = [load_file(file) for file in (tmp_path / "cache").glob("*/rows-*")]
+        return sum(rows.nbytes for rows in itertools.chain(*(file.values() for file in files)))
+
+    def noted(text, *values):
+        if "of rows" in text:
+            sizes.append((text % values, kept()))
+
+    monkeypatch.setattr(pipeline.logger, "info", noted)
     augmentation = {"enabled": True, "ops": [{"name": "rotate", "params": {"max_deg": 10}}]}
     lines, told = len(records[0].read_text().splitlines()), []
     for count in (1, 2):
@@ -176,6 +191,9 @@ def test_building_goes_on_where_an_earlier_one_ended(write_run, gkd, records, ca
         path = write_run("built", rlhf=gkd(), training=epochs(records, count), custom=custom)
         run_training(path, TrainOptions(build_teacher_cache=True, as_json=True))
         told.append(json.loads(capsys.readouterr().out.splitlines()[-1])["samples"])
+    (first, before), (_, between) = sizes
+    assert f"holds 0 samples; an epoch has {lines}, about {between / 1e6:,.1f} MB of rows" in first
+    assert before == 0 < between
     assert told == [lines, 2 * lines], "the second epoch's pictures are turned otherwise"
 
 

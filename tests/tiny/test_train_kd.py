@@ -1,12 +1,22 @@
 """Distillation runs through the real trainer: names, weights, teacher, sampling."""
 
 import json
+import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen3VLForConditionalGeneration
+
+from plumbline.train.kd.losses import LossWeights
+from plumbline.train.kd.trainer import GKDMonitorTrainer
+from plumbline.train.trainer import base_of, head_weight
 
 pytestmark = pytest.mark.slow
 
-GKD = {"rlhf_type": "gkd"}
+MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]
 
 
 @pytest.fixture
@@ -80,11 +90,87 @@ def test_initialisation_that_changes_the_base_gets_a_frozen_copy(train, gkd):
     assert abs(run.series("train/llm_kd_loss")[0]) < 1e-5
 
 
+def test_modules_trained_in_full_leave_the_teacher_as_it_was(train, gkd, tiny_model, monkeypatch):
+    """Mergers and output head train beside LoRA; at every step the teacher says what the base model says."""
+    base = Qwen3VLForConditionalGeneration.from_pretrained(tiny_model, dtype=torch.float32)
+    taught, heads = GKDMonitorTrainer._taught, []
+
+    def compared(self, model, inputs, keep):
+        found = taught(self, model, inputs, keep)
+        with torch.no_grad():
+            hidden = base.model(**inputs, use_cache=False).last_hidden_state[:, :-1][keep]
+        torch.testing.assert_close(found.hidden, hidden, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found.head, base.lm_head.weight)
+        heads.append(head_weight(base_of(model)).detach().clone())
+        return found
+
+    monkeypatch.setattr(GKDMonitorTrainer, "_taught", compared)
+    tuner = {"freeze_aligner": True, "modules_to_save": [*MERGERS, "lm_head"]}
+    run = train(rlhf=gkd(), tuner=tuner, training={"max_steps": 3, "learning_rate": 1.0e-2})
+    assert len(heads) == 3
+    assert torch.equal(heads[0], base.lm_head.weight)
+    assert not torch.allclose(heads[-1], base.lm_head.weight, atol=1e-3), "the student's head has moved"
+    kd = run.series("train/llm_kd_loss")
+    assert abs(kd[0]) < 1e-6
+    assert kd[-1] > 1e-3
+
+
+@pytest.mark.parametrize("custom", [{}, {"visual_kd": {"enabled": True}}], ids=["plain", "visual"])
+def test_resume_is_bit_equal(train, gkd, custom):
+    """Stopped at step 1 of 2 and continued: the same losses and weights as a run that was never stopped."""
+    training = {"max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 1}
+    sections = {"rlhf": gkd(), "custom": custom, "training": training, "tuner": {"lora_dropout": 0.1}}
+    whole = train("run", **sections)
+    losses = {name: whole.series(name) for name in whole.names() if name.startswith("train/") or name == "grad_norm"}
+    assert losses["train/llm_kd_loss"][-1] > 0
+    assert ("train/vision_kd_loss" in losses) == bool(custom)
+    weights = load_file(whole.last / "adapter_model.safetensors")
+    shutil.rmtree(whole.last)  # as if it had been killed after step 1
+    resumed = train("run", **sections)
+    assert {name: resumed.series(name) for name in losses} == losses
+    for name, tensor in load_file(resumed.last / "adapter_model.safetensors").items():
+        assert torch.equal(weights[name], tensor), name
+
+
 def test_evaluation_without_the_teacher_is_cross_entropy_alone(train, gkd):
     run = train(rlhf=gkd(), custom={"eval_teacher": False}, training={"eval_strategy": "steps", "eval_steps": 2})
     assert "train/llm_kd_loss" in run.names()
     assert "eval/llm_kd_loss" not in run.names()
     assert run.series("eval/loss") == pytest.approx(run.series("eval/sft_loss"))
+
+
+def test_an_offloaded_copy_is_back_wherever_it_is_asked(train, gkd, monkeypatch):
+    """It samples, reads and lends its head. Here what is offloaded is gone: on a CPU there is nowhere else to be."""
+    away = {}
+
+    def offload(self, model):
+        away.update((name, parameter.data) for name, parameter in model.named_parameters())
+        for parameter in model.parameters():
+            parameter.data = parameter.data.new_empty(0)
+
+    def load(self, model):
+        for name, parameter in model.named_parameters():
+            parameter.data = away[name]
+
+    monkeypatch.setattr(GKDMonitorTrainer, "offload_model", offload)
+    monkeypatch.setattr(GKDMonitorTrainer, "load_model", load)
+    keys = {"offload_teacher_model": True, "seq_kd": True, "max_completion_length": 4}
+    run = train(rlhf=gkd(**keys), tuner={"init_weights": "pissa"}, training={"max_steps": 2})
+    kd = run.series("train/llm_kd_loss")
+    assert abs(kd[0]) < 1e-5 < kd[-1]
+
+
+def test_rows_from_a_cache_get_the_head_of_an_offloaded_copy():
+    base = SimpleNamespace(
+        lm_head=torch.nn.Linear(4, 8), config=SimpleNamespace(text_config=SimpleNamespace(hidden_size=4))
+    )
+    cache = SimpleNamespace(rows=lambda entries, width: torch.zeros(2, width))
+    trainer = SimpleNamespace(
+        parts=SimpleNamespace(teacher_server=None, teacher_cache=cache), _teacher=lambda model: nullcontext(base)
+    )
+    keep = torch.ones(1, 2, dtype=torch.bool, device="meta")  # where the student is
+    taught = GKDMonitorTrainer._teacher_side(trainer, base, LossWeights(llm_kd_weight=1.0), {}, keep, {"entries": ()})
+    assert taught.hidden.device == taught.head.device == keep.device
 
 
 def test_adapter_as_teacher_is_loaded_on_its_base(train, gkd):

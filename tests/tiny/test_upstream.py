@@ -1,14 +1,18 @@
 """ms-swift really receives what we pass, and really opens what we write."""
 
 import json
+import sys
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from adapters import make_adapter
 
 from plumbline.errors import UserError
 from plumbline.infer.config import Sampling
+from plumbline.train.preflight import check_run
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +59,45 @@ def test_lora_dropout_survives_distillation(train, tiny_model):
     run = load_train_run(ROOT / "configs" / "tiny" / "stage_3_gkd.yaml").run
     run.upstream["model"] = str(tiny_model)
     assert upstream_arguments(run, Continuation()).training_args.disable_dropout is False
+
+
+@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero2_offload", 2), ("zero3", 3), ("zero3_offload", 3)])
+def test_sharding_and_the_teacher_arrive_together(name, stage, write_run, tiny_model, monkeypatch):
+    """Up to what starts processes; the upstream's file of that name has the stage."""
+    import swift
+
+    from plumbline.model import upstream
+    from plumbline.train.config import load_train_run
+    from plumbline.train.folder import Continuation
+    from plumbline.train.run import upstream_arguments
+
+    started, given = [], []
+    monkeypatch.setattr(upstream, "start_process_group_on_cpu", lambda: started.append("gloo"))
+    monkeypatch.setattr(upstream, "build_arguments", lambda values, rlhf_type: given.append((values, rlhf_type)))
+    rlhf = {"rlhf_type": "gkd", "teacher_model": str(tiny_model), "sft_alpha": 0.25}
+    run = load_train_run(write_run(deepspeed={"enabled": True, "config": name}, rlhf=rlhf)).run
+    check_run(run)
+    upstream_arguments(run, Continuation())
+    ((values, kind),) = given
+    assert (values["deepspeed"], kind, values["sft_alpha"], started) == (name, "gkd", 0.25, ["gloo"])
+    (file,) = Path(swift.__file__).parent.rglob(f"{name}.json")
+    assert json.loads(file.read_text())["zero_optimization"]["stage"] == stage
+
+
+def test_sharded_heads_of_both_sides_are_gathered_together(monkeypatch):
+    from plumbline.model.upstream import gathered
+
+    asked = []
+    zero = SimpleNamespace(GatheredParameters=lambda weights: asked.append(weights) or nullcontext())
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(zero=zero))
+    sharded, other, whole = (
+        SimpleNamespace(ds_id=number, ds_status=SimpleNamespace(name=status))
+        for number, status in enumerate(("NOT_AVAILABLE", "NOT_AVAILABLE", "AVAILABLE"))
+    )
+    for weights in ([sharded, other], [sharded, sharded], [sharded, whole], [whole, SimpleNamespace()]):
+        with gathered(weights):
+            pass
+    assert asked == [[sharded, other], [sharded], [sharded]], "one head for both sides is gathered once"
 
 
 def swift(verb, *arguments):

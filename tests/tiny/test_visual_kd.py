@@ -12,9 +12,11 @@ from plumbline.errors import ConfigError
 from plumbline.train.kd import trainer
 from plumbline.train.kd.features import VisualKd, feature_distances, mergers_of, watched
 from plumbline.train.kd.shared import shares_tower, started_at_mergers
+from plumbline.train.pipeline import GKDPipeline
 
 pytestmark = pytest.mark.slow
 
+MERGERS = ["model.visual.merger", *(f"model.visual.deepstack_merger_list.{index}" for index in range(3))]
 VISUAL = {"visual_kd": {"enabled": True, "weight": 0.5}}
 
 
@@ -147,6 +149,34 @@ def test_full_training_of_the_language_model_shares_the_tower_of_the_frozen_copy
     full = {"tuner_type": "full", "freeze_aligner": True, "freeze_llm": False, "freeze_vit": True}
     train(rlhf=gkd(), tuner=full, training={"max_steps": 1, "learning_rate": 1.0e-5})
     assert len(blocks_run) == vision_layers(tiny_model)
+
+
+def test_the_gradient_reaches_mergers_that_train_in_full(train, gkd, monkeypatch):
+    """Each trained copy gets a gradient of the term once it has moved; the modules that it stands for get none."""
+    names, reached = {}, []
+
+    def differentiated(student, teacher, kd):
+        distances = feature_distances(student, teacher, kd)
+        total = sum(distances.values())
+        found = torch.autograd.grad(total, list(names.values()), retain_graph=True, allow_unused=True)
+        reached.append({name for name, grad in zip(names, found, strict=True) if grad is not None and grad.norm() > 0})
+        return distances
+
+    def prepared(self, args, model, **kwargs):
+        model = prepare(self, args, model, **kwargs)
+        names.update((name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad)
+        return model
+
+    prepare = GKDPipeline.prepare_model
+    monkeypatch.setattr(GKDPipeline, "prepare_model", prepared)
+    monkeypatch.setattr(trainer, "feature_distances", differentiated)
+    tuner = {"freeze_aligner": True, "modules_to_save": MERGERS}
+    run = train(rlhf=gkd(), custom=VISUAL, tuner=tuner, training={"max_steps": 2})
+    assert run.series("train/vision_kd_loss")[0] == 0.0
+    assert run.series("train/vision_kd_loss")[-1] > 0
+    copies = {name for name in names if ".modules_to_save." in name}
+    assert len(copies) == 6 * len(MERGERS)
+    assert reached == [set(), copies]
 
 
 def test_the_term_is_logged_by_target_and_adds_up(train, gkd):

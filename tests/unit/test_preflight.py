@@ -20,7 +20,7 @@ PROCESSOR = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, 
 
 
 def model_folder(folder, *, vocab=("a", "b"), template="{{ x }}", processor=PROCESSOR, **config):
-    """The small files of a model folder; weights are never opened by these checks."""
+    """The files of a model folder; these checks want to see weights and never open them."""
     folder.mkdir(parents=True)
     base = {"model_type": "qwen3_vl", "image_token_id": 1, "text_config": {"vocab_size": 9}}
     files = {
@@ -31,6 +31,14 @@ def model_folder(folder, *, vocab=("a", "b"), template="{{ x }}", processor=PROC
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+def pickled(folder):
+    """The same folder with its weights as pickles; another file of safetensors does not make up for them."""
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "training_args.safetensors").touch()
     return folder
 
 
@@ -106,6 +114,15 @@ def test_distillation_without_a_teacher_is_refused(problems, tmp_path):
 def test_a_loss_of_nothing_is_refused(problems):
     rlhf = {"rlhf_type": "gkd", "teacher_model": str(problems.model), "sft_alpha": 0, "llm_kd_weight": 0}
     assert "nothing to learn" in problems(rlhf=rlhf)["rlhf"]
+
+
+def test_pickled_weights_of_student_or_teacher_are_refused(problems, tmp_path):
+    rlhf = {"rlhf_type": "gkd", "teacher_model": str(pickled(model_folder(tmp_path / "teacher")))}
+    found = problems(rlhf=rlhf)
+    assert list(found) == ["teacher"] and "its weights are pickled (pytorch_model.bin)" in found["teacher"]
+    pickled(problems.model)
+    assert list(problems(rlhf={"rlhf_type": "gkd", "teacher_model": str(problems.model)})) == ["base"]
+    assert list(problems()) == ["base"]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +247,13 @@ def test_zero_3_shards_a_head_that_trains(problems, tmp_path):
             assert ("deepspeed.config" in found) == refused, (config, found)
     file.write_text("{}")
     assert problems(deepspeed={"enabled": True, "config": str(file)}, tuner=FULL) == {}
+
+
+@pytest.mark.parametrize(("config", "refused"), [("zero2", False), ("zero3", True), ("zero3_offload", True)])
+def test_zero_3_does_not_offload_the_teacher_besides(problems, config, refused):
+    rlhf = {"rlhf_type": "gkd", "teacher_model": str(problems.model), "offload_teacher_model": True}
+    found = problems(deepspeed={"enabled": True, "config": config}, rlhf=rlhf)
+    assert list(found) == ["rlhf.offload_teacher_model"] * refused
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "x"}}'])

@@ -217,17 +217,15 @@ def check_whole(folder: Path) -> None:
 
 
 def check_safetensors(folder: Path, kind: Literal["adapter", "model"]) -> None:
-    """Raise UserError unless the weights are there as safetensors."""
-    pattern = "adapter_model*.safetensors" if kind == "adapter" else "*.safetensors"
-    if any(folder.glob(pattern)):
+    """Raise UserError unless the weights are there as safetensors, under a name by which libraries prefer them."""
+    name = "adapter_model.safetensors" if kind == "adapter" else "model.safetensors"
+    if (folder / name).is_file() or (folder / f"{name}.index.json").is_file():
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".pkl"})
     if pickled:
         what = f"its weights are pickled ({pickled[0]}): loading them could run code"
         raise UserError(Problem(str(folder), what, "save them again as safetensors"))
-    raise UserError(
-        Problem(str(folder), f"no {pattern} is in it", "the save was interrupted, or this is another folder")
-    )
+    raise UserError(Problem(str(folder), f"no {name} is in it", "the save was interrupted, or this is another folder"))
 
 
 # --------------------------------------------------------------------------------------------------------------- files

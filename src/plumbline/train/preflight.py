@@ -17,7 +17,7 @@ from plumbline.data.images import ImagePolicy
 from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.model.address import checked_url
-from plumbline.model.checkpoints import CARD_MODES, Card, is_complete, locate, why_incomplete
+from plumbline.model.checkpoints import CARD_MODES, Card, check_safetensors, is_complete, locate, why_incomplete
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
 from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
@@ -91,6 +91,7 @@ def _model_problems(run: TrainRun) -> Iterator[Problem]:
             yield Problem("model.model", f"{model} asks to run its own code (auto_map)", "use a checkpoint without it")
         if config.get("model_type") not in MODEL_TYPES:
             yield Problem("model.model", f"{model} is a {config.get('model_type')}", f"use {' or '.join(MODEL_TYPES)}")
+        yield from _problems_of(lambda: check_safetensors(Path(model), "model"))
     if not upstream.get("max_length"):
         yield Problem("global_max_length", "no length limit is set", "set global_max_length, e.g. 4096")
 
@@ -179,10 +180,11 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
     full = upstream.get("tuner_type") == "full" and not upstream.get("freeze_llm")
     head_trains = full or any("lm_head" in name for name in upstream.get("modules_to_save", ()))
     if run.deepspeed.enabled:
-        yield from _deepspeed_problems(run, head_trains=head_trains)
+        offloaded = bool(upstream.get("offload_teacher_model"))
+        yield from _deepspeed_problems(run, head_trains=head_trains, offloaded=offloaded)
 
 
-def _deepspeed_problems(run: TrainRun, *, head_trains: bool) -> Iterator[Problem]:
+def _deepspeed_problems(run: TrainRun, *, head_trains: bool, offloaded: bool) -> Iterator[Problem]:
     key, config = "deepspeed.config", run.deepspeed.config
     try:
         stage = _zero_stage(config)
@@ -192,6 +194,9 @@ def _deepspeed_problems(run: TrainRun, *, head_trains: bool) -> Iterator[Problem
     if stage == 3 and head_trains:
         what = "ZeRO-3 shards the output head, whose gradient is written in the forward pass"
         yield Problem(key, what, "use zero2, an adapter, or freeze_llm: true")
+    if stage == 3 and offloaded:
+        what = "ZeRO-3 shards the teacher: its parts cannot be gathered from main memory"
+        yield Problem("rlhf.offload_teacher_model", what, "take it out: zero3_offload keeps the parts there")
     if not _installed("deepspeed"):
         yield Problem("deepspeed.enabled", "DeepSpeed is not installed", "pip install deepspeed")
 
@@ -286,6 +291,9 @@ def _teacher_problems(run: TrainRun) -> Iterator[Problem]:
     if adapters:
         yield from _problems_of(lambda: locate(adapters[0]))
     student = run.upstream.get("model")
+    if student and Path(student).resolve() == Path(folder).resolve():
+        return  # judged as the student
+    yield from _problems_of(lambda: check_safetensors(Path(folder), "model"))
     if student and (Path(student) / "config.json").is_file():
         yield from teacher_problems(str(student), folder)
 

@@ -9,8 +9,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         if self._source == DATASET:
             return batches
         student = self.accelerator.unwrap_model(self.model)
-        teacher = self._source != STUDENT
-        with self._teacher(student) if teacher else nullcontext(student) as model:
+        with nullcontext(student) if self._source == STUDENT else self._loaded_teacher(student) as model:
             return [self._sampled(model, batch, number) for number, batch in enumerate(batches)]
 
     def _sampled(self, model: nn.Module, batch: dict[str, Any], number: int) -> dict[str, Any]:
@@ -101,6 +100,12 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             return nullcontext(self.accelerator.unwrap_model(self.teacher_model))
         return _AdaptersOff(student)
 
+    @contextmanager
+    def _loaded_teacher(self, student: nn.Module) -> Iterator[Any]:
+        """The teacher, on the device also where `rlhf.offload_teacher_model` keeps it elsewhere between its turns."""
+        with self._teacher(student) as teacher, self.load_teacher_model_context():
+            yield teacher
+
     def _teacher_side(
         self,
         model: nn.Module,
@@ -118,7 +123,8 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             rows = cache.rows(entries, base_of(model).config.text_config.hidden_size)
             if rows is not None:
                 with self._teacher(model) as teacher:
-                    return Taught(rows.to(keep.device), head_weight(base_of(teacher)))
+                    head = head_weight(base_of(teacher))
+                return Taught(rows.to(keep.device), head.to(keep.device))
         taught = self._taught(model, inputs, keep)
         if cache is not None:
             assert taught.hidden is not None
@@ -130,7 +136,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         # Asked before the adapters go off, which freezes their tensors.
         tower, layers = self._in_common(model)
         # Before the student's forward: switching adapters toggles `requires_grad` of their tensors.
-        with torch.no_grad(), self._teacher(model) as teacher, self.load_teacher_model_context():
+        with torch.no_grad(), self._loaded_teacher(model) as teacher:
             base = base_of(teacher)
             with (
                 without_checkpointing(base, self.args.gradient_checkpointing_kwargs),
@@ -138,8 +144,10 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
                 kept_after(base.model.language_model, layers) as trunk,
             ):
                 hidden = base.model(**inputs, use_cache=False).last_hidden_state
-            rows = hidden[:, :-1][keep]
-            return Taught(rows, head_weight(base), mergers, tower, layers, trunk[0] if trunk else None)
+            rows, head = hidden[:, :-1][keep], head_weight(base)
+            if self.args.offload_teacher_model:
+                head = head.detach()  # stays where it is when the parameter goes
+            return Taught(rows, head, mergers, tower, layers, trunk[0] if trunk else None)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Upstream's loop; what the teacher said is on disk when it ends, however it ends."""
