@@ -140,7 +140,7 @@ class _FusedHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         number = rows.shape[0]
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_weight = torch.zeros_like(weight, dtype=_precision(weight)) if ctx.needs_input_grad[1] else None
         per_row = torch.zeros(3, number, dtype=_precision(weight), device=rows.device)
         # Chunks of one size: a short last one would read the whole head for little.
         chunk = math.ceil(number / max(1, math.ceil(number / CHUNK_ROWS)))
@@ -227,7 +227,9 @@ class _Head:
                 counted = 1.0 if self._kd_weights is None else self._kd_weights[part][block]
                 factors[block] = _anchored(student, teacher, wanted, self._weights, counted, spare, figures[:, block])
             if student.dtype != logits.dtype:
-                logits[block] = student
+                # Short of its factor a gradient may be larger than half precision reaches.
+                torch.mul(student, factors[block, None], out=logits[block])
+                factors[block] = 1.0
         return logits[:number], factors
 
     def _products(self, mine: Tensor, part: slice) -> Tensor:
