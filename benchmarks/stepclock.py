@@ -19,6 +19,12 @@ def resident_mb(field: str) -> float:
     raise RuntimeError(f"this system has no {field}: the benchmark runs on Linux")
 
 
+def restart_peak() -> float:
+    """MB resident now; from here the peak starts again, whatever was held and given back before."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mb("VmRSS")
+
+
 class StepClock(TrainerCallback):
     """Seconds of each step, and the growth of the peak resident set from the moment the trainer stands."""
 
@@ -42,8 +48,7 @@ class StepClock(TrainerCallback):
                     parameter.copy_(values * 0.05)
         embeddings = model.get_input_embeddings()
         embeddings.register_forward_hook(lambda module, inputs, output: self._count(inputs[0]))
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        self._resident = resident_mb("VmRSS")
+        self._resident = restart_peak()
 
     def _count(self, ids: torch.Tensor) -> None:
         """Tokens of a batch, padding included."""
