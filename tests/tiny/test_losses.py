@@ -257,7 +257,19 @@ def test_a_tie_is_a_hit_of_the_first_token_alone():
     assert terms.row_hits.tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("shift", [-300.0, -31.0, 31.0, 300.0])
+@pytest.mark.parametrize("sharpness", [0.0, 0.1, 0.5, 3.0])
+def test_hits_at_any_certainty(sharpness):
+    """Targets of every rank, at probabilities from below the mean to nearly one."""
+    rows, weight, _, t_rows, t_weight = problem(dtype=torch.float32)
+    rows *= sharpness
+    logits = rows @ weight.t()
+    ranks = torch.arange(len(rows)) % 4
+    targets = logits.argsort(dim=-1, descending=True, stable=True).gather(-1, ranks[:, None])[:, 0]
+    terms = head_terms(rows, weight, targets, LossWeights(1.0, 1.0), t_rows, t_weight)
+    assert torch.equal(terms.row_hits.bool(), ranks == 0)
+
+
+@pytest.mark.parametrize("shift", [-300.0, -55.0, -18.0, 18.0, 55.0, 300.0])
 @pytest.mark.parametrize("beta", [0.0, 1e-3, 0.5, 1.0])
 def test_logits_far_from_zero(shift, beta):
     """A constant added to a row's logits changes nothing: shift the student's one way, the teacher's the other."""
