@@ -13,8 +13,8 @@ head. The sequence holds `--tokens` tokens of which `--rows` are supervised. The
 Value and gradient of every peer must equal ours before anything is timed; the fastest setting of Liger goes on from
 there. The floor is the three products with the head
 that no exact method avoids (student, teacher, gradient: 6 * rows * hidden * vocab FLOP), in the faster of two shapes:
-all rows at once, or chunks as ours. Rounds are interleaved and medians are taken. Memory is the growth of the peak
-resident set in a fresh process.
+all rows at once, or chunks as ours. Rounds are interleaved and medians are taken. Memory is the largest
+resident set during a call, less the one before it, in a fresh process.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from stepclock import resident_mb, restart_peak
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -175,29 +175,21 @@ def timed(job: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def peak_mb() -> float:
-    """Peak resident set of this process so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("this system has no VmHWM: the benchmark runs on Linux")
-
-
 def memory_of(method: str, arguments: list[str]) -> float:
-    """Growth of the peak while one method runs once more, in a fresh process."""
+    """What one call of a method adds to the resident set at most, in a fresh process."""
     command = [sys.executable, __file__, "--memory", method, *arguments]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def grown_mb(sides: Sides, method: str, beta: float) -> float:
-    """What one call adds to the peak; a call on a few rows first, so that imports and kernels are there."""
+    """What one call adds at most; a call on a few rows first, so that imports and kernels are there."""
     run = {"ours": ours, **peers()}[method]
     last = slice(-3, None)
     few = Sides(sides.student[last].clone(), sides.teacher[last].clone(), sides.head, sides.labels[last].clone())
     run(few, beta)
-    before = peak_mb()
+    before = restart_peak()
     run(sides, beta)
-    return peak_mb() - before
+    return resident_mb("VmHWM") - before
 
 
 def measure(sides: Sides, beta: float, rounds: int, arguments: list[str], only: list[str]) -> dict[str, Any]:

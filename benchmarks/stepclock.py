@@ -22,6 +22,12 @@ def resident_mb(field: str) -> float:
     raise RuntimeError(f"this system has no {field}: the benchmark runs on Linux")
 
 
+def restart_peak() -> float:
+    """MB resident now; from here the peak starts again, whatever was held and given back before."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mb("VmRSS")
+
+
 class StepClock(TrainerCallback):
     """Seconds of each step, and the growth of the peak memory from the moment the trainer stands."""
 
@@ -53,8 +59,7 @@ class StepClock(TrainerCallback):
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated() / 1e6
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-            self._before = resident_mb("VmRSS")
+            self._before = restart_peak()
 
     def _count(self, ids: torch.Tensor) -> None:
         """Tokens of a batch, padding included."""

@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 CHUNK_ROWS = 160
-_BLOCK_ELEMENTS = 1_280_000  # on a CPU, what stays in its caches through the elementwise passes
-_SAFE_EXPONENT = 32.0  # e to this power, and the ratio of two row sums, stay finite in fp32
+_BLOCK_ELEMENTS = 640_000  # on a CPU, what stays in its caches through the elementwise passes
+_SAFE_EXPONENT = 32.0  # e to this power, times a vocabulary, stays finite in fp32
+_SAFE_SUMS = (math.exp(-20.0), math.exp(64.0))  # of exponentials: these, and ratios of them, stay finite in fp32
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -140,7 +141,7 @@ class _FusedHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         number = rows.shape[0]
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        grad_weight = torch.zeros_like(weight, dtype=_precision(weight)) if ctx.needs_input_grad[1] else None
         per_row = torch.zeros(3, number, dtype=_precision(weight), device=rows.device)
         # Chunks of one size: a short last one would read the whole head for little.
         chunk = math.ceil(number / max(1, math.ceil(number / CHUNK_ROWS)))
@@ -210,25 +211,33 @@ class _Head:
         logits = self._products(rows[part], part)
         number = figures.shape[1]
         factors = figures.new_empty(number)
+        sums = figures.new_empty(len(_Sums._fields), number, 1)
         for start in range(0, number, self._block):
             block = slice(start, min(start + self._block, number))
-            wanted = targets[part][block]
+            rows_at = slice(part.start + start, part.start + block.stop)
+            wanted, counted = targets[rows_at], self._counted(rows_at)
             student = self._in_precision(logits[block], 0)
             if self._top is not None:
-                rows_at = slice(part.start + start, part.start + block.stop)
                 named = self._top.part(rows_at, student.device, student.dtype)
-                counted = 1.0 if self._kd_weights is None else self._kd_weights[part][block]
                 factors[block] = _anchored_to_top(student, *named, wanted, self._weights, counted, figures[:, block])
             elif self._taught is None:
                 factors[block] = _learned(student, wanted, self._weights.sft_alpha, figures[:, block])
             else:
                 teacher = self._in_precision(logits[number + start : number + block.stop], 1)
                 spare = [tensor[: student.shape[0]] for tensor in self._spare]
-                counted = 1.0 if self._kd_weights is None else self._kd_weights[part][block]
-                factors[block] = _anchored(student, teacher, wanted, self._weights, counted, spare, figures[:, block])
+                left = _Sums(*sums[:, block])
+                factors[block] = _anchored(student, teacher, wanted[:, None], self._weights, counted, spare, left)
             if student.dtype != logits.dtype:
-                logits[block] = student
+                # Short of its factor a gradient may be larger than half precision reaches.
+                torch.mul(student, factors[block, None], out=logits[block])
+                factors[block] = 1.0
+        if self._taught is not None:
+            figures[:] = _Sums(*sums).figures(self._weights.beta, self._counted(part))
         return logits[:number], factors
+
+    def _counted(self, rows: slice) -> Tensor | float:
+        """How much the divergence of some rows counts: [n, 1], or one number for all."""
+        return 1.0 if self._kd_weights is None else self._kd_weights[rows]
 
     def _products(self, mine: Tensor, part: slice) -> Tensor:
         """Logits of the student's rows [n, V], then those of the teacher's."""
@@ -279,18 +288,44 @@ def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(-1, index[:, None]), index
 
 
-def _lowered(logits: Tensor, largest: Tensor, temperature: float = 1.0) -> Tensor | float:
+def _lowered(logits: Tensor, largest: Tensor) -> Tensor | float:
     """What was taken from the logits, in place, so that their exponentials stay finite: nothing where they do."""
-    if logits.device.type == "cpu" and bool((largest.abs() < _SAFE_EXPONENT * min(1.0, temperature)).all()):
+    if logits.device.type == "cpu" and bool((largest.abs() < _SAFE_EXPONENT).all()):
         return 0.0
     logits.sub_(largest)
     return largest
 
 
-def _raised(logits: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """(e = exp of the logits [n, V] in `out`, its row sums [n, 1])."""
-    torch.exp(logits, out=out)
-    return out, out.sum(-1, keepdim=True)
+def _raise(logits: Tensor, out: Tensor, total: Tensor) -> None:
+    """Write e = exp of the logits [n, V] to `out` and its row sums to `total` [n, 1].
+
+    The logits are lowered, in place, where those would not stay finite; on a CPU that shows afterwards, as it is rare
+    and a search for the largest is a pass.
+    """
+    if logits.device.type == "cpu":
+        torch.sum(torch.exp(logits, out=out), -1, keepdim=True, out=total)
+        low, high = _SAFE_SUMS
+        if all(low < value < high for value in total[:, 0].tolist()):
+            return
+    logits.sub_(logits.amax(-1, keepdim=True))
+    torch.sum(torch.exp(logits, out=out), -1, keepdim=True, out=total)
+
+
+def _hits(logits: Tensor, e: Tensor, total: Tensor, targets: Tensor, out: Tensor) -> None:
+    """Write to `out` [n, 1] whether the first of each row's largest logits is the target's, of [n, 1] `targets`.
+
+    e, total: as `_raise` wrote them. On a CPU a row is searched only where the target's probability does not tell:
+    above a half it is the largest, below the mean it is not. The margins are wider than rounding.
+    """
+    if logits.device.type != "cpu":
+        torch.eq(logits.argmax(-1, keepdim=True), targets, out=out)
+        return
+    shares = e.gather(-1, targets).div_(total)
+    torch.gt(shares, 0.51, out=out)
+    mean = 1.0 / logits.shape[1]
+    for row, share in enumerate(shares[:, 0].tolist()):
+        if 0.99 * mean < share <= 0.51:
+            out[row] = int(logits[row].numpy().argmax()) == int(targets[row])
 
 
 def _log(total: Tensor) -> Tensor:
@@ -302,10 +337,41 @@ def _learned(logits: Tensor, targets: Tensor, sft_alpha: float, figures: Tensor)
     """Cross-entropy of a block; its logits become the gradient, short of the factor [n] that is returned."""
     largest, guess = _largest(logits)
     wanted = logits.gather(-1, targets[:, None]) - _lowered(logits, largest)
-    raised, total = _raised(logits, logits)
+    raised = logits.exp_()
+    total = raised.sum(-1, keepdim=True)
     figures[0], figures[1], figures[2] = (_log(total) - wanted)[:, 0], 0.0, guess == targets
     raised.scatter_add_(-1, targets[:, None], -total)
     return (sft_alpha / total)[:, 0]
+
+
+class _Sums(NamedTuple):
+    """What the passes over the logits leave of each row, [n, 1] each.
+
+    The figures of a whole chunk are made of them at once: between the passes over a block every small operation counts.
+    """
+
+    learned: Tensor  # the student's e
+    wanted: Tensor  # the target's logit
+    hit: Tensor
+    total: Tensor  # the student's e at the temperature of the divergence
+    teacher_total: Tensor
+    cross: Tensor  # the teacher's e times its logit less the student's, or less log m where there is a mixture
+    own: Tensor  # mean of r under the student
+
+    def figures(self, beta: float, counted: Tensor | float) -> Tensor:
+        """Cross-entropy, divergence times its weight (`counted`, [n, 1] or one for all), hit: [3, n]."""
+        ce = _log(self.learned) - self.wanted
+        return torch.cat([ce, self._divergence(beta) * counted, self.hit], -1).t()
+
+    def _divergence(self, beta: float) -> Tensor:
+        """JSD_beta."""
+        apart = _log(self.total) - _log(self.teacher_total)
+        if beta == 0.0:
+            return self.cross / self.teacher_total + apart
+        if beta == 1.0:
+            return self.own - apart
+        theirs = self.cross / self.teacher_total - math.log(beta)
+        return beta * theirs + (1.0 - beta) * (self.own - apart - math.log(beta))
 
 
 def _anchored(
@@ -315,34 +381,32 @@ def _anchored(
     weights: LossWeights,
     counted: Tensor | float,
     spare: list[Tensor],
-    figures: Tensor,
+    sums: _Sums,
 ) -> Tensor:
-    """Cross-entropy and divergence of a block; `student` becomes the gradient, short of the factor [n] returned.
+    """Sums of a block are written; `student` becomes the gradient, short of the factor [n] returned.
 
-    student, teacher: logits [n, V], both used up; counted: weight of the divergence, [n, 1] or one for all; spare:
-    scratch of the logits' shape.
+    student, teacher: logits [n, V], both used up; targets: [n, 1]; counted: weight of the divergence, [n, 1] or one for
+    all; spare: scratch of the logits' shape.
     """
-    alpha, temperature = weights.sft_alpha, weights.kd_temperature
-    largest, guess = _largest(student)
-    wanted = student.gather(-1, targets[:, None]) - _lowered(student, largest, temperature)
-    _lowered(teacher, teacher.amax(-1, keepdim=True), temperature)
-    mine, mine_sum = _raised(student, spare[0])
-    figures[0], figures[2] = (_log(mine_sum) - wanted)[:, 0], guess == targets
+    alpha, beta, temperature = weights.sft_alpha, weights.beta, weights.kd_temperature
     factor = weights.llm_kd_weight / temperature * counted
+    learned = spare[0] if temperature == 1.0 else spare[3]
+    _raise(student, learned, sums.learned)
+    torch.gather(student, -1, targets, out=sums.wanted)
+    _hits(student, learned, sums.learned, targets, sums.hit)
+    sides = _Sides(student, spare[0], teacher, spare[1], sums)
     if temperature == 1.0:
         # Both gradients are made of the same softmax: one pass adds them.
-        sides = _Sides(student, mine, mine_sum, teacher, *_raised(teacher, spare[1]))
-        kd, short = sides.divergence(factor, weights.beta, alpha, spare[2])
-        figures[1] = (kd * counted)[:, 0]
-        student.scatter_add_(-1, targets[:, None], -alpha / short * mine_sum)
-        return (short / mine_sum)[:, 0]
-    learned, learned_sum = spare[3].copy_(mine), mine_sum
-    mine, mine_sum = _raised(student.div_(temperature), spare[0])
-    sides = _Sides(student, mine, mine_sum, teacher, *_raised(teacher.div_(temperature), spare[1]))
-    kd, short = sides.divergence(factor, weights.beta, 0.0, spare[2])
-    figures[1] = (kd * counted)[:, 0]
-    student.mul_(short / mine_sum).addcmul_(learned, alpha / learned_sum)
-    student.scatter_add_(-1, targets[:, None], student.new_full(mine_sum.shape, -alpha))
+        sums.total.copy_(sums.learned)
+        _raise(teacher, spare[1], sums.teacher_total)
+        short = sides.diverge(factor, beta, alpha, spare[2])
+        student.scatter_add_(-1, targets, sums.total * (-alpha / short))
+        return (short / sums.total)[:, 0]
+    _raise(student.div_(temperature), spare[0], sums.total)
+    _raise(teacher.div_(temperature), spare[1], sums.teacher_total)
+    short = sides.diverge(factor, beta, 0.0, spare[2])
+    student.mul_(short / sums.total).addcmul_(learned, alpha / sums.learned)
+    student.scatter_add_(-1, targets, student.new_full(targets.shape, -alpha))
     return student.new_ones(student.shape[0])
 
 
@@ -363,7 +427,8 @@ def _anchored_to_top(
     alpha, beta = weights.sft_alpha, weights.beta
     largest, guess = _largest(student)
     wanted = student.gather(-1, targets[:, None]) - _lowered(student, largest)
-    raised, total = _raised(student, student)
+    raised = student.exp_()
+    total = raised.sum(-1, keepdim=True)
     figures[0], figures[2] = (_log(total) - wanted)[:, 0], guess == targets
     known = ids != TopTokens.NONE
     mine = (raised.gather(-1, ids.clamp(min=0)) / total).masked_fill(~known, 0.0)
@@ -394,55 +459,54 @@ def _anchored_to_top(
 
 @dataclass(frozen=True)
 class _Sides:
-    """Two distributions: logits less a constant [n, V], e = exp of them, and its row sums [n, 1]."""
+    """Two distributions: logits less a constant [n, V], e = exp of them, and the sums of their rows."""
 
     student: Tensor
     e: Tensor
-    total: Tensor
     teacher: Tensor
     teacher_e: Tensor
-    teacher_total: Tensor
+    sums: _Sums
 
-    def divergence(self, factor: Tensor | float, beta: float, alpha: float, scratch: Tensor) -> tuple[Tensor, float]:
-        """JSD_beta [n, 1], and a number by which `student` is short; all tensors are used up.
+    def diverge(self, factor: Tensor | float, beta: float, alpha: float, scratch: Tensor) -> float:
+        """Write the gradient of JSD_beta, and the sums its value is made of; a number by which `student` is short.
 
         `student` times that number becomes `total * (factor * gradient of JSD_beta + alpha * p)`; factor: [n, 1] or one
-        for all rows.
+        for all rows. All tensors are used up.
         """
         p, q = self.student, self.teacher
-        apart = _log(self.total) - _log(self.teacher_total)
         if beta == 0.0:
-            value = q.sub_(p).mul_(self.teacher_e).sum(-1, keepdim=True) / self.teacher_total + apart
-            return value, self._towards(factor, alpha)
+            self._cross(q.sub_(p))
+            return self._towards(factor, alpha)
         if beta == 1.0:
-            own, short = self._move(p.sub_(q), factor, alpha)
-            return own - apart, short
+            return self._move(p.sub_(q), factor, alpha)
         # log m short of log(beta / teacher_total); where both probabilities vanish the floor keeps 0 * log 0 at 0.
-        share = (1.0 - beta) / beta * self.teacher_total / self.total
+        share = self.sums.teacher_total / self.sums.total * ((1.0 - beta) / beta)
         log_m = torch.addcmul(self.teacher_e, self.e, share, out=scratch).clamp_min_(_TINY).log_()
-        # Products summed in place: a dot product over the vocabulary loses a digit.
-        theirs = q.sub_(log_m).mul_(self.teacher_e).sum(-1, keepdim=True) / self.teacher_total - math.log(beta)
-        own, short = self._move(p.sub_(log_m), factor * (1.0 - beta), alpha)
-        return beta * theirs + (1.0 - beta) * (own - apart - math.log(beta)), short
+        self._cross(q.sub_(log_m))
+        return self._move(p.sub_(log_m), factor * (1.0 - beta), alpha)
+
+    def _cross(self, apart: Tensor) -> None:
+        """Products summed in place: a dot product over the vocabulary loses a digit."""
+        torch.sum(apart.mul_(self.teacher_e), -1, keepdim=True, out=self.sums.cross)
 
     def _towards(self, factor: Tensor | float, alpha: float) -> float:
         """Write the gradient of forward KL; what it is short of. One pass where a single factor can be left out."""
-        share = -self.total / self.teacher_total
+        share = self.sums.total / self.sums.teacher_total
         if isinstance(factor, Tensor) or alpha + factor == 0.0:
-            torch.mul(self.e, alpha + factor, out=self.student).addcmul_(self.teacher_e, factor * share)
+            torch.mul(self.e, alpha + factor, out=self.student).addcmul_(self.teacher_e, -factor * share)
             return 1.0
-        torch.addcmul(self.e, self.teacher_e, factor / (alpha + factor) * share, out=self.student)
+        torch.addcmul(self.e, self.teacher_e, share * (-factor / (alpha + factor)), out=self.student)
         return alpha + factor
 
-    def _move(self, r: Tensor, factor: Tensor | float, alpha: float) -> tuple[Tensor, float]:
-        """Turn r into the gradient `total * p * (factor * (r - mean of r) + alpha)`; (the mean under p, what is short).
+    def _move(self, r: Tensor, factor: Tensor | float, alpha: float) -> float:
+        """Turn r into the gradient `total * p * (factor * (r - mean of r) + alpha)`; what it is short of.
 
         r: log p - log m up to a constant per row, [n, V].
         """
         moved = r.mul_(self.e)
-        own = moved.sum(-1, keepdim=True) / self.total
+        own = torch.sum(moved, -1, keepdim=True, out=self.sums.own).div_(self.sums.total)
         if isinstance(factor, Tensor) or factor == 0.0:
             moved.mul_(factor).addcmul_(self.e, alpha - factor * own)
-            return own, 1.0
+            return 1.0
         moved.addcmul_(self.e, alpha / factor - own)
-        return own, factor
+        return factor
