@@ -23,12 +23,13 @@ from plumbline.stage_b.decisions import (
 )
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.simulation import FOCUS, MISSION, simulate_tickets
+from plumbline.stage_b.tickets import Tickets
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> MissionRun:
     config = StageBConfig(stage_a_paths=("none",), engine=EngineConfig(), output=OutputConfig(root=str(tmp_path)))
-    made = MissionRun(config, MISSION, FOCUS, tuple(each.ticket for each in simulate_tickets(6, seed=0)))
+    made = MissionRun(config, MISSION, FOCUS, Tickets.of(each.ticket for each in simulate_tickets(6, seed=0)))
     made.folder.mkdir(parents=True)
     return made
 

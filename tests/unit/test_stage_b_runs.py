@@ -21,6 +21,7 @@ from plumbline.stage_b.mission import MissionRun, plan_missions
 from plumbline.stage_b.reference import reference_page
 from plumbline.stage_b.rejudge import rejudge
 from plumbline.stage_b.risk import Certificate, Infeasible
+from plumbline.stage_b.rollout import Asked, Items, candidates_of
 from plumbline.stage_b.simulation import MISSION, RULE
 from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
 
@@ -33,6 +34,17 @@ LARGE_GATE = {"shares": {"propose": 0.3, "gate": 0.6, "calibration": 0.05, "test
 
 def one_run(folder: Path, count: int = 60, **sections: Any) -> MissionRun:
     return run_over(folder, ticket_rows(count), **sections)
+
+
+def test_the_items_of_an_epoch_are_every_ticket_with_every_way(tmp_path: Path) -> None:
+    run = one_run(tmp_path, count=3)
+    ways = candidates_of(run.config.sampler, seed=0, epoch=2)
+    items, plain = Items(run.tickets, ways, 2), [Asked(t, 2, n, way) for t in run.tickets for n, way in enumerate(ways)]
+    assert list(items) == plain and len(items) == 12 and len({item.key for item in items}) == 12
+    assert [items[place] for place in range(-12, 12)] == plain + plain
+    assert items[1::5] == plain[1::5]
+    with pytest.raises(IndexError):
+        items[12]
 
 
 def test_a_run_writes_what_the_documents_name(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class Desk:
 
 def find(run: MissionRun) -> Found:
     """Read the run folder."""
-    selections = run.latest_selections()
+    selections = run.latest_selections(run.tickets)
     certificate, why = read_certificate(run)
     entries, automatic = [], 0
     for number, ticket in enumerate(run.tickets, 1):

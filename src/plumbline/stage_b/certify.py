@@ -21,9 +21,8 @@ from plumbline.stage_b.verdict import PASS
 def calibrate(run: MissionRun, max_false_pass: float, confidence: float) -> Certificate | Infeasible:
     """Choose and keep the threshold. Raises UserError where the newest verdicts are not those of this guidance."""
     tickets = run.of_split("calibration")
-    chosen = run.latest_selections()
+    rows = run.latest_selections(tickets)
     setting = setting_of(run)
-    rows = {ticket.key: chosen[ticket.key] for ticket in tickets if ticket.key in chosen}
     stale = sum(row["guidance_hash"] != setting.guidance_hash for row in rows.values())
     if len(rows) < len(tickets) or stale:
         what = f"{len(tickets) - len(rows)} calibration tickets have no verdict, {stale} one of another guidance"

@@ -14,7 +14,7 @@ from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.infer.rows import RowFile, read_rows, set_torn_line_aside
 from plumbline.stage_b.guidance import now
 from plumbline.stage_b.mission import MissionRun
-from plumbline.stage_b.tickets import LABELS, Ticket
+from plumbline.stage_b.tickets import LABELS, Tickets
 
 DECISIONS = "decisions.jsonl"
 RELABEL, NOTE, UNDO = "relabel", "note", "undo"
@@ -134,17 +134,20 @@ def _decision(row: Mapping[str, Any], path: Path) -> Decision:
     return Decision(**told)
 
 
-def relabelled(tickets: Sequence[Ticket], decisions: Mapping[str, Standing]) -> list[Ticket]:
+def relabelled(tickets: Tickets, decisions: Mapping[str, Standing]) -> Tickets:
     """The tickets with the labels that people corrected; each keeps its key, and so its split and its rollouts."""
-    return [_corrected(ticket, decisions.get(ticket.key)) for ticket in tickets]
-
-
-def _corrected(ticket: Ticket, standing: Standing | None) -> Ticket:
-    if standing is None or standing.label in ("", ticket.label):
-        return ticket
-    return replace(ticket, label=standing.label, filed=ticket.filed or ticket.label)
+    label_of = {key: standing.label for key, standing in decisions.items() if standing.label}
+    if not label_of:
+        return tickets
+    return tickets.replaced(
+        {
+            place: replace(ticket, label=label_of[ticket.key], filed=ticket.filed or ticket.label)
+            for place, ticket in enumerate(tickets)
+            if label_of.get(ticket.key, ticket.label) != ticket.label
+        }
+    )
 
 
 def with_corrected_labels(run: MissionRun) -> MissionRun:
     """The run with the labels as they are after the review."""
-    return replace(run, tickets=tuple(relabelled(run.tickets, read_decisions(run))))
+    return replace(run, tickets=relabelled(run.tickets, read_decisions(run)))

@@ -13,7 +13,7 @@ from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.gate import ACCEPT, UNVERIFIED, AlphaBudget, Counts, decide
 from plumbline.stage_b.guidance import Edit, Guidance, apply_edit, now
 from plumbline.stage_b.mission import GATE, MissionRun
-from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
+from plumbline.stage_b.rollout import Items, Rollouts, candidates_of, selections
 from plumbline.stage_b.verdict import VERDICT_OF_LABEL
 
 
@@ -117,7 +117,7 @@ def judge_split(
     ways = candidates_of(config.sampler, config.seed, 1)
     output = run.folder / split / f"{guidance.hash}.jsonl"
     options = run.run_options(output, resume=True, most=budget.left)
-    items = items_of(tickets, ways, 0)
+    items = Items(tickets, ways, 0)
     report = run_work(items, Rollouts(guidance, config.judge.weights), engine, options, run.identity, progress=progress)
     budget.spend(report.written - report.cached)
     tried.reports.append(report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from plumbline.stage_b.mission import SELECTIONS, STATE, TRAJECTORIES, MissionRu
 from plumbline.stage_b.mission import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
-from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
+from plumbline.stage_b.rollout import Items, Rollouts, candidates_of, selections
 from plumbline.stage_b.splits import SEALED, SPLITS
 from plumbline.stage_b.verdict import PASS
 
@@ -116,7 +116,7 @@ def _epoch(
     """Whether the epoch is whole. An epoch that was begun goes on with the guidance that it began with."""
     guidance = guidance_of_epoch(run, epoch)
     ways = candidates_of(run.config.sampler, run.config.seed, epoch)
-    items = items_of(run.shuffled(epoch), ways, epoch)
+    items = Items(run.shuffled(epoch), ways, epoch)
     log.info("%s, epoch %d: %d candidates under guidance %s", run.mission, epoch, len(items), guidance.hash)
     log.debug("the guidance reads:\n%s", prompt_of(guidance))
     options = run.run_options(run.trajectories, resume=True, most=budget.left)
@@ -198,21 +198,21 @@ def summarize(run: MissionRun) -> dict[str, dict[str, int]]:
 
 def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, dict[str, int]]:
     """Split -> counts over its tickets that have a verdict. automatic: those that the certificate passes."""
-    chosen, split_of = run.latest_selections(), run.splits()
+    newest = {key: _flags(row, certificate) for key, row in run.selections()}
+    split_of = run.splits()
     figures = {split: dict.fromkeys(FIGURES, 0) for split in SPLITS}
     for ticket in run.tickets:
-        row = chosen.get(ticket.key)
-        if row is None or ticket.key not in split_of:
+        if ticket.key not in newest or ticket.key not in split_of:
             continue
-        passes, should = row["result"]["verdict"] == PASS, ticket.label == "pass"
-        is_automatic = passes_by_itself(row, certificate)
+        passes, needs_review, is_unreadable, is_automatic = newest[ticket.key]
+        should = ticket.label == "pass"
         told = (
             True,
             passes == should,
             passes and not should,
             should and not passes,
-            row["result"]["summary_confidence"] != "ok",
-            row["status"] != "ok",
+            needs_review,
+            is_unreadable,
             is_automatic,
             is_automatic and not should,
         )
@@ -220,3 +220,10 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
         for name, counts in zip(FIGURES, told, strict=True):
             mine[name] += counts
     return figures
+
+
+def _flags(row: Mapping[str, Any], certificate: Certificate | None) -> tuple[bool, bool, bool, bool]:
+    """Whether a selection passes, needs a review, has no readable candidate, passes by itself."""
+    result = row["result"]
+    needs_review = result["summary_confidence"] != "ok"
+    return result["verdict"] == PASS, needs_review, row["status"] != "ok", passes_by_itself(row, certificate)

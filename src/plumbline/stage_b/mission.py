@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from plumbline.stage_b.guidance import Guidance, GuidanceStore, read_guidance, s
 from plumbline.stage_b.picture_hash import PictureHash, hash_picture
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
 from plumbline.stage_b.splits import HashedTicket, split_tickets
-from plumbline.stage_b.tickets import Ticket, read_tickets
+from plumbline.stage_b.tickets import Ticket, Tickets, read_tickets
 
 TRAJECTORIES = "trajectories.jsonl"
 SELECTIONS = "selections.jsonl"
@@ -42,7 +41,7 @@ class MissionRun:
     config: StageBConfig
     mission: str
     focus: str
-    tickets: tuple[Ticket, ...]
+    tickets: Tickets
 
     @property
     def folder(self) -> Path:
@@ -83,10 +82,11 @@ class MissionRun:
             most=most,
         )
 
-    def shuffled(self, epoch: int) -> list[Ticket]:
+    def shuffled(self, epoch: int) -> Tickets:
         """The tickets in the order of an epoch."""
-        order = keyed_generator(self.config.seed, epoch, 0, "stage-b tickets").permutation(len(self.tickets))
-        return [self.tickets[place] for place in order]
+        return self.tickets.at(
+            keyed_generator(self.config.seed, epoch, 0, "stage-b tickets").permutation(len(self.tickets))
+        )
 
     def first_guidance(self) -> Guidance:
         """What guidance begins with: the file that the configuration names, or the focus alone."""
@@ -127,10 +127,10 @@ class MissionRun:
             raise DamagedFileError(Problem(str(path), "holds no splits", "remove it to draw them again"))
         return {key: split for split, keys in kept.items() for key in keys}
 
-    def of_split(self, split: str) -> list[Ticket]:
+    def of_split(self, split: str) -> Tickets:
         """The tickets of one split, in the order of the input."""
         of = self.splits()
-        return [ticket for ticket in self.tickets if of.get(ticket.key) == split]
+        return self.tickets.at(place for place, ticket in enumerate(self.tickets) if of.get(ticket.key) == split)
 
     def _hashed(self) -> list[HashedTicket]:
         root = self.config.splits.image_root
@@ -144,13 +144,15 @@ class MissionRun:
         ]
 
     # ------------------------------------------------------------------------------------------------------- results
-    def latest_selections(self) -> dict[str, dict[str, Any]]:
-        """Ticket -> its selection of the last epoch that has one."""
+    def selections(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(ticket, selection), epoch after epoch: the last one of a ticket is its newest."""
         path = self.folder / SELECTIONS
-        found: dict[str, dict[str, Any]] = {}
-        for row in read_rows(path) if path.exists() else ():
-            found[row["key"].rpartition("/e")[0]] = row
-        return found
+        return ((row["key"].rpartition("/e")[0], row) for row in (read_rows(path) if path.exists() else ()))
+
+    def latest_selections(self, tickets: Iterable[Ticket]) -> dict[str, dict[str, Any]]:
+        """Ticket -> its selection of the last epoch that has one."""
+        wanted = {ticket.key for ticket in tickets}
+        return {key: row for key, row in self.selections() if key in wanted}
 
     def edits(self) -> list[dict[str, Any]]:
         """Every edit that was tried, with what came of it."""
@@ -175,11 +177,13 @@ def _hashes(root: Path, images: Sequence[str]) -> Iterator[PictureHash]:
 def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[MissionRun]:
     """A run per mission of the Stage-A files. Raises UserError; touches no file of the run."""
     tickets = read_tickets(config.stage_a_paths)
-    counts = Counter(ticket.mission for ticket in tickets)
-    if unknown := [name for name in only if name not in counts]:
+    places: dict[str, list[int]] = {}
+    for place, ticket in enumerate(tickets):
+        places.setdefault(ticket.mission, []).append(place)
+    if unknown := [name for name in only if name not in places]:
         what = f"no ticket of {', '.join(unknown)}"
-        raise ConfigError(Problem("--mission", what, f"there are {', '.join(counts) or 'none'}"))
-    missions = [name for name in counts if not only or name in only]
+        raise ConfigError(Problem("--mission", what, f"there are {', '.join(places) or 'none'}"))
+    missions = [name for name in places if not only or name in only]
     if not missions:
         raise UserError(Problem(", ".join(config.stage_a_paths), "there is no ticket in it", "run stage-a first"))
     focuses = read_missions(config.missions_file)
@@ -190,9 +194,4 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
         what = f"is one guidance, and there are {len(missions)} missions"
         raise ConfigError(Problem("guidance.path", what, "choose one with --mission"))
     limit = config.runner.limit
-    return [
-        MissionRun(
-            config, name, focuses.get(name, ""), tuple(ticket for ticket in tickets if ticket.mission == name)[:limit]
-        )
-        for name in missions
-    ]
+    return [MissionRun(config, name, focuses.get(name, ""), tickets.at(places[name][:limit])) for name in missions]

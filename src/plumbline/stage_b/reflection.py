@@ -80,9 +80,10 @@ def told(run: MissionRun, guidance: Guidance, cases: list[dict[str, Any]]) -> st
 
 def wrong_cases(run: MissionRun) -> list[dict[str, Any]]:
     """Tickets of the propose split whose newest verdict is not that of their label; false passes first."""
-    chosen = run.latest_selections()
+    tickets = run.of_split("propose")
+    chosen = run.latest_selections(tickets)
     found = []
-    for ticket in run.of_split("propose"):
+    for ticket in tickets:
         row = chosen.get(ticket.key)
         if row is not None and row["result"]["verdict"] != VERDICT_OF_LABEL[ticket.label]:
             case = {

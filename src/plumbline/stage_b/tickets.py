@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
+import msgspec
+
+from plumbline.data.contract import is_encodable
 from plumbline.data.findings import shown
 from plumbline.data.read import Line, parse_line, read_lines
 from plumbline.errors import DamagedFileError, DataError, Problem
@@ -16,6 +21,9 @@ from plumbline.stage_b.summary_text import clean_summary
 LABELS = ("pass", "fail")
 MOST_TOLD = 20
 """Problems that are listed; the rest is counted."""
+LEARNT = 32
+DICTIONARY_BYTES = 4096
+"""What all are compressed against, of the first LEARNT tickets: more is slower, and no smaller."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,82 @@ class Ticket:
         return f"{self.mission}/{self.filed or self.label}/{self.group_id}"
 
 
-def read_tickets(paths: Iterable[str | Path]) -> list[Ticket]:
+class Tickets(Sequence[Ticket]):
+    """Tickets held packed; every access makes the ticket anew.
+
+    Eleven thousand tickets of sixteen photos would take 80 MB as objects. Texts of one mission are much alike, so that
+    each is compressed against the first ones and takes a tenth of that.
+    """
+
+    def __init__(self, packed: Sequence[bytes], dictionary: bytes):
+        self._packed, self._dictionary = packed, dictionary
+
+    @classmethod
+    def of(cls, tickets: Iterable[Ticket]) -> Tickets:
+        """Pack tickets as they come."""
+        plain = map(_encoded, tickets)
+        first = list(islice(plain, LEARNT))
+        dictionary = b"".join(first)[-DICTIONARY_BYTES:]
+        return cls([_deflated(data, dictionary) for data in chain(first, plain)], dictionary)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    @overload
+    def __getitem__(self, place: int) -> Ticket: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Tickets: ...
+
+    def __getitem__(self, place: int | slice) -> Ticket | Tickets:
+        if isinstance(place, slice):
+            return Tickets(self._packed[place], self._dictionary)
+        return _decoded(zlib.decompressobj(-zlib.MAX_WBITS, zdict=self._dictionary).decompress(self._packed[place]))
+
+    def at(self, places: Iterable[int]) -> Tickets:
+        """Some of them, in the order of the places."""
+        return Tickets([self._packed[place] for place in places], self._dictionary)
+
+    def replaced(self, others: Mapping[int, Ticket]) -> Tickets:
+        """With another ticket at some places."""
+        packed = list(self._packed)
+        for place, ticket in others.items():
+            packed[place] = _deflated(_encoded(ticket), self._dictionary)
+        return Tickets(packed, self._dictionary)
+
+
+def _encoded(ticket: Ticket) -> bytes:
+    maps = dict(ticket.summaries), dict(ticket.failed)
+    names = ticket.group_id, ticket.mission, ticket.label
+    return msgspec.msgpack.encode((*names, ticket.images, *maps, ticket.flags, ticket.filed))
+
+
+def _decoded(data: bytes) -> Ticket:
+    group_id, mission, label, images, summaries, failed, flags, filed = msgspec.msgpack.decode(data)
+    maps = MappingProxyType(summaries), MappingProxyType(failed)
+    return Ticket(group_id, mission, label, tuple(images), *maps, tuple(flags), filed)
+
+
+def _deflated(data: bytes, dictionary: bytes) -> bytes:
+    packer = zlib.compressobj(level=1, wbits=-zlib.MAX_WBITS, zdict=dictionary)
+    return packer.compress(data) + packer.flush()
+
+
+def read_tickets(paths: Iterable[str | Path]) -> Tickets:
     """The tickets of Stage-A files (JSONL), in their order.
 
     Raises DamagedFileError with every row that is not a ticket or repeats one, DataError for a file that is not there.
     """
-    tickets: list[Ticket] = []
-    first: dict[str, str] = {}
     problems: list[Problem] = []
+    tickets = Tickets.of(_tickets(paths, problems))
+    if problems:
+        raise DamagedFileError(_at_most(problems))
+    return tickets
+
+
+def _tickets(paths: Iterable[str | Path], problems: list[Problem]) -> Iterator[Ticket]:
+    """The tickets; what is wrong is added to `problems`."""
+    first: dict[str, str] = {}
     for path in paths:
         for line in read_lines(path):
             where = f"{path}:{line.number}"
@@ -62,10 +138,7 @@ def read_tickets(paths: Iterable[str | Path]) -> list[Ticket]:
                 what = f"the ticket {shown(ticket.key)} is there already, at {first[ticket.key]}"
                 problems.append(Problem(where, what, "keep one row per ticket"))
             first.setdefault(ticket.key, where)
-            tickets.append(ticket)
-    if problems:
-        raise DamagedFileError(_at_most(problems))
-    return tickets
+            yield ticket
 
 
 def _at_most(problems: list[Problem]) -> list[Problem]:
@@ -112,6 +185,9 @@ def _faults(row: Any) -> Iterator[str]:
     yield from (f"{name} is {shown(maps[name])}, not a text per image" for name in wrong)
     if not wrong:
         yield from _image_faults(len(images), [*maps["per_image"], *maps["failed"]])
+        names = [row.get("group_id"), row.get("mission"), *images, *maps["failed"].values()]
+        broken = [name for name in names if isinstance(name, str) and not is_encodable(name)]
+        yield from (f"half a surrogate pair in {shown(name)}" for name in broken)
 
 
 def _is_texts(texts: Any) -> bool:
@@ -121,6 +197,8 @@ def _is_texts(texts: Any) -> bool:
 def _image_faults(count: int, names: list[str]) -> Iterator[str]:
     """`image_1` to `image_<count>`, each in one of the two maps."""
     wanted = {f"image_{number}" for number in range(1, count + 1)}
+    if len(names) == count and wanted.issuperset(names) and wanted.issubset(names):
+        return
     if twice := sorted({name for name in names if names.count(name) > 1}):
         yield f"{', '.join(twice)} has a summary and a failure"
     if missing := sorted(wanted - set(names), key=_number):
