@@ -140,6 +140,8 @@ def test_packed_tickets_are_the_tickets_that_were_packed() -> None:
     )
     packed = Tickets.of(iter(plain))
     assert list(packed) == plain and len(packed) == 200 and packed[-1] == plain[-1]
+    heads = [(ticket.key, ticket.group_id, ticket.label, ticket.filed) for ticket in plain]
+    assert [(head.key, head.group_id, head.label, head.filed) for head in packed.heads()] == heads
     assert list(packed[3:90:7]) == plain[3:90:7]
     assert list(packed.at([9, 0, 9])) == [plain[9], plain[0], plain[9]]
     changed = packed.replaced({7: plain[0]})

@@ -117,7 +117,8 @@ class Desk:
 
     def __post_init__(self) -> None:
         self._candidates = RowIndex(self.run.trajectories, lambda head: head.key.rpartition("/c")[0])
-        self.numbers = {ticket.key: number for number, ticket in enumerate(self.run.tickets, 1)}
+        self.keys = [head.key for head in self.run.tickets.heads()]
+        self.numbers = {key: number for number, key in enumerate(self.keys, 1)}
 
     def found(self) -> Found:
         """Raises UserError for a run that has no verdicts yet."""
@@ -198,11 +199,11 @@ def _urgency(entry: Entry) -> tuple[int, float, int]:
 def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, Standing]) -> list[Suspect]:
     """Labels that look wrong, as corrected so far; the sealed test's are not looked at."""
     voted = []
-    for ticket in relabelled(run.tickets, decisions):
-        row = found.selections.get(ticket.key)
+    for head in relabelled(run.tickets, decisions).heads():
+        row = found.selections.get(head.key)
         share = None if row is None else row["result"]["pass_share"]
-        if share is not None and found.splits.get(ticket.key) != SEALED:
-            voted.append(Voted(ticket.key, ticket.label, share))
+        if share is not None and found.splits.get(head.key) != SEALED:
+            voted.append(Voted(head.key, head.label, share))
     return find_suspects(voted)
 
 

@@ -27,8 +27,8 @@ def calibrate(run: MissionRun, max_false_pass: float, confidence: float) -> Cert
     if len(rows) < len(tickets) or stale:
         what = f"{len(tickets) - len(rows)} calibration tickets have no verdict, {stale} one of another guidance"
         raise UserError(Problem(str(run.folder), what, "run one more epoch (runner.epochs) with this guidance"))
-    scores = [auto_score(rows[ticket.key]) for ticket in tickets]
-    is_fail = [ticket.label == "fail" for ticket in tickets]
+    scores = [auto_score(rows[head.key]) for head in tickets.heads()]
+    is_fail = [head.label == "fail" for head in tickets.heads()]
     found = choose_threshold(scores, is_fail, max_false_pass, confidence, setting)
     path = run.folder / CERTIFICATE
     if isinstance(found, Certificate):
@@ -60,7 +60,7 @@ def setting_of(run: MissionRun) -> Setting:
 
 def _labels(run: MissionRun) -> str:
     """Of the calibration tickets: a label that a review corrects speaks against a bound that stood on the old one."""
-    told = [[ticket.key, ticket.label] for ticket in run.of_split("calibration")]
+    told = [[head.key, head.label] for head in run.of_split("calibration").heads()]
     return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
 
 

@@ -14,7 +14,7 @@ from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.infer.rows import RowFile, read_rows, set_torn_line_aside
 from plumbline.stage_b.guidance import now
 from plumbline.stage_b.mission import MissionRun
-from plumbline.stage_b.tickets import LABELS, Tickets
+from plumbline.stage_b.tickets import LABELS, Ticket, Tickets
 
 DECISIONS = "decisions.jsonl"
 RELABEL, NOTE, UNDO = "relabel", "note", "undo"
@@ -139,13 +139,12 @@ def relabelled(tickets: Tickets, decisions: Mapping[str, Standing]) -> Tickets:
     label_of = {key: standing.label for key, standing in decisions.items() if standing.label}
     if not label_of:
         return tickets
-    return tickets.replaced(
-        {
-            place: replace(ticket, label=label_of[ticket.key], filed=ticket.filed or ticket.label)
-            for place, ticket in enumerate(tickets)
-            if label_of.get(ticket.key, ticket.label) != ticket.label
-        }
-    )
+    changed = [place for place, head in enumerate(tickets.heads()) if label_of.get(head.key, head.label) != head.label]
+    return tickets.replaced({place: _corrected(tickets[place], label_of) for place in changed})
+
+
+def _corrected(ticket: Ticket, label_of: Mapping[str, str]) -> Ticket:
+    return replace(ticket, label=label_of[ticket.key], filed=ticket.filed or ticket.label)
 
 
 def with_corrected_labels(run: MissionRun) -> MissionRun:

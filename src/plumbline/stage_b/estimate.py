@@ -52,7 +52,7 @@ def estimate(run: MissionRun) -> Estimate:
     model = _model_folder(run)
     prompt = round(calls * _prompt_tokens(run, model))
     reply = round(calls * sum(way.max_new_tokens for way in ways) / len(ways))
-    labels = Counter(ticket.label for ticket in run.tickets)
+    labels = Counter(head.label for head in run.tickets.heads())
     is_local = config.engine.kind == "transformers" and not config.engine.servers
     return Estimate(
         run.mission,

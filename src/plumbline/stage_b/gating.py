@@ -65,8 +65,8 @@ def try_edit(
         if judged is None:
             return tried
         right.append(judged)
-    is_fail = [ticket.label == "fail" for ticket in tickets if right]
-    flags = [[judged[ticket.key] for ticket in tickets] for judged in right] or [[], []]
+    is_fail = [head.label == "fail" for head in tickets.heads() if right]
+    flags = [[judged[head.key] for head in tickets.heads()] for judged in right] or [[], []]
     counts = Counts.of(is_fail, *flags)
     decision = decide(counts, alpha, rules)
     if decision.outcome == ACCEPT:
@@ -123,7 +123,7 @@ def judge_split(
     tried.reports.append(report)
     if report.exit_code != EXIT_OK:  # a verdict that is missing must not decide
         return None
-    label_of = {f"{ticket.key}/e0": VERDICT_OF_LABEL[ticket.label] for ticket in tickets}
+    label_of = {f"{head.key}/e0": VERDICT_OF_LABEL[head.label] for head in tickets.heads()}
     rows = selections(read_rows(output), config) if items else ()
     return {
         row["key"].removesuffix("/e0"): row["result"]["verdict"] == label_of[row["key"]]

@@ -201,11 +201,11 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
     newest = {key: _flags(row, certificate) for key, row in run.selections()}
     split_of = run.splits()
     figures = {split: dict.fromkeys(FIGURES, 0) for split in SPLITS}
-    for ticket in run.tickets:
-        if ticket.key not in newest or ticket.key not in split_of:
+    for head in run.tickets.heads():
+        key, should = head.key, head.label == "pass"
+        if key not in newest or key not in split_of:
             continue
-        passes, needs_review, is_unreadable, is_automatic = newest[ticket.key]
-        should = ticket.label == "pass"
+        passes, needs_review, is_unreadable, is_automatic = newest[key]
         told = (
             True,
             passes == should,
@@ -216,7 +216,7 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
             is_automatic,
             is_automatic and not should,
         )
-        mine = figures[split_of[ticket.key]]
+        mine = figures[split_of[key]]
         for name, counts in zip(FIGURES, told, strict=True):
             mine[name] += counts
     return figures

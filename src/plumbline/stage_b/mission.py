@@ -22,7 +22,7 @@ from plumbline.stage_b.guidance import Guidance, GuidanceStore, read_guidance, s
 from plumbline.stage_b.picture_hash import PictureHash, hash_picture
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
 from plumbline.stage_b.splits import HashedTicket, split_tickets
-from plumbline.stage_b.tickets import Ticket, Tickets, read_tickets
+from plumbline.stage_b.tickets import Tickets, read_tickets
 
 TRAJECTORIES = "trajectories.jsonl"
 SELECTIONS = "selections.jsonl"
@@ -130,7 +130,7 @@ class MissionRun:
     def of_split(self, split: str) -> Tickets:
         """The tickets of one split, in the order of the input."""
         of = self.splits()
-        return self.tickets.at(place for place, ticket in enumerate(self.tickets) if of.get(ticket.key) == split)
+        return self.tickets.at(place for place, head in enumerate(self.tickets.heads()) if of.get(head.key) == split)
 
     def _hashed(self) -> list[HashedTicket]:
         root = self.config.splits.image_root
@@ -149,9 +149,9 @@ class MissionRun:
         path = self.folder / SELECTIONS
         return ((row["key"].rpartition("/e")[0], row) for row in (read_rows(path) if path.exists() else ()))
 
-    def latest_selections(self, tickets: Iterable[Ticket]) -> dict[str, dict[str, Any]]:
+    def latest_selections(self, tickets: Tickets) -> dict[str, dict[str, Any]]:
         """Ticket -> its selection of the last epoch that has one."""
-        wanted = {ticket.key for ticket in tickets}
+        wanted = {head.key for head in tickets.heads()}
         return {key: row for key, row in self.selections() if key in wanted}
 
     def edits(self) -> list[dict[str, Any]]:
@@ -178,8 +178,8 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
     """A run per mission of the Stage-A files. Raises UserError; touches no file of the run."""
     tickets = read_tickets(config.stage_a_paths)
     places: dict[str, list[int]] = {}
-    for place, ticket in enumerate(tickets):
-        places.setdefault(ticket.mission, []).append(place)
+    for place, head in enumerate(tickets.heads()):
+        places.setdefault(head.mission, []).append(place)
     if unknown := [name for name in only if name not in places]:
         what = f"no ticket of {', '.join(unknown)}"
         raise ConfigError(Problem("--mission", what, f"there are {', '.join(places) or 'none'}"))

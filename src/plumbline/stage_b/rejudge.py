@@ -57,7 +57,7 @@ def _said(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _scored(run: MissionRun) -> Iterator[dict[str, Any]]:
     """The trajectories with the scores of today's judge."""
-    places = {ticket.key: place for place, ticket in enumerate(run.tickets)}
+    places = {head.key: place for place, head in enumerate(run.tickets.heads())}
     judges = _judges(run)
     read: tuple[Ticket, str, Evidence] | None = None
     for row in read_rows(run.trajectories):
