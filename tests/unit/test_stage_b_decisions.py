@@ -117,7 +117,7 @@ def test_a_corrected_label_keeps_the_ticket_s_identity(run: MissionRun) -> None:
     changed = [each.key for each, was in zip(corrected.tickets, run.tickets, strict=True) if each.label != was.label]
     assert changed == [ticket.key]
     back = Standing((Decision(ticket.key, "relabel", label=ticket.label),))
-    assert relabelled(corrected.tickets, {ticket.key: back})[2].label == ticket.label
+    assert relabelled(corrected, {ticket.key: back}).tickets[2].label == ticket.label
 
 
 # ------------------------------------------------------------------------------------------------------------ citations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from plumbline.report.citations import visible
@@ -128,7 +128,7 @@ def suspect_lines(desk: Desk) -> list[dict[str, Any]]:
 
 def split_lines(run: MissionRun, splits: Mapping[str, str], decisions: Mapping[str, Standing]) -> list[dict[str, Any]]:
     """Figures by split, with labels as corrected; of the sealed test its size alone."""
-    figures = summarize(replace(run, tickets=relabelled(run.tickets, decisions)))
+    figures = summarize(relabelled(run, decisions))
     names: Sequence[str] = list(dict.fromkeys([*splits.values(), *figures]))
     sizes = [sum(each == name for each in splits.values()) for name in names]
     return [{"name": name, "size": size, "figures": figures.get(name)} for name, size in zip(names, sizes, strict=True)]

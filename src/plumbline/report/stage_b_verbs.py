@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plumbline.errors import EXIT_OK, ConfigError, Problem
 from plumbline.stage_b.config import load_stage_b
-from plumbline.stage_b.mission import MissionRun, plan_missions
+from plumbline.stage_b.mission import MissionRun, plan_mission, plan_missions
 
 
 def review(config: Path, mission: str | None, image_root: Path | None, captions: Path | None, port: int) -> int:
@@ -18,7 +18,7 @@ def review(config: Path, mission: str | None, image_root: Path | None, captions:
     """
     from plumbline.report.review import serve_review
 
-    run = _one_mission(config, mission)
+    run = plan_mission(load_stage_b(config).run, mission)
     root = _image_root(run, image_root)
     if root is None:
         raise ConfigError(Problem("--image-root", "is needed: where do the photos lie?", "or set splits.image_root"))
@@ -39,14 +39,6 @@ def report(config: Path, mission: str | None, output: Path | None) -> int:
     for run in runs:
         print(write_stage_b_report(run, output or run.folder / REPORT_FILE, image_root=_image_root(run, None)))
     return EXIT_OK
-
-
-def _one_mission(config: Path, mission: str | None) -> MissionRun:
-    runs = plan_missions(load_stage_b(config).run, () if mission is None else (mission,))
-    if len(runs) > 1:
-        names = ", ".join(run.mission for run in runs)
-        raise ConfigError(Problem("--mission", "is needed: one is reviewed at a time", f"there are {names}"))
-    return runs[0]
 
 
 def _image_root(run: MissionRun, given: Path | None) -> Path | None:

@@ -14,7 +14,7 @@ from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.infer.rows import RowFile, read_rows, set_torn_line_aside
 from plumbline.stage_b.guidance import now
 from plumbline.stage_b.mission import MissionRun
-from plumbline.stage_b.tickets import LABELS, Ticket, Tickets
+from plumbline.stage_b.tickets import LABELS, Ticket
 
 DECISIONS = "decisions.jsonl"
 RELABEL, NOTE, UNDO = "relabel", "note", "undo"
@@ -134,13 +134,18 @@ def _decision(row: Mapping[str, Any], path: Path) -> Decision:
     return Decision(**told)
 
 
-def relabelled(tickets: Tickets, decisions: Mapping[str, Standing]) -> Tickets:
-    """The tickets with the labels that people corrected; each keeps its key, and so its split and its rollouts."""
-    label_of = {key: standing.label for key, standing in decisions.items() if standing.label}
-    if not label_of:
-        return tickets
+def corrected_labels(decisions: Mapping[str, Standing]) -> dict[str, str]:
+    """Ticket -> the label that a person gave it."""
+    return {key: standing.label for key, standing in decisions.items() if standing.label}
+
+
+def relabelled(run: MissionRun, decisions: Mapping[str, Standing]) -> MissionRun:
+    """The run with the labels that people corrected; each ticket keeps its key, and so its split and its rollouts."""
+    label_of, tickets = corrected_labels(decisions), run.tickets
     changed = [place for place, head in enumerate(tickets.heads()) if label_of.get(head.key, head.label) != head.label]
-    return tickets.replaced({place: _corrected(tickets[place], label_of) for place in changed})
+    if not changed:
+        return run
+    return replace(run, tickets=tickets.replaced({place: _corrected(tickets[place], label_of) for place in changed}))
 
 
 def _corrected(ticket: Ticket, label_of: Mapping[str, str]) -> Ticket:
@@ -149,4 +154,4 @@ def _corrected(ticket: Ticket, label_of: Mapping[str, str]) -> Ticket:
 
 def with_corrected_labels(run: MissionRun) -> MissionRun:
     """The run with the labels as they are after the review."""
-    return replace(run, tickets=relabelled(run.tickets, read_decisions(run)))
+    return relabelled(run, read_decisions(run))

@@ -195,3 +195,12 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
         raise ConfigError(Problem("guidance.path", what, "choose one with --mission"))
     limit = config.runner.limit
     return [MissionRun(config, name, focuses.get(name, ""), tickets.at(places[name][:limit])) for name in missions]
+
+
+def plan_mission(config: StageBConfig, mission: str | None) -> MissionRun:
+    """The run of one mission; UserError where there are several and none is named."""
+    runs = plan_missions(config, () if mission is None else (mission,))
+    if len(runs) > 1:
+        names = ", ".join(run.mission for run in runs)
+        raise ConfigError(Problem("--mission", f"is needed: there are {len(runs)} missions", f"choose one of {names}"))
+    return runs[0]

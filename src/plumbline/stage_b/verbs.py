@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.data.findings import printable
-from plumbline.errors import EXIT_BUDGET, EXIT_GATE, EXIT_OK, ConfigError, Problem, UserError
+from plumbline.errors import EXIT_BUDGET, EXIT_GATE, EXIT_OK, ConfigError, Problem
 from plumbline.infer.verbs import progress_bar
 from plumbline.infer.work import locked
 from plumbline.model.checkpoints import write_atomically
@@ -28,7 +28,7 @@ from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
-from plumbline.stage_b.mission import RESOLVED, MissionRun, plan_missions
+from plumbline.stage_b.mission import RESOLVED, MissionRun, plan_mission, plan_missions
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
@@ -235,8 +235,4 @@ def _planned(loaded: LoadedStageB, missions: Sequence[str]) -> list[MissionRun]:
 
 def _one(config: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
     loaded = load_stage_b(config)
-    runs = _planned(loaded, () if mission is None else (mission,))
-    if len(runs) > 1:
-        names = ", ".join(run.mission for run in runs)
-        raise UserError(Problem("--mission", f"there are {len(runs)} missions", f"choose one of {names}"))
-    return runs[0], loaded
+    return with_corrected_labels(plan_mission(loaded.run, mission)), loaded
