@@ -16,10 +16,13 @@ from plumbline.stage_b.mission import CERTIFICATE, MissionRun
 from plumbline.stage_b.risk import Certificate, Infeasible, Setting, choose_threshold
 from plumbline.stage_b.rollout import prompts_hash
 from plumbline.stage_b.verdict import PASS
+from plumbline.stage_b.verdict_file import check_verdicts
 
 
 def calibrate(run: MissionRun, max_false_pass: float, confidence: float) -> Certificate | Infeasible:
-    """Choose and keep the threshold. Raises UserError where the newest verdicts are not those of this guidance."""
+    """Choose and keep the threshold. Raises UserError where the newest verdicts are not those of this guidance
+    and configuration."""
+    check_verdicts(run)
     tickets = run.of_split("calibration")
     rows = run.latest_selections(tickets)
     setting = setting_of(run)

@@ -143,10 +143,14 @@ def _why_not(guidance: Guidance, edit: Edit, max_rules: int) -> str:
 
 @dataclass(frozen=True)
 class GuidanceStore:
-    """The guidance of a run folder. retention: snapshots kept, the current one among them."""
+    """The guidance of a run folder.
+
+    retention: snapshots kept, the current one among them; in_use: steps that are kept beyond these.
+    """
 
     folder: Path
     retention: int
+    in_use: frozenset[int] = frozenset()
 
     @property
     def path(self) -> Path:
@@ -157,15 +161,16 @@ class GuidanceStore:
         return read_guidance(self.path) if self.path.exists() else None
 
     def write(self, guidance: Guidance) -> None:
-        """Make it current and keep it as a snapshot; the oldest ones beyond `retention` go."""
+        """Make it current and keep it as a snapshot; the oldest ones beyond `retention` go, if nothing needs them."""
         text = guidance.to_json()
         snapshots = self.folder / SNAPSHOTS
         snapshots.mkdir(parents=True, exist_ok=True)
         write_atomically(snapshots / _name(guidance.step), text)
         write_atomically(self.path, text)
-        for old in sorted(snapshots.glob("step-*.json"))[: -self.retention]:
-            if old.name != _name(guidance.step):
-                old.unlink()
+        needed = self.in_use | {guidance.step}
+        for step in self.steps()[: -self.retention]:
+            if step not in needed:
+                (snapshots / _name(step)).unlink()
 
     def steps(self) -> list[int]:
         """The steps that are kept."""

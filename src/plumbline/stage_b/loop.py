@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plumbline.data.read import write_lines
 from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK
 from plumbline.infer.engine import Engine
-from plumbline.infer.rows import read_rows
 from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
@@ -21,9 +18,10 @@ from plumbline.stage_b.mission import SELECTIONS, STATE, TRAJECTORIES, MissionRu
 from plumbline.stage_b.mission import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
-from plumbline.stage_b.rollout import Items, Rollouts, candidates_of, selections
+from plumbline.stage_b.rollout import Items, Rollouts, candidates_of
 from plumbline.stage_b.splits import SEALED, SPLITS
 from plumbline.stage_b.verdict import PASS
+from plumbline.stage_b.verdict_file import write_selections
 
 Progress = Callable[[int], None]
 log = logging.getLogger("plumbline.stage_b")
@@ -128,8 +126,7 @@ def _epoch(
     report.statuses = {status: report.statuses.get(status, 0) + count for status, count in done.statuses.items()}
     if report.interrupted or report.over_budget:
         return False
-    if done.written or not (run.folder / SELECTIONS).exists():
-        write_selections(run)
+    write_selections(run)
     return True
 
 
@@ -143,12 +140,6 @@ def guidance_of_epoch(run: MissionRun, epoch: int) -> Guidance:
         run.write_state(state)
         return current
     return current if step == current.step else run.store.snapshot(step)
-
-
-def write_selections(run: MissionRun) -> None:
-    """The verdicts of every ticket whose candidates are all there, from the trajectories."""
-    rows = selections(read_rows(run.trajectories), run.config)
-    write_lines(run.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def _reflect(

@@ -54,7 +54,9 @@ class MissionRun:
 
     @property
     def store(self) -> GuidanceStore:
-        return GuidanceStore(self.folder, self.config.guidance.retention)
+        """The guidance; the steps that epochs were made with stay, since their rollouts are judged with them."""
+        in_use = frozenset(self.read_state()["epochs"].values())
+        return GuidanceStore(self.folder, self.config.guidance.retention, in_use)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -68,6 +70,7 @@ class MissionRun:
             **who_answers(config.engine),
             "sampler": [asdict(way) for way in candidates_of(config.sampler, config.seed, 1)],
             "prompts": prompts_hash(),
+            "weights": asdict(config.judge.weights),
             "tickets": digest.hexdigest()[:16],
         }
 
@@ -101,7 +104,8 @@ class MissionRun:
 
     # ------------------------------------------------------------------------------------------------------- state
     def read_state(self) -> dict[str, Any]:
-        """Epoch -> guidance step; what has been reflected on; how often the sealed test was looked at."""
+        """Epoch -> guidance step; what has been reflected on; what the verdicts were made of; how often the sealed test
+        was looked at."""
         path = self.folder / STATE
         if not path.exists():
             return {"epochs": {}, "reflected": [], "test_uses": 0}
