@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plumbline.errors import UserError
-from plumbline.stage_b.certify import calibrate
+from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
 from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.guidance import Edit, apply_edit
@@ -70,3 +70,26 @@ def test_another_policy_selects_anew_and_other_weights_do_not_mix_with_the_old_o
     for command in (lambda: run_mission(heavier, Inspector, Budget()), lambda: calibrate(heavier, 0.9, 0.95)):
         with pytest.raises(UserError, match="was made with another weights"):
             command()
+
+
+def test_other_weights_in_the_same_folder_are_another_model(tmp_path: Path) -> None:
+    model = tmp_path / "merged"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"first")
+    run = run_over(tmp_path, ticket_rows(8), sampler=GREEDY, splits=ALL_CALIBRATION, engine={"model": str(model)})
+    run_mission(run, Inspector, Budget())
+    assert isinstance(calibrate(run, 0.9, 0.95), Certificate) and read_certificate(run)[0] is not None
+    (model / "model.safetensors").write_bytes(b"merged anew")
+    certificate, why = read_certificate(run)
+    assert certificate is None and "void" in why
+    for command in (lambda: run_mission(run, Inspector, Budget()), lambda: calibrate(run, 0.9, 0.95)):
+        with pytest.raises(UserError, match="was made with another weight_files"):
+            command()
+
+
+def test_a_calibration_takes_no_rollouts_of_another_sampler(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(8), sampler=GREEDY, splits=ALL_CALIBRATION)
+    run_mission(run, Inspector, Budget())
+    with pytest.raises(UserError, match="was made with another sampler"):
+        calibrate(changed(run, sampler={"grid": [{"max_new_tokens": 9}]}, splits=ALL_CALIBRATION), 0.9, 0.95)

@@ -14,7 +14,7 @@ from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.work import ERROR
 from plumbline.stage_b.config import SamplerConfig, StageBConfig, sampling_of
-from plumbline.stage_b.guidance import Guidance, now, prompt_of
+from plumbline.stage_b.guidance import Guidance, Rule, now, prompt_of
 from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidence, Judge, JudgeWeights, label_scores
 from plumbline.stage_b.selection import UNREADABLE, Candidate, select
 from plumbline.stage_b.tickets import Ticket, Tickets
@@ -221,6 +221,7 @@ def selection_row(key: str, rows: Sequence[Mapping[str, Any]], config: StageBCon
 
 
 def prompts_hash() -> str:
-    """Of the fixed part of the question: a bound that was measured with another one is void."""
-    blank = Guidance(1, "", 0, "", "")
-    return hashlib.sha256(prompt_of(blank).encode()).hexdigest()[:16]
+    """Of what every question has in common: a bound that was measured with another one is void."""
+    guidance = Guidance(1, "", 0, "", "", (Rule("R1", ""),), ("",))
+    ticket = Ticket("", "", "", ("", ""), {"image_1": ""}, {"image_2": ""})
+    return hashlib.sha256(f"{prompt_of(guidance)}\n{question(ticket)}".encode()).hexdigest()[:16]
