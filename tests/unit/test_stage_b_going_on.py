@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from plumbline.errors import UserError
+from plumbline.errors import ConfigError, DamagedFileError, DataError, UserError
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
-from plumbline.stage_b.gating import Budget
+from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import SELECTIONS, MissionRun, plan_missions
 from plumbline.stage_b.risk import Certificate
-from stage_b_folders import Inspector, run_over, ticket_rows, write_config
+from plumbline.stage_b.simulation import RULE
+from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
 
 GREEDY = {"grid": [{}]}
 ALL_CALIBRATION = {"shares": {"propose": 0.0, "gate": 0.0, "calibration": 1.0, "test": 0.0}}
@@ -93,3 +97,81 @@ def test_a_calibration_takes_no_rollouts_of_another_sampler(tmp_path: Path) -> N
     run_mission(run, Inspector, Budget())
     with pytest.raises(UserError, match="was made with another sampler"):
         calibrate(changed(run, sampler={"grid": [{"max_new_tokens": 9}]}, splits=ALL_CALIBRATION), 0.9, 0.95)
+
+
+def test_starting_anew_with_other_tickets_asks_the_gate_anew_and_keeps_what_was_learned(tmp_path: Path) -> None:
+    sections = {"sampler": GREEDY, "splits": ALL_GATE}
+    run = run_over(tmp_path, ticket_rows(60), **sections)
+    run_mission(run, Inspector, Budget())
+    try_edit(run, Edit("add", "照片应当清晰"), Inspector, Budget(), source="by hand")
+    run.write_state(run.read_state() | {"test_uses": 3})
+    write_tickets(tmp_path / "tickets.jsonl", ticket_rows(70))
+    more = changed(run, **sections)
+    with pytest.raises(UserError, match="was made with another tickets"):
+        run_mission(more, Inspector, Budget())
+    report = run_mission(more, Inspector, Budget(), resume=False)
+    assert (report.calls, report.exit_code, sum(report.splits.values())) == (70, 0, 70)
+    tried = try_edit(more, Edit("add", RULE), Inspector, Budget(), source="by hand")
+    assert tried.decision is not None and tried.decision["counts"]["tickets"] == 70
+    assert more.read_state()["test_uses"] == 3 and len(more.edits()) == 2
+
+
+def test_guidance_is_not_tested_on_tickets_that_it_was_learned_from(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(20), sampler=GREEDY)
+    run_mission(run, Inspector, Budget())
+    try_edit(run, Edit("add", "照片应当清晰"), Inspector, Budget(), source="by hand")
+    other = changed(run, sampler=GREEDY, splits=ALL_GATE)
+    assert any("splits stay as they were drawn" in note for note in run_mission(other, Inspector, Budget()).warnings)
+    with pytest.raises(UserError, match="learned from the splits of another seed"):
+        run_mission(other, Inspector, Budget(), resume=False)
+
+
+# -------------------------------------------------------------------------------------------------------------- splits
+def with_splits(run: MissionRun, **members: Sequence[int]) -> None:
+    """Splits by hand: places of tickets."""
+    keys = {split: [run.tickets[place].key for place in places] for split, places in members.items()}
+    path = run.folder / "splits.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"keys": keys}), encoding="utf-8")
+
+
+def test_splits_that_somebody_wrote_are_checked_once_and_used(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(6), sampler=GREEDY)
+    with_splits(run, gate=[0, 1, 2], calibration=[3, 4, 5])
+    assert run_mission(run, Inspector, Budget()).splits == {"propose": 0, "gate": 3, "calibration": 3, "test": 0}
+    with_splits(run, gate=[0, 1, 2], calibration=[2, 3])
+    with pytest.raises(DataError, match="is in gate and calibration"):
+        run_mission(run, Inspector, Budget())
+    with_splits(run, gate=[0], calibation=[1])
+    with pytest.raises(DamagedFileError, match="no lists of tickets under propose, gate, calibration, test"):
+        run_mission(run, Inspector, Budget())
+
+
+def test_both_labels_of_one_group_do_not_stand_in_two_splits_by_hand(tmp_path: Path) -> None:
+    rows = ticket_rows(3)
+    rows.append(rows[0] | {"label": "fail" if rows[0]["label"] == "pass" else "pass"})
+    run = run_over(tmp_path, rows, sampler=GREEDY)
+    with_splits(run, gate=[0, 1, 2], test=[3])
+    with pytest.raises(DataError, match="share a group"):
+        run_mission(run, Inspector, Budget())
+
+
+def test_photos_that_are_not_compared_are_told(tmp_path: Path) -> None:
+    rows = ticket_rows(4)
+    run = run_over(tmp_path, rows, sampler=GREEDY)
+    assert any("not looked for" in note for note in run_mission(run, Inspector, Budget()).warnings)
+    photos = tmp_path / "photos"
+    splits = {"image_root": str(photos)}
+    run = run_over(tmp_path / "b", rows, sampler=GREEDY, splits=splits)
+    with pytest.raises(ConfigError, match="is no folder"):
+        run_mission(run, Inspector, Budget())
+    photos.mkdir()
+    with pytest.raises(ConfigError, match="none of the tickets' 12 photos can be opened"):
+        run_mission(run, Inspector, Budget())
+    for row in rows[:2]:
+        target = photos / row["images"][0]
+        target.parent.mkdir()
+        Image.effect_noise((64, 64), 90).save(target)
+    assert run_mission(run, Inspector, Budget()).warnings == [
+        "10 photos cannot be opened, and were not compared with others"
+    ]

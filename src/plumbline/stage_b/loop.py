@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK
+from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, DamagedFileError, Problem, UserError
 from plumbline.infer.engine import Engine
 from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Guidance, prompt_of
-from plumbline.stage_b.mission import SELECTIONS, STATE, TRAJECTORIES, MissionRun
+from plumbline.stage_b.mission import SELECTIONS, TRAJECTORIES, MissionRun
 from plumbline.stage_b.mission import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
@@ -87,6 +88,7 @@ def run_mission(
         run.store.write(run.first_guidance())
     of = Counter(run.splits().values())
     report.splits = {split: of[split] for split in SPLITS}
+    report.warnings += run.split_file.notes()
     for epoch in range(1, run.config.runner.epochs + 1):
         if not _epoch(run, epoch, engine, budget, report, progress):
             break
@@ -98,9 +100,25 @@ def run_mission(
 
 
 def _start_anew(run: MissionRun) -> None:
-    """Guidance and its snapshots stay: they are what was learned."""
-    for name in (TRAJECTORIES, SELECTIONS, STATE, SPLITS_FILE):
+    """Guidance, its snapshots and the edits that were tried stay: they are what was learned; and how often the sealed
+    test was looked at. UserError where tickets that it was learned from would fall into another split."""
+    if run.edits() and run.split_file.is_drawn_otherwise():
+        what = "its guidance was learned from the splits of another seed or other splits.shares"
+        raise UserError(Problem(str(run.folder), what, "set them back, or name another output.run"))
+    looked = _looked(run)
+    for name in (TRAJECTORIES, SELECTIONS, SPLITS_FILE):
         (run.folder / name).unlink(missing_ok=True)
+    for split in SPLITS:
+        shutil.rmtree(run.folder / split, ignore_errors=True)
+    run.write_state({"epochs": {}, "reflected": [], "test_uses": looked})
+
+
+def _looked(run: MissionRun) -> int:
+    """How often the sealed test was looked at; unknown where the state is damaged, which starting anew mends."""
+    try:
+        return int(run.read_state()["test_uses"])
+    except (DamagedFileError, KeyError):
+        return 0
 
 
 def _epoch(

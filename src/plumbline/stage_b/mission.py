@@ -11,7 +11,7 @@ from typing import Any
 
 from plumbline.data.keyed import keyed_generator
 from plumbline.data.read import write_lines
-from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
+from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
 from plumbline.infer.rows import read_rows
 from plumbline.infer.verbs import safe_name
 from plumbline.infer.work import RunOptions
@@ -19,9 +19,8 @@ from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.config import StageBConfig, read_missions
 from plumbline.stage_b.engine import who_answers, window_of
 from plumbline.stage_b.guidance import Guidance, GuidanceStore, read_guidance, start
-from plumbline.stage_b.picture_hash import PictureHash, hash_picture
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
-from plumbline.stage_b.splits import HashedTicket, split_tickets
+from plumbline.stage_b.split_file import SplitFile
 from plumbline.stage_b.tickets import Tickets, read_tickets
 
 TRAJECTORIES = "trajectories.jsonl"
@@ -115,37 +114,21 @@ class MissionRun:
         return state
 
     def write_state(self, state: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / STATE, json.dumps(state, ensure_ascii=False, indent=1) + "\n")
+
+    @property
+    def split_file(self) -> SplitFile:
+        return SplitFile(self.folder / SPLITS, self.tickets, self.config.seed, self.config.splits)
 
     def splits(self) -> dict[str, str]:
         """Ticket -> its split, drawn once and kept."""
-        path = self.folder / SPLITS
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            config = self.config
-            found = split_tickets(self._hashed(), config.seed, config.splits.shares)
-            content = {"sizes": found.sizes, "clusters": found.clusters, "largest": found.largest, "keys": found.keys}
-            write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1, default=list) + "\n")
-        kept = read_json_object(path).get("keys")
-        if not isinstance(kept, dict):
-            raise DamagedFileError(Problem(str(path), "holds no splits", "remove it to draw them again"))
-        return {key: split for split, keys in kept.items() for key in keys}
+        return self.split_file.read()
 
     def of_split(self, split: str) -> Tickets:
         """The tickets of one split, in the order of the input."""
         of = self.splits()
         return self.tickets.at(place for place, head in enumerate(self.tickets.heads()) if of.get(head.key) == split)
-
-    def _hashed(self) -> list[HashedTicket]:
-        root = self.config.splits.image_root
-        return [
-            HashedTicket(
-                ticket.key,
-                f"{ticket.mission}/{ticket.group_id}",
-                () if root is None else tuple(_hashes(Path(root), ticket.images)),
-            )
-            for ticket in self.tickets
-        ]
 
     # ------------------------------------------------------------------------------------------------------- results
     def selections(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -167,15 +150,6 @@ class MissionRun:
         """Add a row to the edits that were tried."""
         rows: Iterable[Mapping[str, Any]] = [*self.edits(), row]
         write_lines(self.folder / EDITS, (json.dumps(entry, ensure_ascii=False) for entry in rows))
-
-
-def _hashes(root: Path, images: Sequence[str]) -> Iterator[PictureHash]:
-    """Hashes of the pictures that can be opened: Stage-A has told of the others."""
-    for image in images:
-        try:
-            yield hash_picture(root / image)
-        except (DataError, OSError):
-            continue
 
 
 def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[MissionRun]:
