@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from plumbline.errors import ConfigError, DamagedFileError, DataError, UserError
+from plumbline.infer.engine import Reply
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
 from plumbline.stage_b.gating import Budget, try_edit
@@ -175,3 +176,116 @@ def test_photos_that_are_not_compared_are_told(tmp_path: Path) -> None:
     assert run_mission(run, Inspector, Budget()).warnings == [
         "10 photos cannot be opened, and were not compared with others"
     ]
+
+
+# ---------------------------------------------------------------------------------------------------------- reflection
+class Failing(Inspector):
+    """Cannot reflect, or cannot answer the gate's questions."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def stream(self, requests: Any) -> Any:
+        for request in requests:
+            if self.broken in request.key:
+                yield Reply(request.key, error="http_500", detail="the server is down")
+            else:
+                yield from super().stream([request])
+
+
+REFLECTING = {"sampler": GREEDY, "reflection": {"enabled": True}, "runner": {"epochs": 2}}
+
+
+def test_a_reflection_that_failed_stops_the_run_and_is_tried_again(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(60), **REFLECTING)
+    report = run_mission(run, lambda: Failing("/reflection/"), Budget())
+    assert (report.exit_code, report.epochs, run.read_state()["reflected"]) == (3, 1, [])
+    assert any("reflection" in failure and "the server is down" in failure for failure in report.failures)
+    again = run_mission(run, Inspector, Budget())
+    assert (again.exit_code, again.epochs, len(again.decisions)) == (0, 2, 1)
+
+
+def test_a_gate_that_could_not_ask_is_no_finished_run(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(60), **REFLECTING)
+    report = run_mission(run, lambda: Failing("/e0/"), Budget())
+    assert (report.exit_code, report.epochs, report.decisions) == (3, 1, [])
+    assert run_mission(run, Inspector, Budget()).exit_code == 0
+
+
+def test_a_cap_that_ends_with_an_epoch_does_not_skip_its_reflection(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(60), **REFLECTING)
+    report = run_mission(run, Inspector, Budget(60))
+    assert (report.exit_code, report.calls, run.read_state()["reflected"]) == (5, 60, [])
+    while report.exit_code == 5:
+        report = run_mission(run, Inspector, Budget(25))
+        assert report.calls <= 25
+    assert len(run.edits()) == 1 and run.read_state()["reflected"] == [1, 2]
+
+
+class Rambling(Inspector):
+    """Reflects without a proposal that could be read."""
+
+    def stream(self, requests: Any) -> Any:
+        for request in requests:
+            if "/reflection/" in request.key:
+                yield Reply(request.key, "规则都很好。")
+            else:
+                yield from super().stream([request])
+
+
+def test_a_reflection_without_an_edit_is_told(tmp_path: Path) -> None:
+    report = run_mission(run_over(tmp_path, ticket_rows(60), **REFLECTING), Rambling, Budget())
+    assert report.exit_code == 0
+    assert sum("holds no edit" in warning for warning in report.warnings) == 2
+
+
+# --------------------------------------------------------------------------------------------------------------- edits
+def gated(folder: Path, count: int, **sections: Any) -> MissionRun:
+    run = run_over(folder, ticket_rows(count), sampler=GREEDY, splits=ALL_GATE, **sections)
+    run.store.write(run.first_guidance())
+    return run
+
+
+def outcome(run: MissionRun, edit: Edit) -> str:
+    tried = try_edit(run, edit, Inspector, Budget(), source="by hand")
+    assert tried.decision is not None
+    return str(tried.decision["outcome"])
+
+
+def test_an_edit_that_was_accepted_comes_back_after_a_return_without_another_test(tmp_path: Path) -> None:
+    run, edit = gated(tmp_path, 300), Edit("add", RULE)
+    assert outcome(run, edit) == "accept"
+    run.store.roll_back(0)
+    assert outcome(run, edit) == "accept"
+    guidance = run.store.read()
+    assert guidance is not None and [rule.text for rule in guidance.rules] == [RULE]
+    assert len(run.edits()) == 1
+
+
+def test_more_gate_tickets_give_an_edit_another_test_from_the_same_alpha(tmp_path: Path) -> None:
+    edit = Edit("add", RULE)
+    run = gated(tmp_path, 100)
+    assert outcome(run, edit) == outcome(run, edit) == "insufficient_evidence" and len(run.edits()) == 1
+    write_tickets(tmp_path / "tickets.jsonl", ticket_rows(300))
+    more = changed(run, sampler=GREEDY, splits=ALL_GATE)
+    run_mission(more, Inspector, Budget(), resume=False)
+    assert outcome(more, edit) == "accept"
+    assert [row["alpha"] for row in more.edits()] == [0.01, 0.01]
+
+
+def test_an_edit_that_could_not_be_tested_may_be_tried_again(tmp_path: Path) -> None:
+    rules = {"alpha": 0.05, "max_tests": 1}
+    run = gated(tmp_path, 60, gate=rules)
+    assert outcome(run, Edit("add", "照片应当清晰")) == "reject"
+    assert outcome(run, Edit("add", RULE)) == "unverified"
+    wider = changed(run, sampler=GREEDY, splits=ALL_GATE, gate=rules | {"alpha": 0.1, "max_tests": 2})
+    assert outcome(wider, Edit("add", RULE)) in ("accept", "insufficient_evidence")
+
+
+def test_what_was_spent_of_alpha_stays_spent_when_its_shares_change(tmp_path: Path) -> None:
+    run = gated(tmp_path, 60, gate={"alpha": 0.05, "max_tests": 1})
+    assert outcome(run, Edit("add", "照片应当清晰")) == "reject"
+    finer = changed(run, sampler=GREEDY, splits=ALL_GATE, gate={"alpha": 0.05, "max_tests": 50})
+    assert outcome(finer, Edit("add", RULE)) == "unverified"
+    assert finer.edits()[-1]["why"] == "the alpha of this run is used up"

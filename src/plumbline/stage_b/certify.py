@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -57,14 +56,8 @@ def setting_of(run: MissionRun) -> Setting:
     config = run.config
     told = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
     told["weights"] = asdict(config.judge.weights)
-    told["labels"] = _labels(run)
+    told["labels"] = run.of_split("calibration").digest()  # a corrected one speaks against a bound on the old one
     return Setting(guidance.hash, json.dumps(told, ensure_ascii=False, sort_keys=True), prompts_hash())
-
-
-def _labels(run: MissionRun) -> str:
-    """Of the calibration tickets: a label that a review corrects speaks against a bound that stood on the old one."""
-    told = [[head.key, head.label] for head in run.of_split("calibration").heads()]
-    return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
 def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:

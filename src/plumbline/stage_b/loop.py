@@ -31,7 +31,8 @@ log = logging.getLogger("plumbline.stage_b")
 @dataclass
 class MissionReport:
     """What a run did. calls: questions asked now; reply_tokens: of all their replies; decisions: of the edits that were
-    tried now; splits: tickets in each; summary: figures per split, but the sealed one."""
+    tried now; splits: tickets in each; summary: figures per split, but the sealed one; errors: questions without a
+    reply."""
 
     mission: str
     folder: str
@@ -46,6 +47,7 @@ class MissionReport:
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    errors: int = 0
     interrupted: bool = False
     over_budget: bool = False
 
@@ -55,14 +57,14 @@ class MissionReport:
             return EXIT_INTERRUPTED
         if self.over_budget:
             return EXIT_BUDGET
-        has_errors = any(status.startswith("error:") for status in self.statuses)
-        return EXIT_FINDINGS if has_errors else EXIT_OK
+        return EXIT_FINDINGS if self.errors else EXIT_OK
 
     def add(self, report: RunReport) -> None:
         """Count a part of the run."""
         self.calls += report.written - report.cached
         self.cached += report.cached
         self.seconds += report.seconds
+        self.errors += report.errors
         self.failures += report.failures
         self.warnings += report.warnings
         self.interrupted |= report.interrupted
@@ -172,8 +174,17 @@ def _reflect(
     state = run.read_state()
     if epoch in state["reflected"]:
         return True
-    for edit in propose(run, engine(), budget):
-        outcome = try_edit(run, edit, engine, budget, source=f"reflection after epoch {epoch}", progress=progress)
+    proposed, source = propose(run, engine, budget), f"reflection after epoch {epoch}"
+    report.calls += proposed.calls
+    report.reply_tokens += proposed.tokens
+    if proposed.over_budget or proposed.failure:
+        report.over_budget |= proposed.over_budget
+        report.errors += bool(proposed.failure)
+        report.failures += [f"{source}: {proposed.failure}"] if proposed.failure else []
+        return False
+    report.warnings += [f"{source}: {proposed.note}"] if proposed.note else []
+    for edit in proposed.edits:
+        outcome = try_edit(run, edit, engine, budget, source=source, progress=progress)
         for part in outcome.reports:
             report.add(part)
         if outcome.decision is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from plumbline.infer.config import Sampling
@@ -21,7 +22,20 @@ _ARRAY = re.compile(r"\[.*\]", re.DOTALL)
 SOURCE = "reflection"
 
 
-def propose(run: MissionRun, engine: Engine, budget: Budget) -> list[Edit]:
+@dataclass(frozen=True)
+class Proposed:
+    """What a reflection came to. edits: those to try; calls, tokens: what it cost; over_budget, failure: why the model
+    could not be asked, or did not answer; note: what a user should know."""
+
+    edits: tuple[Edit, ...] = ()
+    calls: int = 0
+    tokens: int = 0
+    over_budget: bool = False
+    failure: str = ""
+    note: str = ""
+
+
+def propose(run: MissionRun, engine: Callable[[], Engine], budget: Budget) -> Proposed:
     """Edits that fit the guidance and have not been tried; at most `reflection.edits_per_epoch`.
 
     Only wrong verdicts of the propose split are shown: the gate's tickets stay unseen. A proposal that cannot be used
@@ -30,8 +44,10 @@ def propose(run: MissionRun, engine: Engine, budget: Budget) -> list[Edit]:
     current = run.store.read()
     assert current is not None
     cases = wrong_cases(run)
-    if not cases or (budget.left is not None and budget.left < 1):
-        return []
+    if not cases:
+        return Proposed()
+    if budget.left is not None and budget.left < 1:
+        return Proposed(over_budget=True)
     settings = run.config.reflection
     request = Request(
         f"{run.mission}/reflection/{current.hash}",
@@ -40,20 +56,27 @@ def propose(run: MissionRun, engine: Engine, budget: Budget) -> list[Edit]:
         told(run, current, cases[: settings.tickets_shown]),
         Sampling(settings.max_new_tokens),
     )
-    (reply,) = engine.stream([request])
+    (reply,) = engine().stream([request])
     budget.spend(1)
     if reply.error:
-        return []
+        return Proposed(calls=1, failure=f"{reply.error}: {reply.detail}")
+    read = read_edits(reply.text)
+    note = "" if read else "the model's reply holds no edit that can be read"
+    return Proposed(_usable(run, read), 1, reply.tokens, note=note)
+
+
+def _usable(run: MissionRun, proposed: Sequence[Edit]) -> tuple[Edit, ...]:
+    """Without those that were tried before; one that does not fit is kept among them."""
     known = {row["edit"]["id"] for row in run.edits()}
     edits = []
-    for edit in read_edits(reply.text):
+    for edit in proposed:
         if edit.id in known:
             continue
         if why := fits(run, edit):
             refuse(run, edit, why, SOURCE)
         else:
             edits.append(edit)
-    return edits[: settings.edits_per_epoch]
+    return tuple(edits[: run.config.reflection.edits_per_epoch])
 
 
 INSTRUCTION = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +114,11 @@ class Tickets(Sequence[Ticket]):
     def heads(self) -> Iterator[TicketHead]:
         """Of each ticket, at a tenth of the price of the whole one."""
         return map(_HEAD.decode, self._packed)
+
+    def digest(self) -> str:
+        """Of what they are called and labelled; 16 hex digits."""
+        told = [[head.key, head.label] for head in self.heads()]
+        return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
 
     def at(self, places: Iterable[int]) -> Tickets:
         """Some of them, in the order of the places."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.data.findings import printable
-from plumbline.errors import EXIT_BUDGET, EXIT_GATE, EXIT_OK, ConfigError, Problem
+from plumbline.errors import EXIT_GATE, EXIT_OK, ConfigError, Problem
 from plumbline.infer.verbs import progress_bar
 from plumbline.infer.work import locked
 from plumbline.model.checkpoints import write_atomically
@@ -132,7 +132,7 @@ def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> i
             tried = try_edit(chosen, change, engine, budget, source="by hand", progress=advance)
     if tried.decision is None:
         print("stopped before the gate could decide: the same command goes on", file=sys.stderr)
-        return max([EXIT_BUDGET, *(report.exit_code for report in tried.reports)])
+        return max(report.exit_code for report in tried.reports)
     print(json.dumps(tried.decision, ensure_ascii=False) if as_json else _edit_line(tried.decision))
     return EXIT_OK if tried.decision["outcome"] == ACCEPT else EXIT_GATE
 
@@ -146,7 +146,7 @@ def effects(config: Path, mission: str | None, *, as_json: bool) -> int:
             found, tried = rule_effects(chosen, engine, Budget(loaded.run.runner.max_calls), progress=advance)
     if found is None:
         print("stopped before every rule was measured: the same command goes on", file=sys.stderr)
-        return max([EXIT_BUDGET, *(report.exit_code for report in tried.reports)])
+        return max(report.exit_code for report in tried.reports)
     if as_json:
         print(json.dumps({"effects": [effect.as_dict() for effect in found]}, ensure_ascii=False))
         return EXIT_OK
