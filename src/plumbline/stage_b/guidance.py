@@ -19,6 +19,7 @@ import msgspec
 from plumbline.data.findings import shown
 from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
 from plumbline.model.checkpoints import read_json_object, write_atomically
+from plumbline.stage_b.summary_text import ROLE_TOKEN, without_roles
 
 SCHEMA = 1
 FILE = "guidance.json"
@@ -134,6 +135,8 @@ def _why_not(guidance: Guidance, edit: Edit, max_rules: int) -> str:
         return "a rule that goes has no new text" if edit.text else ""
     if not edit.text.strip() or "\n" in edit.text or len(edit.text) > LONGEST_RULE or not edit.text.isprintable():
         return f"its text is {shown(edit.text)}: one printable line of at most {LONGEST_RULE} characters is wanted"
+    if ROLE_TOKEN in without_roles(edit.text)[1]:
+        return f"its text holds a special token: {shown(edit.text)}"
     if edit.text in known.values():
         return "this rule is there already"
     if edit.kind == "add" and len(known) >= max_rules:

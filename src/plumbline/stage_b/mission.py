@@ -90,6 +90,11 @@ class MissionRun:
             keyed_generator(self.config.seed, epoch, 0, "stage-b tickets").permutation(len(self.tickets))
         )
 
+    def uncited(self, evidence: Iterable[str]) -> list[str]:
+        """What of an edit's evidence names no ticket: neither its group id nor its key, nor one and `/image_n`."""
+        names = {name for head in self.tickets.heads() for name in (head.group_id, head.key)}
+        return [each for each in evidence if each not in names and each.rpartition("/image_")[0] not in names]
+
     def first_guidance(self) -> Guidance:
         """What guidance begins with: the file that the configuration names, or the focus alone."""
         path = self.config.guidance.path

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from plumbline.data.findings import printable
-from plumbline.errors import EXIT_GATE, EXIT_OK, ConfigError, Problem
+from plumbline.data.findings import printable, shown
+from plumbline.errors import EXIT_GATE, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.infer.verbs import progress_bar
 from plumbline.infer.work import locked
 from plumbline.model.checkpoints import write_atomically
@@ -123,6 +123,11 @@ def _edit_line(decision: dict[str, Any]) -> str:
 def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> int:
     """Bring an edit before the gate; exit 4 where it is not accepted."""
     chosen, loaded = _one(config, mission)
+    if unknown := chosen.uncited(change.evidence):
+        what = f"{', '.join(map(shown, unknown))} is no ticket of {chosen.mission}"
+        raise UserError(
+            Problem("--evidence", what, "a group id such as QC-20231218-0012345, with /image_2 for a photo")
+        )
     with locked(chosen.folder / "run"), redirect_stdout(sys.stderr):
         if chosen.store.read() is None:
             chosen.store.write(chosen.first_guidance())
