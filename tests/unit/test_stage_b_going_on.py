@@ -15,6 +15,7 @@ from plumbline.infer.engine import Reply
 from plumbline.stage_b import verbs
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
+from plumbline.stage_b.estimate import estimate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
@@ -339,3 +340,18 @@ def test_evidence_by_hand_names_tickets_that_are_there(tmp_path: Path) -> None:
     assert run.uncited(["QC-9", "/image_1", f"{head.group_id}/x"]) == ["QC-9", "/image_1", f"{head.group_id}/x"]
     with pytest.raises(UserError, match="'QC-9' is no ticket of BBU"):
         verbs.edit(tmp_path / "stage_b.yaml", None, Edit("add", RULE, evidence=("QC-9",)), as_json=True)
+
+
+def test_the_estimate_reads_the_guidance_as_it_is_now(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(4), engine={"kind": "replay", "replies": "none"})
+    first = estimate(run).prompt_tokens
+    assert not run.folder.exists()
+    run.store.write(apply_edit(run.first_guidance(), Edit("add", RULE * 10), 16))
+    assert estimate(run).prompt_tokens > first + 16 * 50
+
+
+def test_the_sealed_test_of_a_run_without_verdicts_is_not_counted_as_looked_at(tmp_path: Path) -> None:
+    run = run_over(tmp_path, ticket_rows(4))
+    with pytest.raises(UserError, match="no verdicts yet"):
+        verbs.sealed_test(tmp_path / "stage_b.yaml", None, as_json=True)
+    assert run.read_state()["test_uses"] == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from plumbline.cli import app
 from plumbline.errors import ConfigError, UserError
 from plumbline.report import review as page
 from plumbline.report.review_desk import Desk
@@ -135,3 +136,28 @@ def test_a_port_that_is_taken_is_said(config: Path, tmp_path: Path) -> None:
         other.listen()
         with pytest.raises(UserError, match="0 takes any free one"):
             review(config, MISSIONS[0], tmp_path, None, other.getsockname()[1])
+
+
+def test_a_run_is_named_by_its_folder_as_well(config: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    assert command("stage-b", "run", config, "--mission", MISSIONS[0]) == 0
+    folder = tmp_path / "out" / MISSIONS[0] / "default"
+    moved = tmp_path / "elsewhere" / MISSIONS[0] / "first"
+    moved.parent.mkdir(parents=True)
+    folder.rename(moved)
+    capsys.readouterr()
+    assert command("stage-b", "report", moved) == 0
+    assert capsys.readouterr().out.strip() == str(moved / "report.html")
+    served: list[Any] = []
+    monkeypatch.setattr(page, "serve_review", lambda run, **_: served.append(run.folder))
+    monkeypatch.chdir(moved)
+    assert command("review", ".", "--image-root", tmp_path) == 0
+    assert served == [moved] and command("stage-b", "test", moved, "--json") == 0
+    with pytest.raises(UserError, match="is no run"):
+        review(tmp_path, None, tmp_path, None, 0)
+    moved.rename(tmp_path / "first")
+    with pytest.raises(UserError, match="a folder of another name"):
+        review(tmp_path / "first", None, tmp_path, None, 0)
+
+
+def command(*words: object) -> int:
+    return int(app([str(word) for word in words], result_action="return_value") or 0)

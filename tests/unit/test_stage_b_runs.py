@@ -236,7 +236,10 @@ def test_recorded_replies_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     first = one_run(tmp_path / "first", count=12)
     run_mission(first, Inspector, Budget())
     config = write_config(
-        tmp_path, tmp_path / "first" / "tickets.jsonl", engine={"kind": "replay", "replies": str(first.trajectories)}
+        tmp_path,
+        tmp_path / "first" / "tickets.jsonl",
+        engine={"kind": "replay", "replies": str(first.trajectories)},
+        runner={"price_per_million_tokens": 2.0},
     )
     assert command("stage-b", "run", config, "--dry-run", "--json") == 0
     (plan,) = json.loads(capsys.readouterr().out)["runs"]
@@ -245,6 +248,8 @@ def test_recorded_replies_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert command("stage-b", "run", config, "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)["runs"]
     assert (told["calls"], told["statuses"]) == (48, {"ok": 48})
+    assert told["prompt_tokens"] == plan["prompt_tokens"]
+    assert told["price"] == pytest.approx((told["prompt_tokens"] + told["reply_tokens"]) * 2e-6)
     (run,) = plan_missions(load_stage_b(config).run)
     assert (run.folder / "selections.jsonl").read_text() == (first.folder / "selections.jsonl").read_text()
     assert (run.folder / "resolved.yaml").exists()

@@ -30,9 +30,9 @@ log = logging.getLogger("plumbline.stage_b")
 
 @dataclass
 class MissionReport:
-    """What a run did. calls: questions asked now; reply_tokens: of all their replies; decisions: of the edits that were
-    tried now; splits: tickets in each; summary: figures per split, but the sealed one; errors: questions without a
-    reply."""
+    """What a run did. calls: questions asked now; prompt_tokens: about how many they had, reply_tokens: of the replies;
+    price: of both; decisions: of the edits that were tried now; splits: tickets in each; summary: figures per split,
+    but the sealed one; errors: questions without a reply."""
 
     mission: str
     folder: str
@@ -40,6 +40,8 @@ class MissionReport:
     calls: int = 0
     cached: int = 0
     reply_tokens: int = 0
+    prompt_tokens: int = 0
+    price: float = 0.0
     splits: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)

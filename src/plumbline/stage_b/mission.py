@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from plumbline.infer.rows import read_rows
 from plumbline.infer.verbs import safe_name
 from plumbline.infer.work import RunOptions
 from plumbline.model.checkpoints import read_json_object, write_atomically
-from plumbline.stage_b.config import StageBConfig, read_missions
+from plumbline.stage_b.config import LoadedStageB, OutputConfig, StageBConfig, load_stage_b, read_missions
 from plumbline.stage_b.engine import who_answers, window_of
-from plumbline.stage_b.guidance import Guidance, GuidanceStore, read_guidance, start
+from plumbline.stage_b.guidance import FILE, Guidance, GuidanceStore, read_guidance, start
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
 from plumbline.stage_b.split_file import SplitFile
 from plumbline.stage_b.tickets import Tickets, read_tickets
@@ -180,10 +180,29 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
     return [MissionRun(config, name, focuses.get(name, ""), tickets.at(places[name][:limit])) for name in missions]
 
 
-def plan_mission(config: StageBConfig, mission: str | None) -> MissionRun:
-    """The run of one mission; UserError where there are several and none is named."""
-    runs = plan_missions(config, () if mission is None else (mission,))
+def open_mission(path: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
+    """The run of one mission, by a configuration or by its folder.
+
+    Raises UserError where a configuration has several missions and none is named.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    loaded = load_stage_b(path)
+    runs = plan_missions(loaded.run, () if mission is None else (mission,))
     if len(runs) > 1:
         names = ", ".join(run.mission for run in runs)
         raise ConfigError(Problem("--mission", f"is needed: there are {len(runs)} missions", f"choose one of {names}"))
-    return runs[0]
+    return runs[0], loaded
+
+
+def _open_folder(folder: Path) -> tuple[MissionRun, LoadedStageB]:
+    """A run folder under the configuration that it was made with, wherever it lies now."""
+    if not (folder / RESOLVED).is_file() or not (folder / FILE).is_file():
+        what = f"is no run: there is no {RESOLVED} and {FILE} in it"
+        raise UserError(Problem(str(folder), what, "name <output.root>/<mission>/<run>, or a configuration"))
+    loaded, at = load_stage_b(folder / RESOLVED), folder.resolve()
+    config = replace(loaded.run, output=OutputConfig(root=str(at.parents[1]), run=at.name))
+    (run,) = plan_missions(config, (read_guidance(folder / FILE).mission,))
+    if run.folder != at:
+        raise UserError(Problem(str(folder), f"is the run of {run.mission}, in a folder of another name"))
+    return run, replace(loaded, run=config)

@@ -23,12 +23,12 @@ from plumbline.stage_b.config import LoadedStageB, load_stage_b
 from plumbline.stage_b.decisions import with_corrected_labels
 from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.engine import open_verdict_engine
-from plumbline.stage_b.estimate import estimate
+from plumbline.stage_b.estimate import estimate, spent
 from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
-from plumbline.stage_b.mission import RESOLVED, MissionRun, plan_mission, plan_missions
+from plumbline.stage_b.mission import RESOLVED, SELECTIONS, MissionRun, open_mission, plan_missions
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
@@ -67,7 +67,9 @@ def _run_one(mission: MissionRun, loaded: LoadedStageB, engine: Any, budget: Bud
         progress_bar(printable(mission.mission), total) as advance,
     ):
         write_atomically(mission.folder / RESOLVED, loaded.resolved_yaml)
-        return run_mission(mission, engine, budget, resume=resume, progress=advance)
+        report = run_mission(mission, engine, budget, resume=resume, progress=advance)
+        report.prompt_tokens, report.price = spent(mission, report.calls, report.reply_tokens)
+        return report
 
 
 def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
@@ -80,15 +82,15 @@ def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
             f"{printable(row['mission'])}: {row['tickets']} tickets ({row['labels']}), {row['candidates']} candidates"
         )
         print(f"  {row['calls']:,} questions: about {row['prompt_tokens']:,} tokens to read", end="")
-        print(f", at most {row['reply_tokens']:,} to write{_price(row)}")
+        print(f", at most {row['reply_tokens']:,} to write{_price(row['price'])}")
         if row["seconds"] is not None:
             print(f"  at least {duration(row['seconds'])} on this processor, no GPU")
         print(f"  writes {row['folder']}")
     return EXIT_OK
 
 
-def _price(row: dict[str, Any]) -> str:
-    return f", {row['price']:,.2f} in money" if row["price"] else ""
+def _price(price: float) -> str:
+    return f", {price:,.2f} in money" if price else ""
 
 
 def _tell(report: MissionReport) -> None:
@@ -99,7 +101,8 @@ def _tell(report: MissionReport) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items())) or "no rows"
     known = f", {report.cached} known replies" if report.cached else ""
     print(f"{printable(report.mission)}: {report.epochs} epochs, {counts}; {report.calls} questions now{known}")
-    print(f"  {report.reply_tokens:,} tokens written in {duration(report.seconds)}")
+    print(f"  about {report.prompt_tokens:,} tokens read, {report.reply_tokens:,} written", end="")
+    print(f"{_price(report.price)}; {duration(report.seconds)}")
     print(f"  splits: {', '.join(f'{size} {split}' for split, size in report.splits.items())} (sealed)")
     for split, figures in report.summary.items():
         print(f"  {split}: {', '.join(f'{count} {name}' for name, count in figures.items())}")
@@ -214,6 +217,8 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
 def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     """Open the sealed test once more; every look is counted, since each makes it a little less sealed."""
     chosen, _ = _one(config, mission)
+    if not (chosen.folder / SELECTIONS).exists():
+        raise UserError(Problem(str(chosen.folder), "has no verdicts yet", "run it first (plumbline stage-b run)"))
     with locked(chosen.folder / "run"):
         state = chosen.read_state()
         state["test_uses"] += 1
@@ -239,5 +244,5 @@ def _planned(loaded: LoadedStageB, missions: Sequence[str]) -> list[MissionRun]:
 
 
 def _one(config: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
-    loaded = load_stage_b(config)
-    return with_corrected_labels(plan_mission(loaded.run, mission)), loaded
+    run, loaded = open_mission(config, mission)
+    return with_corrected_labels(run), loaded
