@@ -57,9 +57,19 @@ def test_verdicts_that_a_crash_kept_from_being_written_are_written_by_the_next_c
     whole = path.read_bytes()
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:8]))  # as it was after the first epoch
     state = run.read_state()
-    run.write_state(state | {"selected": state["selected"] | {"trajectories": 1}})
+    run.write_state(state | {"selected": state["selected"] | {"epoch": 1}})
     report = run_mission(run, lambda: pytest.fail("there is nothing to ask"), Budget())
     assert (report.calls, path.read_bytes()) == (0, whole)
+
+
+def test_an_epoch_that_is_not_whole_has_no_verdicts_yet(tmp_path: Path) -> None:
+    sections = {"sampler": GREEDY, "runner": {"epochs": 2}}
+    run = run_over(tmp_path, ticket_rows(8), **sections)
+    for cap in (12, 2, 1):
+        assert run_mission(run, Inspector, Budget(cap)).exit_code == 5
+        assert {row["result"]["epoch"] for _, row in run.selections()} == {1}
+    assert run_mission(run, Inspector, Budget()).exit_code == 0
+    assert [row["result"]["epoch"] for _, row in run.selections()] == [1] * 8 + [2] * 8
 
 
 def test_another_policy_selects_anew_and_other_weights_do_not_mix_with_the_old_ones(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def _epoch(
     report.statuses = {status: report.statuses.get(status, 0) + count for status, count in done.statuses.items()}
     if report.interrupted or report.over_budget:
         return False
-    write_selections(run)
+    write_selections(run, epoch, is_changed=done.written > 0)
     return True
 
 

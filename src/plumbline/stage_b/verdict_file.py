@@ -14,28 +14,31 @@ from plumbline.stage_b.mission import SELECTIONS, MissionRun
 from plumbline.stage_b.rollout import selections
 
 SELECTED = "selected"
-"""What the state of a run keeps of the file, so that one that a crash left behind its trajectories is known."""
+"""What the state of a run keeps of the file: the last whole epoch in it, and how it was selected."""
 
 
-def write_selections(run: MissionRun) -> None:
-    """The verdicts of every ticket whose candidates are all there; nothing where they are written already."""
-    made_of = _made_of(run)
-    if (run.folder / SELECTIONS).exists() and run.read_state().get(SELECTED) == made_of:
+def write_selections(run: MissionRun, epoch: int, *, is_changed: bool) -> None:
+    """The verdicts of all whole epochs, of which `epoch` is one; nothing where they are written already.
+
+    is_changed: rows of this epoch have been written since.
+    """
+    before = run.read_state().get(SELECTED, {"epoch": 0})
+    now = {"epoch": max(epoch, before["epoch"]), "selection": _way(run)}
+    if before == now and not is_changed and (run.folder / SELECTIONS).exists():
         return
-    rows = selections(read_rows(run.trajectories), run.config)
+    whole = (row for row in read_rows(run.trajectories) if row["epoch"] <= now["epoch"])
+    rows = selections(whole, run.config)
     write_lines(run.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
-    run.write_state(run.read_state() | {SELECTED: made_of})
+    run.write_state(run.read_state() | {SELECTED: now})
 
 
 def check_verdicts(run: MissionRun) -> None:
     """Raise UserError for verdicts that the configuration of today would not have made."""
     check_identity(run.trajectories, run.identity)
-    if run.read_state().get(SELECTED) != _made_of(run):
-        what = "its verdicts are not those of its rollouts, or were selected in another way"
-        raise UserError(Problem(str(run.folder), what, "plumbline stage-b run selects anew, and asks nothing for that"))
+    if run.read_state().get(SELECTED, {}).get("selection") != _way(run):
+        fix = "plumbline stage-b run selects anew, and asks nothing for that"
+        raise UserError(Problem(str(run.folder), "its verdicts were selected in another way", fix))
 
 
-def _made_of(run: MissionRun) -> dict[str, Any]:
-    size = run.trajectories.stat().st_size if run.trajectories.exists() else 0
-    selection = asdict(run.config.selection) | {"format_filter": run.config.sampler.format_filter}
-    return {"trajectories": size, "selection": selection}
+def _way(run: MissionRun) -> dict[str, Any]:
+    return asdict(run.config.selection) | {"format_filter": run.config.sampler.format_filter}
