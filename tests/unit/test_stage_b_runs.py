@@ -254,7 +254,10 @@ def test_recorded_replies_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert (run.folder / "selections.jsonl").read_text() == (first.folder / "selections.jsonl").read_text()
     assert (run.folder / "resolved.yaml").exists()
     assert command("stage-b", "calibrate", config, "--json") == 4
-    assert json.loads(capsys.readouterr().out)["tickets_needed"] == 299
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tickets_needed"], told["looked"]) == (299, 1)
+    assert command("stage-b", "calibrate", config, "--max-false-pass", "0.5") == 4
+    assert "calibrated 2 times" in capsys.readouterr().out
     assert command("stage-b", "test", config, "--json") == 0
     assert command("stage-b", "test", config, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["looked"] == 2

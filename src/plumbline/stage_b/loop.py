@@ -15,7 +15,7 @@ from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Guidance, prompt_of
-from plumbline.stage_b.mission import SELECTIONS, TRAJECTORIES, MissionRun
+from plumbline.stage_b.mission import LOOKS, SELECTIONS, TRAJECTORIES, MissionRun
 from plumbline.stage_b.mission import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
@@ -104,25 +104,26 @@ def run_mission(
 
 
 def _start_anew(run: MissionRun) -> None:
-    """Guidance, its snapshots and the edits that were tried stay: they are what was learned; and how often the sealed
-    test was looked at. UserError where tickets that it was learned from would fall into another split."""
+    """Guidance, its snapshots and the edits that were tried stay: they are what was learned; and how often
+    labels were looked at. UserError where tickets that it was learned from would fall into another split."""
     if run.edits() and run.split_file.is_drawn_otherwise():
         what = "its guidance was learned from the splits of another seed or other splits.shares"
         raise UserError(Problem(str(run.folder), what, "set them back, or name another output.run"))
-    looked = _looked(run)
+    looks = _looks(run)
     for name in (TRAJECTORIES, SELECTIONS, SPLITS_FILE):
         (run.folder / name).unlink(missing_ok=True)
     for split in SPLITS:
         shutil.rmtree(run.folder / split, ignore_errors=True)
-    run.write_state({"epochs": {}, "reflected": [], "test_uses": looked})
+    run.write_state({"epochs": {}, "reflected": [], **looks})
 
 
-def _looked(run: MissionRun) -> int:
-    """How often the sealed test was looked at; unknown where the state is damaged, which starting anew mends."""
+def _looks(run: MissionRun) -> dict[str, int]:
+    """How often labels were looked at; unknown where the state is damaged, which starting anew mends."""
     try:
-        return int(run.read_state()["test_uses"])
-    except (DamagedFileError, KeyError):
-        return 0
+        state = run.read_state()
+    except DamagedFileError:
+        return dict.fromkeys(LOOKS, 0)
+    return {name: int(state.get(name, 0)) for name in LOOKS}
 
 
 def _epoch(

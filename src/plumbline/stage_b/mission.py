@@ -31,6 +31,8 @@ SPLITS = "splits.json"
 EDITS = "edits.jsonl"
 CERTIFICATE = "certificate.json"
 GATE = "gate"
+LOOKS = CALIBRATIONS, TEST_USES = "calibrations", "test_uses"
+"""Counts in the state: looks at labels that each make the next one worth a little less."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,22 @@ class MissionRun:
 
     # ------------------------------------------------------------------------------------------------------- state
     def read_state(self) -> dict[str, Any]:
-        """Epoch -> guidance step; what has been reflected on; what the verdicts were made of; how often the sealed test
-        was looked at."""
+        """Epoch -> guidance step; what has been reflected on; what the verdicts were made of; how often labels were
+        looked at."""
         path = self.folder / STATE
         if not path.exists():
-            return {"epochs": {}, "reflected": [], "test_uses": 0}
+            return {"epochs": {}, "reflected": [], **dict.fromkeys(LOOKS, 0)}
         state = read_json_object(path)
         if not isinstance(state.get("epochs"), dict) or not isinstance(state.get("reflected"), list):
             raise DamagedFileError(Problem(str(path), "is no state of a run", "start anew with --no-resume"))
         return state
+
+    def count_look(self, name: str) -> int:
+        """Add one to a count of LOOKS; returns it."""
+        state = self.read_state()
+        looked = int(state.get(name, 0)) + 1
+        self.write_state(state | {name: looked})
+        return looked
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

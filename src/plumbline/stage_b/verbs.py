@@ -28,7 +28,15 @@ from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
-from plumbline.stage_b.mission import RESOLVED, SELECTIONS, MissionRun, open_mission, plan_missions
+from plumbline.stage_b.mission import (
+    CALIBRATIONS,
+    RESOLVED,
+    SELECTIONS,
+    TEST_USES,
+    MissionRun,
+    open_mission,
+    plan_missions,
+)
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
@@ -199,9 +207,10 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
     chosen, _ = _one(config, mission)
     with locked(chosen.folder / "run"):
         found = calibrate_run(chosen, max_false_pass, confidence)
+        looked = chosen.count_look(CALIBRATIONS)
     is_certified = isinstance(found, Certificate)
     if as_json:
-        print(json.dumps({"certified": is_certified, **asdict(found)}, ensure_ascii=False))
+        print(json.dumps({"certified": is_certified, **asdict(found), "looked": looked}, ensure_ascii=False))
     elif isinstance(found, Certificate):
         print(f"certified: passes with a confidence of {found.threshold:.4g} or more need no person")
         print(f"  with {confidence:.0%} certainty at most {found.bound:.2%} of them are fails ({found.errors} seen)")
@@ -210,6 +219,10 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
         print(f"not certified: {found.why}")
         print(
             f"  at least {found.tickets_needed} automatic passes without an error are needed for {max_false_pass:.2%}"
+        )
+    if looked > 1 and not as_json:
+        print(
+            f"  calibrated {looked} times on these tickets: each bound holds by itself, the best of several less surely"
         )
     return EXIT_OK if is_certified else EXIT_GATE
 
@@ -220,13 +233,11 @@ def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     if not (chosen.folder / SELECTIONS).exists():
         raise UserError(Problem(str(chosen.folder), "has no verdicts yet", "run it first (plumbline stage-b run)"))
     with locked(chosen.folder / "run"):
-        state = chosen.read_state()
-        state["test_uses"] += 1
-        chosen.write_state(state)
+        looked = chosen.count_look(TEST_USES)
     certificate, why = read_certificate(chosen)
-    told = {
+    told: dict[str, Any] = {
         "mission": chosen.mission,
-        "looked": state["test_uses"],
+        "looked": looked,
         "figures": figures_of(chosen, certificate)[SEALED],
         "certificate": why or "holds",
     }
