@@ -19,7 +19,7 @@ from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.simulation import FOCUS, RULE, SimulatedModel, simulate_tickets
-from plumbline.stage_b.tickets import Ticket
+from plumbline.stage_b.tickets import Ticket, Tickets
 
 SIZE = (640, 420)
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -85,7 +85,7 @@ def planned(
         output=OutputConfig(root=str(folder / "output")),
     )
     made = simulate_tickets(count, seed=4, label_noise=label_noise)
-    tickets = tuple(change(each.ticket) for each in made)
+    tickets = Tickets.of(change(each.ticket) for each in made)
     return MissionRun(config, tickets[0].mission, FOCUS, tickets)
 
 

@@ -28,7 +28,9 @@ class Inspector:
         for request in requests:
             self.asked.append(request)
             if "/reflection/" in request.key:
-                proposal = [{"kind": "add", "text": RULE, "targets": [], "evidence": ["SIM"]}]
+                case = json.loads(request.user)["不一致的工单"][0]["工单"]
+                evidence = [f"{case}/image_2", "QC-NONE"]
+                proposal = [{"kind": "add", "text": RULE, "targets": [], "evidence": evidence}]
                 yield Reply(request.key, f"好的：\n{json.dumps(proposal, ensure_ascii=False)}")
                 continue
             words = ("不符合", "散乱", "略偏", *(() if RULE in request.system else ("缺失",)))

@@ -455,6 +455,7 @@ def stage_a(
 
 
 Missions = Annotated[tuple[str, ...], Parameter(name="--mission", negative=(), help="Only this one; may be repeated.")]
+RunOrConfig = Annotated[Path, Parameter(help="A configuration, or the folder of a run.")]
 OneMission = Annotated[str | None, Parameter(name="--mission", help="Needed where the tickets have several.")]
 
 
@@ -482,7 +483,7 @@ def stage_b_run(
 
 @stage_b_app.command(name="edit")
 def stage_b_edit(
-    config: Path,
+    config: RunOrConfig,
     *,
     mission: OneMission = None,
     add: Annotated[str | None, Parameter(help="A new rule.")] = None,
@@ -505,7 +506,7 @@ def stage_b_edit(
 
 
 @stage_b_app.command(name="effects")
-def stage_b_effects(config: Path, *, mission: OneMission = None, as_json: AsJson = False) -> int:
+def stage_b_effects(config: RunOrConfig, *, mission: OneMission = None, as_json: AsJson = False) -> int:
     """Measure what each rule does: the propose tickets are judged with all rules and with all but one.
 
     Example: `plumbline stage-b effects stage_b.yaml --mission 挡风板安装检查`
@@ -516,7 +517,7 @@ def stage_b_effects(config: Path, *, mission: OneMission = None, as_json: AsJson
 
 
 @stage_b_app.command(name="rollback")
-def stage_b_rollback(config: Path, step: int, *, mission: OneMission = None, as_json: AsJson = False) -> int:
+def stage_b_rollback(config: RunOrConfig, step: int, *, mission: OneMission = None, as_json: AsJson = False) -> int:
     """Make a kept step of the guidance current again, as a new step.
 
     Example: `plumbline stage-b rollback stage_b.yaml 3 --mission 挡风板安装检查`
@@ -539,7 +540,7 @@ def stage_b_rejudge(config: Path, *, missions: Missions = (), as_json: AsJson = 
 
 @stage_b_app.command(name="calibrate")
 def stage_b_calibrate(
-    config: Path,
+    config: RunOrConfig,
     *,
     mission: OneMission = None,
     max_false_pass: Annotated[float, Parameter(help="Share of automatic passes that may be fails.")] = 0.01,
@@ -556,7 +557,7 @@ def stage_b_calibrate(
 
 
 @stage_b_app.command(name="test")
-def stage_b_test(config: Path, *, mission: OneMission = None, as_json: AsJson = False) -> int:
+def stage_b_test(config: RunOrConfig, *, mission: OneMission = None, as_json: AsJson = False) -> int:
     """Tell the figures of the sealed test; every look is counted.
 
     Example: `plumbline stage-b test stage_b.yaml --mission 挡风板安装检查`
@@ -568,7 +569,7 @@ def stage_b_test(config: Path, *, mission: OneMission = None, as_json: AsJson = 
 
 @stage_b_app.command(name="report")
 def stage_b_report(
-    config: Path,
+    config: RunOrConfig,
     *,
     mission: OneMission = None,
     output: Annotated[Path | None, Parameter(help="File; `report.html` in the run folder without it.")] = None,
@@ -584,7 +585,7 @@ def stage_b_report(
 
 @app.command
 def review(
-    config: Path,
+    config: RunOrConfig,
     *,
     mission: OneMission = None,
     image_root: Annotated[Path | None, Parameter(help="Folder that stage-a read.")] = None,
@@ -593,7 +594,7 @@ def review(
 ) -> int:
     """Serve the page on which a person works through the tickets that wait for one. Ctrl-C ends it.
 
-    Example: `plumbline review stage_b.yaml --mission 挡风板安装检查 --image-root tickets/`
+    Example: `plumbline review output/stage_b/挡风板安装检查/default --image-root tickets/`
     """
     from plumbline.report import stage_b_verbs
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from PIL import Image
 from test_stage_b_faults import PAYLOADS
 
-from plumbline.errors import UserError
+from plumbline.errors import DataError, UserError
 from plumbline.infer.rows import read_rows
 from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.guidance import Edit, GuidanceStore, apply_edit, prompt_of, start
@@ -41,6 +43,32 @@ def test_a_payload_changes_no_verdict_and_sends_its_ticket_to_review(tmp_path, p
     (ticket,) = (ticket for ticket in run.tickets if ticket.flags)
     assert set(json.loads(question(ticket))) == {"照片摘要"}
     assert "<|" not in question(ticket)
+
+
+# --------------------------------------------------------------------------------------------- case 24: leaking splits
+def test_a_run_refuses_splits_that_share_a_ticket_or_a_near_duplicate_photo(tmp_path) -> None:
+    rows, photos = ticket_rows(4), tmp_path / "photos"
+    for number, row in enumerate(rows):
+        cells = np.random.default_rng(number).integers(0, 255, (9, 12, 3), dtype=np.uint8)
+        for name in row["images"]:
+            (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cells).resize((360, 240), Image.Resampling.BICUBIC).save(photos / row["images"][0])
+    Image.open(photos / rows[0]["images"][0]).resize((300, 200)).save(photos / rows[3]["images"][1], quality=60)
+    run = run_over(tmp_path, rows, splits={"image_root": str(photos)})
+    run_mission(run, Inspector, Budget())
+    path = run.folder / "splits.json"
+    drawn = json.loads(path.read_text(encoding="utf-8"))
+    one, *others = (ticket.key for ticket in run.tickets)
+    for crafted, told in (
+        ({"gate": [one], "test": others}, "near-duplicate"),
+        ({"gate": [one, *others], "test": [one]}, "is in gate and test"),
+        ({"gate": [one, *others, "m/pass/none"]}, "is no ticket"),
+    ):
+        path.write_text(json.dumps(drawn | {"keys": crafted}), encoding="utf-8")
+        with pytest.raises(DataError, match=told):
+            run_mission(run, Inspector, Budget())
+    path.write_text(json.dumps(drawn | {"keys": {"gate": [one, others[2]], "test": others[:2]}}), encoding="utf-8")
+    assert run_mission(run, Inspector, Budget()).splits == {"propose": 0, "gate": 2, "calibration": 0, "test": 2}
 
 
 # --------------------------------------------------------------------------------------------- case 27: going back

@@ -16,7 +16,7 @@ from plumbline.stage_b.engine import open_verdict_engine
 from plumbline.stage_b.estimate import estimate
 from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.loop import run_mission
-from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of
+from plumbline.stage_b.rollout import Items, Rollouts, candidates_of
 from serving import Answering, completion
 from stage_b_folders import Inspector, run_over, ticket_rows, write_config
 
@@ -47,7 +47,7 @@ def test_a_model_that_cannot_judge_passes_nothing(tiny_model: Path, tmp_path: Pa
 def test_the_dry_run_counts_the_tokens_that_the_model_reads(tiny_model: Path, tmp_path: Path, capsys) -> None:
     run = run_over(tmp_path, ticket_rows(5), engine={"model": str(tiny_model)}, sampler={"grid": [{}]})
     work, engine = Rollouts(run.first_guidance(), run.config.judge.weights), TransformersEngine(tiny_model)
-    items = items_of(run.tickets, candidates_of(run.config.sampler, 0, 1), 1)
+    items = Items(run.tickets, candidates_of(run.config.sampler, 0, 1), 1)
     assert estimate(run).prompt_tokens == sum(len(engine.prompt_ids(work.ask(item))) for item in items)
 
 

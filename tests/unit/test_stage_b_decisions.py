@@ -23,12 +23,13 @@ from plumbline.stage_b.decisions import (
 )
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.simulation import FOCUS, MISSION, simulate_tickets
+from plumbline.stage_b.tickets import Tickets
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> MissionRun:
     config = StageBConfig(stage_a_paths=("none",), engine=EngineConfig(), output=OutputConfig(root=str(tmp_path)))
-    made = MissionRun(config, MISSION, FOCUS, tuple(each.ticket for each in simulate_tickets(6, seed=0)))
+    made = MissionRun(config, MISSION, FOCUS, Tickets.of(each.ticket for each in simulate_tickets(6, seed=0)))
     made.folder.mkdir(parents=True)
     return made
 
@@ -116,7 +117,7 @@ def test_a_corrected_label_keeps_the_ticket_s_identity(run: MissionRun) -> None:
     changed = [each.key for each, was in zip(corrected.tickets, run.tickets, strict=True) if each.label != was.label]
     assert changed == [ticket.key]
     back = Standing((Decision(ticket.key, "relabel", label=ticket.label),))
-    assert relabelled(corrected.tickets, {ticket.key: back})[2].label == ticket.label
+    assert relabelled(corrected, {ticket.key: back}).tickets[2].label == ticket.label
 
 
 # ------------------------------------------------------------------------------------------------------------ citations

@@ -21,6 +21,7 @@ from plumbline.stage_b.mission import MissionRun, plan_missions
 from plumbline.stage_b.reference import reference_page
 from plumbline.stage_b.rejudge import rejudge
 from plumbline.stage_b.risk import Certificate, Infeasible
+from plumbline.stage_b.rollout import Asked, Items, candidates_of
 from plumbline.stage_b.simulation import MISSION, RULE
 from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
 
@@ -33,6 +34,17 @@ LARGE_GATE = {"shares": {"propose": 0.3, "gate": 0.6, "calibration": 0.05, "test
 
 def one_run(folder: Path, count: int = 60, **sections: Any) -> MissionRun:
     return run_over(folder, ticket_rows(count), **sections)
+
+
+def test_the_items_of_an_epoch_are_every_ticket_with_every_way(tmp_path: Path) -> None:
+    run = one_run(tmp_path, count=3)
+    ways = candidates_of(run.config.sampler, seed=0, epoch=2)
+    items, plain = Items(run.tickets, ways, 2), [Asked(t, 2, n, way) for t in run.tickets for n, way in enumerate(ways)]
+    assert list(items) == plain and len(items) == 12 and len({item.key for item in items}) == 12
+    assert [items[place] for place in range(-12, 12)] == plain + plain
+    assert items[1::5] == plain[1::5]
+    with pytest.raises(IndexError):
+        items[12]
 
 
 def test_a_run_writes_what_the_documents_name(tmp_path: Path) -> None:
@@ -224,7 +236,10 @@ def test_recorded_replies_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     first = one_run(tmp_path / "first", count=12)
     run_mission(first, Inspector, Budget())
     config = write_config(
-        tmp_path, tmp_path / "first" / "tickets.jsonl", engine={"kind": "replay", "replies": str(first.trajectories)}
+        tmp_path,
+        tmp_path / "first" / "tickets.jsonl",
+        engine={"kind": "replay", "replies": str(first.trajectories)},
+        runner={"price_per_million_tokens": 2.0},
     )
     assert command("stage-b", "run", config, "--dry-run", "--json") == 0
     (plan,) = json.loads(capsys.readouterr().out)["runs"]
@@ -233,11 +248,16 @@ def test_recorded_replies_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert command("stage-b", "run", config, "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)["runs"]
     assert (told["calls"], told["statuses"]) == (48, {"ok": 48})
+    assert told["prompt_tokens"] == plan["prompt_tokens"]
+    assert told["price"] == pytest.approx((told["prompt_tokens"] + told["reply_tokens"]) * 2e-6)
     (run,) = plan_missions(load_stage_b(config).run)
     assert (run.folder / "selections.jsonl").read_text() == (first.folder / "selections.jsonl").read_text()
     assert (run.folder / "resolved.yaml").exists()
     assert command("stage-b", "calibrate", config, "--json") == 4
-    assert json.loads(capsys.readouterr().out)["tickets_needed"] == 299
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tickets_needed"], told["looked"]) == (299, 1)
+    assert command("stage-b", "calibrate", config, "--max-false-pass", "0.5") == 4
+    assert "calibrated 2 times" in capsys.readouterr().out
     assert command("stage-b", "test", config, "--json") == 0
     assert command("stage-b", "test", config, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["looked"] == 2

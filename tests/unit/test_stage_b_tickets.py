@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,8 +16,9 @@ from hypothesis import strategies as st
 from plumbline.errors import DamagedFileError, DataError
 from plumbline.stage_a.summaries import ticket_row
 from plumbline.stage_a.tickets import Ticket as Folder
+from plumbline.stage_b.simulation import simulate_tickets
 from plumbline.stage_b.summary_text import MAX_SUMMARY, clean_summary
-from plumbline.stage_b.tickets import MOST_TOLD, read_tickets
+from plumbline.stage_b.tickets import MOST_TOLD, Tickets, read_tickets
 
 MISSION = "挡风板安装检查"
 
@@ -26,7 +30,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def write(path: Path, *rows: Any) -> Path:
-    path.write_text("".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in rows), encoding="utf-8")
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in rows), encoding="utf-8")
     return path
 
 
@@ -67,6 +71,8 @@ def test_summaries_come_in_the_order_of_the_images_and_flags_name_theirs(tmp_pat
         ({"failed": {"image_2": "x"}}, "image_2 has a summary and a failure"),
         ({"failed": {"image_3": "x"}}, "image_3"),
         ({"per_image": {"image_1": "x", "image_02": "y"}}, "image_02"),
+        ({"images": ["a\ud800.jpg", "b.jpg"]}, "half a surrogate pair in 'a\\ud800.jpg'"),
+        ({"mission": "\ud800"}, "half a surrogate pair"),
     ],
 )
 def test_a_row_that_is_no_ticket_is_told_with_its_line(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -124,6 +130,40 @@ def test_whatever_a_row_holds_it_is_a_ticket_or_told(tmp_path_factory: pytest.Te
         assert all(problem.where.startswith(f"{path}:1") for problem in error.problems)
     else:
         assert set(ticket.summaries) | set(ticket.failed) == {f"image_{n + 1}" for n in range(len(ticket.images))}
+
+
+# -------------------------------------------------------------------------------------------------------------- packed
+def test_packed_tickets_are_the_tickets_that_were_packed() -> None:
+    plain = [made.ticket for made in simulate_tickets(200, seed=1)]
+    plain[5] = replace(
+        plain[5], failed=MappingProxyType({"image_4": "cut off"}), flags=("image_1: markup",), filed="fail"
+    )
+    packed = Tickets.of(iter(plain))
+    assert list(packed) == plain and len(packed) == 200 and packed[-1] == plain[-1]
+    heads = [(ticket.key, ticket.group_id, ticket.label, ticket.filed) for ticket in plain]
+    assert [(head.key, head.group_id, head.label, head.filed) for head in packed.heads()] == heads
+    assert list(packed[3:90:7]) == plain[3:90:7]
+    assert list(packed.at([9, 0, 9])) == [plain[9], plain[0], plain[9]]
+    changed = packed.replaced({7: plain[0]})
+    assert changed[7] == plain[0] and packed[7] == plain[7] and list(changed[8:]) == plain[8:]
+    assert list(Tickets.of([])) == []
+    with pytest.raises(IndexError):
+        packed[200]
+
+
+def test_ten_times_the_tickets_take_little_more_memory(tmp_path: Path) -> None:
+    def held(count: int) -> int:
+        rows = [row(group_id=f"QC-{number}", images=[f"{number}/a.jpg", f"{number}/b.jpg"]) for number in range(count)]
+        path = write(tmp_path / f"{count}.jsonl", *rows)
+        tracemalloc.start()
+        tickets = read_tickets([path])
+        now, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(tickets) == count
+        return now
+
+    read_tickets([write(tmp_path / "warm.jsonl", row())])
+    assert held(2000) - held(200) < 1800 * 150
 
 
 # ------------------------------------------------------------------------------------------------------------ summaries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,6 +126,25 @@ def _read(path: Path, decode: Callable[[bytes], Found]) -> Iterator[Found]:
                 what = f"is not a row: {error}"
                 raise DamagedFileError(Problem(f"{path}:{number}", what, "mend the line, or start anew")) from error
             yield found
+
+
+class Statuses:
+    """The statuses of rows, by their keys; keys are held as UTF-8, which takes half of a Chinese text's memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, str] = {}
+
+    def keep(self, key: str, status: str) -> None:
+        """Add a row."""
+        self._known[_packed(key)] = sys.intern(status)
+
+    def find(self, key: str) -> str | None:
+        """The status of the row of that key; None where there is none."""
+        return self._known.get(_packed(key)) if self._known else None
+
+
+def _packed(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")
 
 
 def drop_rows(path: Path, unwanted: Callable[[str], bool]) -> int:

@@ -12,7 +12,6 @@ import json
 import os
 import socket
 import sqlite3
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ import msgspec
 from plumbline.data.read import write_lines
 from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, DataError, Problem, UserError
 from plumbline.infer.engine import Engine, Reply, Request, request_id
-from plumbline.infer.rows import RowFile, drop_rows, read_heads, read_rows, set_torn_line_aside
+from plumbline.infer.rows import RowFile, Statuses, drop_rows, read_heads, read_rows, set_torn_line_aside
 from plumbline.model.checkpoints import read_json_object, write_atomically
 
 ERROR = "error:"
@@ -174,10 +173,10 @@ def run_work(
         done = _prepare(path, options, identity, report)
         if options.shard is None:
             _adopt_shards(options.output, identity, done, report)
-        report.statuses = Counter(done[item.key] for item in mine if item.key in done)
+        report.statuses = Counter(status for item in mine if (status := done.find(item.key)) is not None)
         if report.statuses.total() < len(mine):
             waiting = len(mine) - report.statuses.total()
-            todo = islice((item for item in mine if item.key not in done), options.most)
+            todo = islice((item for item in mine if done.find(item.key) is None), options.most)
             rows = stack.enter_context(RowFile(path))
             answered = stack.enter_context(closing((runner or in_process)(work, engine, options, todo)))
             _write_rows(answered, rows, options, report, on_row, progress)
@@ -341,34 +340,38 @@ def locked(output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], report: RunReport) -> dict[str, str]:
-    """Start anew, or mend what is there: a torn last line is set aside, rows that are errors leave. key -> status."""
+def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], report: RunReport) -> Statuses:
+    """Start anew, or mend what is there: a torn last line is set aside, rows that are errors leave. What stays."""
     check_ours(path)
     if not options.resume:
         path.unlink(missing_ok=True)
-    done: dict[str, str] = {}
+    done = Statuses()
     if path.exists():
         check_identity(path, identity)
         if torn := set_torn_line_aside(path):
             report.warnings.append(f"{path}: its last line was cut short; it is set aside in {torn.name}")
-        heads = {key: sys.intern(status) for key, status in read_heads(path)}
-        done = {key: status for key, status in heads.items() if not status.startswith(ERROR)}
-        if len(done) < len(heads):
+        has_errors = False
+        for key, status in read_heads(path):
+            if status.startswith(ERROR):
+                has_errors = True
+            else:
+                done.keep(key, status)
+        if has_errors:
             drop_rows(path, lambda status: status.startswith(ERROR))
     write_atomically(identity_path(path), json.dumps(identity, ensure_ascii=False, indent=1) + "\n")
     return done
 
 
-def _adopt_shards(output: Path, identity: Mapping[str, Any], done: dict[str, str], report: RunReport) -> None:
+def _adopt_shards(output: Path, identity: Mapping[str, Any], done: Statuses, report: RunReport) -> None:
     """Take over the rows of finished shards that lie beside the output."""
     for path in sorted(output.parent.glob(f"{output.stem}.shard-*-of-*{output.suffix}")):
         check_identity(path, identity)
         with locked(path), RowFile(output) as rows:
             taken = 0
             for row in read_rows(path):
-                if row["key"] not in done and not row["status"].startswith(ERROR):
+                if done.find(row["key"]) is None and not row["status"].startswith(ERROR):
                     rows.append(row)
-                    done[row["key"]] = row["status"]
+                    done.keep(row["key"], row["status"])
                     taken += 1
         if taken:
             report.warnings.append(f"{taken} rows taken over from {path.name}")

@@ -12,7 +12,7 @@ import msgspec
 
 from plumbline.errors import Problem, UserError
 from plumbline.stage_b.certify import auto_score, passes_by_itself, read_certificate
-from plumbline.stage_b.decisions import DECISIONS, Standing, read_decisions, relabelled
+from plumbline.stage_b.decisions import DECISIONS, Standing, corrected_labels, read_decisions, relabelled
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import CERTIFICATE, SELECTIONS, SPLITS, MissionRun
@@ -110,25 +110,26 @@ class Desk:
     """One run under review. Everything is read again when its files change."""
 
     run: MissionRun
-    _stamp: _Stamp = ()
+    _stamp: tuple[_Stamp, Mapping[str, str]] = ((), MappingProxyType({}))
     _found: Found | None = None
     _decided: tuple[_Stamp, Mapping[str, Standing]] = ((), MappingProxyType({}))
     _guidance: dict[str, Guidance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._candidates = RowIndex(self.run.trajectories, lambda head: head.key.rpartition("/c")[0])
-        self.numbers = {ticket.key: number for number, ticket in enumerate(self.run.tickets, 1)}
+        self.keys = [head.key for head in self.run.tickets.heads()]
+        self.numbers = {key: number for number, key in enumerate(self.keys, 1)}
 
     def found(self) -> Found:
         """Raises UserError for a run that has no verdicts yet."""
-        folder = self.run.folder
+        folder, decisions = self.run.folder, self.decisions()
         names = (SELECTIONS, SPLITS, CERTIFICATE, "guidance.json")
-        stamp = _stamp_of([folder / name for name in names])
+        stamp = _stamp_of([folder / name for name in names]), corrected_labels(decisions)
         if self._found is None or stamp != self._stamp:
             if not (folder / SELECTIONS).exists():
                 fix = "run it first (plumbline stage-b run)"
                 raise UserError(Problem(str(folder), "has no verdicts yet", fix))
-            self._found, self._stamp = find(self.run), stamp
+            self._found, self._stamp = find(self.run, decisions), stamp
         return self._found
 
     def decisions(self) -> Mapping[str, Standing]:
@@ -154,10 +155,10 @@ class Desk:
         return suspects_of(self.run, self.found(), self.decisions())
 
 
-def find(run: MissionRun) -> Found:
-    """Read the run folder."""
-    selections = run.latest_selections()
-    certificate, why = read_certificate(run)
+def find(run: MissionRun, decisions: Mapping[str, Standing]) -> Found:
+    """Read the run folder. The tickets keep the labels of the input; a certificate stands on those as corrected."""
+    selections = run.latest_selections(run.tickets)
+    certificate, why = read_certificate(relabelled(run, decisions))
     entries, automatic = [], 0
     for number, ticket in enumerate(run.tickets, 1):
         row = selections.get(ticket.key)
@@ -198,11 +199,11 @@ def _urgency(entry: Entry) -> tuple[int, float, int]:
 def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, Standing]) -> list[Suspect]:
     """Labels that look wrong, as corrected so far; the sealed test's are not looked at."""
     voted = []
-    for ticket in relabelled(run.tickets, decisions):
-        row = found.selections.get(ticket.key)
+    for head in relabelled(run, decisions).tickets.heads():
+        row = found.selections.get(head.key)
         share = None if row is None else row["result"]["pass_share"]
-        if share is not None and found.splits.get(ticket.key) != SEALED:
-            voted.append(Voted(ticket.key, ticket.label, share))
+        if share is not None and found.splits.get(head.key) != SEALED:
+            voted.append(Voted(head.key, head.label, share))
     return find_suspects(voted)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from plumbline.report.citations import visible
@@ -42,7 +42,7 @@ def queue_numbers(desk: Desk, queue: str) -> list[int]:
 def neighbours(desk: Desk, queue: str, number: int) -> Around:
     """Where to go from a ticket."""
     numbers, decisions = queue_numbers(desk, queue), desk.decisions()
-    keys = [desk.run.tickets[each - 1].key for each in numbers]
+    keys = [desk.keys[each - 1] for each in numbers]
     is_open = [key not in decisions or not decisions[key].outcome for key in keys]
     here = numbers.index(number) if number in numbers else -1
     onward = [*range(here + 1, len(numbers)), *range(max(here, 0))]
@@ -59,7 +59,7 @@ def neighbours(desk: Desk, queue: str, number: int) -> Around:
 
 def _undo(desk: Desk, number: int, decisions: Mapping[str, Standing]) -> tuple[int, str, str] | None:
     """This ticket's newest decision; where it has none, the newest of all."""
-    key = desk.run.tickets[number - 1].key
+    key = desk.keys[number - 1]
     newest = decisions.get(key) or next(
         (decisions[each] for each in reversed(list(decisions)) if each in desk.numbers), None
     )
@@ -128,7 +128,7 @@ def suspect_lines(desk: Desk) -> list[dict[str, Any]]:
 
 def split_lines(run: MissionRun, splits: Mapping[str, str], decisions: Mapping[str, Standing]) -> list[dict[str, Any]]:
     """Figures by split, with labels as corrected; of the sealed test its size alone."""
-    figures = summarize(replace(run, tickets=tuple(relabelled(run.tickets, decisions))))
+    figures = summarize(relabelled(run, decisions))
     names: Sequence[str] = list(dict.fromkeys([*splits.values(), *figures]))
     sizes = [sum(each == name for each in splits.values()) for name in names]
     return [{"name": name, "size": size, "figures": figures.get(name)} for name, size in zip(names, sizes, strict=True)]

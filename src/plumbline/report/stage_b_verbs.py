@@ -8,17 +8,18 @@ from pathlib import Path
 
 from plumbline.errors import EXIT_OK, ConfigError, Problem
 from plumbline.stage_b.config import load_stage_b
-from plumbline.stage_b.mission import MissionRun, plan_missions
+from plumbline.stage_b.mission import MissionRun, open_mission, plan_missions
 
 
 def review(config: Path, mission: str | None, image_root: Path | None, captions: Path | None, port: int) -> int:
     """Serve the review page of one mission until interrupted.
 
+    config: a configuration, or the folder of a run.
     image_root: folder that the tickets' image names start at; `splits.image_root` of the configuration without it.
     """
     from plumbline.report.review import serve_review
 
-    run = _one_mission(config, mission)
+    run, _ = open_mission(config, mission)
     root = _image_root(run, image_root)
     if root is None:
         raise ConfigError(Problem("--image-root", "is needed: where do the photos lie?", "or set splits.image_root"))
@@ -33,20 +34,15 @@ def report(config: Path, mission: str | None, output: Path | None) -> int:
     """Write the report of every mission, or of one; `output` only for one."""
     from plumbline.report.stage_b import REPORT_FILE, write_stage_b_report
 
-    runs = plan_missions(load_stage_b(config).run, () if mission is None else (mission,))
+    if config.is_dir() or mission is not None:
+        runs = [open_mission(config, mission)[0]]
+    else:
+        runs = plan_missions(load_stage_b(config).run)
     if output is not None and len(runs) > 1:
         raise ConfigError(Problem("--output", f"is one file, and there are {len(runs)} missions", "choose --mission"))
     for run in runs:
         print(write_stage_b_report(run, output or run.folder / REPORT_FILE, image_root=_image_root(run, None)))
     return EXIT_OK
-
-
-def _one_mission(config: Path, mission: str | None) -> MissionRun:
-    runs = plan_missions(load_stage_b(config).run, () if mission is None else (mission,))
-    if len(runs) > 1:
-        names = ", ".join(run.mission for run in runs)
-        raise ConfigError(Problem("--mission", "is needed: one is reviewed at a time", f"there are {names}"))
-    return runs[0]
 
 
 def _image_root(run: MissionRun, given: Path | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,20 +15,22 @@ from plumbline.stage_b.mission import CERTIFICATE, MissionRun
 from plumbline.stage_b.risk import Certificate, Infeasible, Setting, choose_threshold
 from plumbline.stage_b.rollout import prompts_hash
 from plumbline.stage_b.verdict import PASS
+from plumbline.stage_b.verdict_file import check_verdicts
 
 
 def calibrate(run: MissionRun, max_false_pass: float, confidence: float) -> Certificate | Infeasible:
-    """Choose and keep the threshold. Raises UserError where the newest verdicts are not those of this guidance."""
+    """Choose and keep the threshold. Raises UserError where the newest verdicts are not those of this guidance
+    and configuration."""
+    check_verdicts(run)
     tickets = run.of_split("calibration")
-    chosen = run.latest_selections()
+    rows = run.latest_selections(tickets)
     setting = setting_of(run)
-    rows = {ticket.key: chosen[ticket.key] for ticket in tickets if ticket.key in chosen}
     stale = sum(row["guidance_hash"] != setting.guidance_hash for row in rows.values())
     if len(rows) < len(tickets) or stale:
         what = f"{len(tickets) - len(rows)} calibration tickets have no verdict, {stale} one of another guidance"
         raise UserError(Problem(str(run.folder), what, "run one more epoch (runner.epochs) with this guidance"))
-    scores = [auto_score(rows[ticket.key]) for ticket in tickets]
-    is_fail = [ticket.label == "fail" for ticket in tickets]
+    scores = [auto_score(rows[head.key]) for head in tickets.heads()]
+    is_fail = [head.label == "fail" for head in tickets.heads()]
     found = choose_threshold(scores, is_fail, max_false_pass, confidence, setting)
     path = run.folder / CERTIFICATE
     if isinstance(found, Certificate):
@@ -55,14 +56,8 @@ def setting_of(run: MissionRun) -> Setting:
     config = run.config
     told = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
     told["weights"] = asdict(config.judge.weights)
-    told["labels"] = _labels(run)
+    told["labels"] = run.of_split("calibration").digest()  # a corrected one speaks against a bound on the old one
     return Setting(guidance.hash, json.dumps(told, ensure_ascii=False, sort_keys=True), prompts_hash())
-
-
-def _labels(run: MissionRun) -> str:
-    """Of the calibration tickets: a label that a review corrects speaks against a bound that stood on the old one."""
-    told = [[ticket.key, ticket.label] for ticket in run.of_split("calibration")]
-    return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
 def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:

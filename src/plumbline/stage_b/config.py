@@ -50,7 +50,7 @@ class GuidanceConfig:
     path: str | None = None
     """guidance.json to begin with; without it the mission's focus alone."""
     retention: Annotated[int, Range(ge=1)] = 20
-    """Snapshots kept; older ones are removed."""
+    """Snapshots kept; older ones are removed, except those that an epoch was made with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,17 +134,24 @@ def _decision(row: Mapping[str, Any], path: Path) -> Decision:
     return Decision(**told)
 
 
-def relabelled(tickets: Sequence[Ticket], decisions: Mapping[str, Standing]) -> list[Ticket]:
-    """The tickets with the labels that people corrected; each keeps its key, and so its split and its rollouts."""
-    return [_corrected(ticket, decisions.get(ticket.key)) for ticket in tickets]
+def corrected_labels(decisions: Mapping[str, Standing]) -> dict[str, str]:
+    """Ticket -> the label that a person gave it."""
+    return {key: standing.label for key, standing in decisions.items() if standing.label}
 
 
-def _corrected(ticket: Ticket, standing: Standing | None) -> Ticket:
-    if standing is None or standing.label in ("", ticket.label):
-        return ticket
-    return replace(ticket, label=standing.label, filed=ticket.filed or ticket.label)
+def relabelled(run: MissionRun, decisions: Mapping[str, Standing]) -> MissionRun:
+    """The run with the labels that people corrected; each ticket keeps its key, and so its split and its rollouts."""
+    label_of, tickets = corrected_labels(decisions), run.tickets
+    changed = [place for place, head in enumerate(tickets.heads()) if label_of.get(head.key, head.label) != head.label]
+    if not changed:
+        return run
+    return replace(run, tickets=tickets.replaced({place: _corrected(tickets[place], label_of) for place in changed}))
+
+
+def _corrected(ticket: Ticket, label_of: Mapping[str, str]) -> Ticket:
+    return replace(ticket, label=label_of[ticket.key], filed=ticket.filed or ticket.label)
 
 
 def with_corrected_labels(run: MissionRun) -> MissionRun:
     """The run with the labels as they are after the review."""
-    return replace(run, tickets=tuple(relabelled(run.tickets, read_decisions(run))))
+    return relabelled(run, read_decisions(run))

@@ -67,8 +67,8 @@ def rule_effects(
         without = with_all and judge_split(run, SPLIT, leave_out(current, rule.id), engine, budget, tried, progress)
         if not with_all or without is None:
             return None, tried
-        is_fail = [ticket.label == "fail" for ticket in tickets]
-        flags = [[judged[ticket.key] for ticket in tickets] for judged in (without, with_all)]
+        is_fail = [head.label == "fail" for head in tickets.heads()]
+        flags = [[judged[head.key] for head in tickets.heads()] for judged in (without, with_all)]
         effects.append(_effect(rule.id, rule.text, Counts.of(is_fail, *flags), confidence))
     return effects, tried
 

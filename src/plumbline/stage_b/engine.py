@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from plumbline.errors import DamagedFileError, Problem
+from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.infer.engine import Engine
 from plumbline.infer.plan import find_weights
 from plumbline.infer.replay import ReplayEngine
 from plumbline.infer.rows import read_rows
 from plumbline.infer.work import ERROR
+from plumbline.model.checkpoints import weights_stamp
 from plumbline.stage_b.config import EngineConfig
 
 WINDOW_REPLAYED = 256
@@ -58,10 +59,20 @@ def window_of(config: EngineConfig) -> int:
 
 
 def who_answers(config: EngineConfig) -> dict[str, Any]:
-    """What makes replies comparable."""
+    """What makes replies comparable. Of servers only the model's name is known."""
     if config.servers:
         return {"model": config.served_model or "served"}
     if config.kind == "replay":
         return {"model": f"replay of {config.replies}"}
     adapter = None if config.adapter is None else str(Path(config.adapter).resolve())
-    return {"model": str(Path(config.model or "").resolve()), "adapter": adapter}
+    return {"model": str(Path(config.model or "").resolve()), "adapter": adapter, "weight_files": _stamps(config)}
+
+
+def _stamps(config: EngineConfig) -> list[str]:
+    """Of the weights: other ones may have been written to the same folder. Empty where there are none, as on a machine
+    that only shows a run."""
+    try:
+        model, adapter, _ = find_weights(Path(config.model or ""), Path(config.adapter) if config.adapter else None)
+    except UserError:
+        return []
+    return [weights_stamp(folder) for folder in (model, adapter) if folder is not None]

@@ -52,7 +52,7 @@ def estimate(run: MissionRun) -> Estimate:
     model = _model_folder(run)
     prompt = round(calls * _prompt_tokens(run, model))
     reply = round(calls * sum(way.max_new_tokens for way in ways) / len(ways))
-    labels = Counter(ticket.label for ticket in run.tickets)
+    labels = Counter(head.label for head in run.tickets.heads())
     is_local = config.engine.kind == "transformers" and not config.engine.servers
     return Estimate(
         run.mission,
@@ -62,10 +62,21 @@ def estimate(run: MissionRun) -> Estimate:
         calls,
         prompt,
         reply,
-        (prompt + reply) / 1e6 * config.runner.price_per_million_tokens,
+        _price(run, prompt + reply),
         _seconds(model, prompt + reply) if is_local and model is not None else None,
         str(run.folder),
     )
+
+
+def spent(run: MissionRun, calls: int, reply_tokens: int) -> tuple[int, float]:
+    """(tokens read, judged by some tickets; the price of these and of those written) of questions that were asked."""
+    asks_others = run.config.engine.servers or run.config.engine.kind == "replay"
+    prompt = round(calls * _prompt_tokens(run, None if asks_others else _model_folder(run))) if calls else 0
+    return prompt, _price(run, prompt + reply_tokens)
+
+
+def _price(run: MissionRun, tokens: int) -> float:
+    return tokens / 1e6 * run.config.runner.price_per_million_tokens
 
 
 def _calls(run: MissionRun, ways: int) -> int:
@@ -91,7 +102,7 @@ def _model_folder(run: MissionRun) -> Path | None:
 
 def _prompt_tokens(run: MissionRun, model: Path | None) -> float:
     """Mean over some tickets, spread evenly."""
-    system = prompt_of(run.first_guidance())
+    system = prompt_of(run.store.read() or run.first_guidance())
     questions = [question(ticket) for ticket in run.tickets[:: max(1, len(run.tickets) // PROBED)]]
     if model is None:
         return TOKENS_PER_CHARACTER * (len(system) + sum(map(len, questions)) / len(questions))

@@ -13,8 +13,11 @@ from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.gate import ACCEPT, UNVERIFIED, AlphaBudget, Counts, decide
 from plumbline.stage_b.guidance import Edit, Guidance, apply_edit, now
 from plumbline.stage_b.mission import GATE, MissionRun
-from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
+from plumbline.stage_b.rollout import Items, Rollouts, candidates_of, selections
+from plumbline.stage_b.tickets import Tickets
 from plumbline.stage_b.verdict import VERDICT_OF_LABEL
+
+ROUNDING = 1e-9
 
 
 @dataclass
@@ -45,34 +48,57 @@ def try_edit(
     source: str,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Tried:
-    """Test an edit and, where the gate accepts it, make it the guidance. An edit that was tried is not tried again.
+    """Test an edit and, where the gate accepts it, make it the guidance.
 
-    source: who proposed it. Raises UserError for an edit that does not fit the guidance.
+    An edit that was tested under this guidance on these gate tickets is not tested again; other gate tickets give it
+    another test, from the same alpha. source: who proposed it. Raises UserError for an edit that does not fit.
     """
     current = run.store.read()
     assert current is not None
-    earlier = [row for row in run.edits() if row["edit"]["id"] == edit.id and row["before"] == current.hash]
-    if earlier:
-        return Tried(earlier[-1])
     after = apply_edit(current, edit, run.config.reflection.max_rules)
-    tried, rules = Tried(), run.config.gate
-    tickets = run.of_split(GATE)
-    spent = sum(row["outcome"] != UNVERIFIED for row in run.edits())
-    alpha = AlphaBudget(rules.alpha, rules.max_tests, min(spent, rules.max_tests)).next_alpha
+    tried, tickets = Tried(), run.of_split(GATE)
+    gate = tickets.digest()
+    if earlier := _earlier(run, edit, current, gate):
+        if earlier["outcome"] == ACCEPT:  # somebody went back since
+            run.store.write(after)
+        return Tried(earlier)
+    alpha = _next_alpha(run)
     right: list[dict[str, bool]] = []
     for guidance in (current, after) if tickets and alpha else ():
         judged = judge_split(run, GATE, guidance, engine, budget, tried, progress)
         if judged is None:
             return tried
         right.append(judged)
-    is_fail = [ticket.label == "fail" for ticket in tickets if right]
-    flags = [[judged[ticket.key] for ticket in tickets] for judged in right] or [[], []]
-    counts = Counts.of(is_fail, *flags)
-    decision = decide(counts, alpha, rules)
+    counts = _counts(tickets, right)
+    decision = decide(counts, alpha, run.config.gate)
     if decision.outcome == ACCEPT:
         run.store.write(after)
-    tried.decision = _keep(run, edit, source, current, after, {"counts": asdict(counts), **asdict(decision)})
+    told = {"gate": gate, "counts": asdict(counts), **asdict(decision)}
+    tried.decision = _keep(run, edit, source, current, after, told)
     return tried
+
+
+def _counts(tickets: Tickets, right: list[dict[str, bool]]) -> Counts:
+    """What changed from the first guidance to the second; no change where nothing was judged."""
+    if not right:
+        return Counts(len(tickets), 0, 0, 0, 0, 0)
+    flags = [[judged[head.key] for head in tickets.heads()] for judged in right]
+    return Counts.of([head.label == "fail" for head in tickets.heads()], *flags)
+
+
+def _earlier(run: MissionRun, edit: Edit, current: Guidance, gate: str) -> dict[str, Any] | None:
+    """What a test of this edit under this guidance on these gate tickets came to."""
+    same = {"before": current.hash, "gate": gate}
+    tested = (row for row in run.edits() if row["outcome"] != UNVERIFIED and row["edit"]["id"] == edit.id)
+    return next((row for row in tested if same.items() <= row.items()), None)
+
+
+def _next_alpha(run: MissionRun) -> float:
+    """The level of the next test: a share, if the tests so far have left it, whatever share each of them had."""
+    rules = run.config.gate
+    tested = [row["alpha"] for row in run.edits() if row["outcome"] != UNVERIFIED]
+    share = AlphaBudget(rules.alpha, rules.max_tests, min(len(tested), rules.max_tests)).next_alpha
+    return share if sum(tested) + share <= rules.alpha * (1 + ROUNDING) else 0.0
 
 
 def refuse(run: MissionRun, edit: Edit, why: str, source: str) -> None:
@@ -117,13 +143,13 @@ def judge_split(
     ways = candidates_of(config.sampler, config.seed, 1)
     output = run.folder / split / f"{guidance.hash}.jsonl"
     options = run.run_options(output, resume=True, most=budget.left)
-    items = items_of(tickets, ways, 0)
+    items = Items(tickets, ways, 0)
     report = run_work(items, Rollouts(guidance, config.judge.weights), engine, options, run.identity, progress=progress)
     budget.spend(report.written - report.cached)
     tried.reports.append(report)
     if report.exit_code != EXIT_OK:  # a verdict that is missing must not decide
         return None
-    label_of = {f"{ticket.key}/e0": VERDICT_OF_LABEL[ticket.label] for ticket in tickets}
+    label_of = {f"{head.key}/e0": VERDICT_OF_LABEL[head.label] for head in tickets.heads()}
     rows = selections(read_rows(output), config) if items else ()
     return {
         row["key"].removesuffix("/e0"): row["result"]["verdict"] == label_of[row["key"]]

@@ -19,6 +19,7 @@ import msgspec
 from plumbline.data.findings import shown
 from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
 from plumbline.model.checkpoints import read_json_object, write_atomically
+from plumbline.stage_b.summary_text import ROLE_TOKEN, without_roles
 
 SCHEMA = 1
 FILE = "guidance.json"
@@ -134,6 +135,8 @@ def _why_not(guidance: Guidance, edit: Edit, max_rules: int) -> str:
         return "a rule that goes has no new text" if edit.text else ""
     if not edit.text.strip() or "\n" in edit.text or len(edit.text) > LONGEST_RULE or not edit.text.isprintable():
         return f"its text is {shown(edit.text)}: one printable line of at most {LONGEST_RULE} characters is wanted"
+    if ROLE_TOKEN in without_roles(edit.text)[1]:
+        return f"its text holds a special token: {shown(edit.text)}"
     if edit.text in known.values():
         return "this rule is there already"
     if edit.kind == "add" and len(known) >= max_rules:
@@ -143,10 +146,14 @@ def _why_not(guidance: Guidance, edit: Edit, max_rules: int) -> str:
 
 @dataclass(frozen=True)
 class GuidanceStore:
-    """The guidance of a run folder. retention: snapshots kept, the current one among them."""
+    """The guidance of a run folder.
+
+    retention: snapshots kept, the current one among them; in_use: steps that are kept beyond these.
+    """
 
     folder: Path
     retention: int
+    in_use: frozenset[int] = frozenset()
 
     @property
     def path(self) -> Path:
@@ -157,15 +164,16 @@ class GuidanceStore:
         return read_guidance(self.path) if self.path.exists() else None
 
     def write(self, guidance: Guidance) -> None:
-        """Make it current and keep it as a snapshot; the oldest ones beyond `retention` go."""
+        """Make it current and keep it as a snapshot; the oldest ones beyond `retention` go, if nothing needs them."""
         text = guidance.to_json()
         snapshots = self.folder / SNAPSHOTS
         snapshots.mkdir(parents=True, exist_ok=True)
         write_atomically(snapshots / _name(guidance.step), text)
         write_atomically(self.path, text)
-        for old in sorted(snapshots.glob("step-*.json"))[: -self.retention]:
-            if old.name != _name(guidance.step):
-                old.unlink()
+        needed = self.in_use | {guidance.step}
+        for step in self.steps()[: -self.retention]:
+            if step not in needed:
+                (snapshots / _name(step)).unlink()
 
     def steps(self) -> list[int]:
         """The steps that are kept."""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plumbline.data.read import write_lines
-from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK
+from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, DamagedFileError, Problem, UserError
 from plumbline.infer.engine import Engine
-from plumbline.infer.rows import read_rows
 from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Guidance, prompt_of
-from plumbline.stage_b.mission import SELECTIONS, STATE, TRAJECTORIES, MissionRun
+from plumbline.stage_b.mission import LOOKS, SELECTIONS, TRAJECTORIES, MissionRun
 from plumbline.stage_b.mission import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
-from plumbline.stage_b.rollout import Rollouts, candidates_of, items_of, selections
+from plumbline.stage_b.rollout import Items, Rollouts, candidates_of
 from plumbline.stage_b.splits import SEALED, SPLITS
 from plumbline.stage_b.verdict import PASS
+from plumbline.stage_b.verdict_file import write_selections
 
 Progress = Callable[[int], None]
 log = logging.getLogger("plumbline.stage_b")
@@ -31,8 +30,9 @@ log = logging.getLogger("plumbline.stage_b")
 
 @dataclass
 class MissionReport:
-    """What a run did. calls: questions asked now; reply_tokens: of all their replies; decisions: of the edits that were
-    tried now; splits: tickets in each; summary: figures per split, but the sealed one."""
+    """What a run did. calls: questions asked now; prompt_tokens: about how many they had, reply_tokens: of the replies;
+    price: of both; decisions: of the edits that were tried now; splits: tickets in each; summary: figures per split,
+    but the sealed one; errors: questions without a reply."""
 
     mission: str
     folder: str
@@ -40,6 +40,8 @@ class MissionReport:
     calls: int = 0
     cached: int = 0
     reply_tokens: int = 0
+    prompt_tokens: int = 0
+    price: float = 0.0
     splits: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
@@ -47,6 +49,7 @@ class MissionReport:
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    errors: int = 0
     interrupted: bool = False
     over_budget: bool = False
 
@@ -56,14 +59,14 @@ class MissionReport:
             return EXIT_INTERRUPTED
         if self.over_budget:
             return EXIT_BUDGET
-        has_errors = any(status.startswith("error:") for status in self.statuses)
-        return EXIT_FINDINGS if has_errors else EXIT_OK
+        return EXIT_FINDINGS if self.errors else EXIT_OK
 
     def add(self, report: RunReport) -> None:
         """Count a part of the run."""
         self.calls += report.written - report.cached
         self.cached += report.cached
         self.seconds += report.seconds
+        self.errors += report.errors
         self.failures += report.failures
         self.warnings += report.warnings
         self.interrupted |= report.interrupted
@@ -89,6 +92,7 @@ def run_mission(
         run.store.write(run.first_guidance())
     of = Counter(run.splits().values())
     report.splits = {split: of[split] for split in SPLITS}
+    report.warnings += run.split_file.notes()
     for epoch in range(1, run.config.runner.epochs + 1):
         if not _epoch(run, epoch, engine, budget, report, progress):
             break
@@ -100,9 +104,26 @@ def run_mission(
 
 
 def _start_anew(run: MissionRun) -> None:
-    """Guidance and its snapshots stay: they are what was learned."""
-    for name in (TRAJECTORIES, SELECTIONS, STATE, SPLITS_FILE):
+    """Guidance, its snapshots and the edits that were tried stay: they are what was learned; and how often
+    labels were looked at. UserError where tickets that it was learned from would fall into another split."""
+    if run.edits() and run.split_file.is_drawn_otherwise():
+        what = "its guidance was learned from the splits of another seed or other splits.shares"
+        raise UserError(Problem(str(run.folder), what, "set them back, or name another output.run"))
+    looks = _looks(run)
+    for name in (TRAJECTORIES, SELECTIONS, SPLITS_FILE):
         (run.folder / name).unlink(missing_ok=True)
+    for split in SPLITS:
+        shutil.rmtree(run.folder / split, ignore_errors=True)
+    run.write_state({"epochs": {}, "reflected": [], **looks})
+
+
+def _looks(run: MissionRun) -> dict[str, int]:
+    """How often labels were looked at; unknown where the state is damaged, which starting anew mends."""
+    try:
+        state = run.read_state()
+    except DamagedFileError:
+        return dict.fromkeys(LOOKS, 0)
+    return {name: int(state.get(name, 0)) for name in LOOKS}
 
 
 def _epoch(
@@ -116,7 +137,7 @@ def _epoch(
     """Whether the epoch is whole. An epoch that was begun goes on with the guidance that it began with."""
     guidance = guidance_of_epoch(run, epoch)
     ways = candidates_of(run.config.sampler, run.config.seed, epoch)
-    items = items_of(run.shuffled(epoch), ways, epoch)
+    items = Items(run.shuffled(epoch), ways, epoch)
     log.info("%s, epoch %d: %d candidates under guidance %s", run.mission, epoch, len(items), guidance.hash)
     log.debug("the guidance reads:\n%s", prompt_of(guidance))
     options = run.run_options(run.trajectories, resume=True, most=budget.left)
@@ -128,8 +149,7 @@ def _epoch(
     report.statuses = {status: report.statuses.get(status, 0) + count for status, count in done.statuses.items()}
     if report.interrupted or report.over_budget:
         return False
-    if done.written or not (run.folder / SELECTIONS).exists():
-        write_selections(run)
+    write_selections(run, epoch, is_changed=done.written > 0)
     return True
 
 
@@ -145,12 +165,6 @@ def guidance_of_epoch(run: MissionRun, epoch: int) -> Guidance:
     return current if step == current.step else run.store.snapshot(step)
 
 
-def write_selections(run: MissionRun) -> None:
-    """The verdicts of every ticket whose candidates are all there, from the trajectories."""
-    rows = selections(read_rows(run.trajectories), run.config)
-    write_lines(run.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
-
-
 def _reflect(
     run: MissionRun,
     epoch: int,
@@ -163,8 +177,17 @@ def _reflect(
     state = run.read_state()
     if epoch in state["reflected"]:
         return True
-    for edit in propose(run, engine(), budget):
-        outcome = try_edit(run, edit, engine, budget, source=f"reflection after epoch {epoch}", progress=progress)
+    proposed, source = propose(run, engine, budget), f"reflection after epoch {epoch}"
+    report.calls += proposed.calls
+    report.reply_tokens += proposed.tokens
+    if proposed.over_budget or proposed.failure:
+        report.over_budget |= proposed.over_budget
+        report.errors += bool(proposed.failure)
+        report.failures += [f"{source}: {proposed.failure}"] if proposed.failure else []
+        return False
+    report.warnings += [f"{source}: {proposed.note}"] if proposed.note else []
+    for edit in proposed.edits:
+        outcome = try_edit(run, edit, engine, budget, source=source, progress=progress)
         for part in outcome.reports:
             report.add(part)
         if outcome.decision is None:
@@ -198,25 +221,32 @@ def summarize(run: MissionRun) -> dict[str, dict[str, int]]:
 
 def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, dict[str, int]]:
     """Split -> counts over its tickets that have a verdict. automatic: those that the certificate passes."""
-    chosen, split_of = run.latest_selections(), run.splits()
+    newest = {key: _flags(row, certificate) for key, row in run.selections()}
+    split_of = run.splits()
     figures = {split: dict.fromkeys(FIGURES, 0) for split in SPLITS}
-    for ticket in run.tickets:
-        row = chosen.get(ticket.key)
-        if row is None or ticket.key not in split_of:
+    for head in run.tickets.heads():
+        key, should = head.key, head.label == "pass"
+        if key not in newest or key not in split_of:
             continue
-        passes, should = row["result"]["verdict"] == PASS, ticket.label == "pass"
-        is_automatic = passes_by_itself(row, certificate)
+        passes, needs_review, is_unreadable, is_automatic = newest[key]
         told = (
             True,
             passes == should,
             passes and not should,
             should and not passes,
-            row["result"]["summary_confidence"] != "ok",
-            row["status"] != "ok",
+            needs_review,
+            is_unreadable,
             is_automatic,
             is_automatic and not should,
         )
-        mine = figures[split_of[ticket.key]]
+        mine = figures[split_of[key]]
         for name, counts in zip(FIGURES, told, strict=True):
             mine[name] += counts
     return figures
+
+
+def _flags(row: Mapping[str, Any], certificate: Certificate | None) -> tuple[bool, bool, bool, bool]:
+    """Whether a selection passes, needs a review, has no readable candidate, passes by itself."""
+    result = row["result"]
+    needs_review = result["summary_confidence"] != "ok"
+    return result["verdict"] == PASS, needs_review, row["status"] != "ok", passes_by_itself(row, certificate)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from plumbline.data.keyed import keyed_generator
 from plumbline.data.read import write_lines
-from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
+from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
 from plumbline.infer.rows import read_rows
 from plumbline.infer.verbs import safe_name
 from plumbline.infer.work import RunOptions
 from plumbline.model.checkpoints import read_json_object, write_atomically
-from plumbline.stage_b.config import StageBConfig, read_missions
+from plumbline.stage_b.config import LoadedStageB, OutputConfig, StageBConfig, load_stage_b, read_missions
 from plumbline.stage_b.engine import who_answers, window_of
-from plumbline.stage_b.guidance import Guidance, GuidanceStore, read_guidance, start
-from plumbline.stage_b.picture_hash import PictureHash, hash_picture
+from plumbline.stage_b.guidance import FILE, Guidance, GuidanceStore, read_guidance, start
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
-from plumbline.stage_b.splits import HashedTicket, split_tickets
-from plumbline.stage_b.tickets import Ticket, read_tickets
+from plumbline.stage_b.split_file import SplitFile
+from plumbline.stage_b.tickets import Tickets, read_tickets
 
 TRAJECTORIES = "trajectories.jsonl"
 SELECTIONS = "selections.jsonl"
@@ -33,6 +31,8 @@ SPLITS = "splits.json"
 EDITS = "edits.jsonl"
 CERTIFICATE = "certificate.json"
 GATE = "gate"
+LOOKS = CALIBRATIONS, TEST_USES = "calibrations", "test_uses"
+"""Counts in the state: looks at labels that each make the next one worth a little less."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MissionRun:
     config: StageBConfig
     mission: str
     focus: str
-    tickets: tuple[Ticket, ...]
+    tickets: Tickets
 
     @property
     def folder(self) -> Path:
@@ -55,7 +55,9 @@ class MissionRun:
 
     @property
     def store(self) -> GuidanceStore:
-        return GuidanceStore(self.folder, self.config.guidance.retention)
+        """The guidance; the steps that epochs were made with stay, since their rollouts are judged with them."""
+        in_use = frozenset(self.read_state()["epochs"].values())
+        return GuidanceStore(self.folder, self.config.guidance.retention, in_use)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class MissionRun:
             **who_answers(config.engine),
             "sampler": [asdict(way) for way in candidates_of(config.sampler, config.seed, 1)],
             "prompts": prompts_hash(),
+            "weights": asdict(config.judge.weights),
             "tickets": digest.hexdigest()[:16],
         }
 
@@ -83,10 +86,16 @@ class MissionRun:
             most=most,
         )
 
-    def shuffled(self, epoch: int) -> list[Ticket]:
+    def shuffled(self, epoch: int) -> Tickets:
         """The tickets in the order of an epoch."""
-        order = keyed_generator(self.config.seed, epoch, 0, "stage-b tickets").permutation(len(self.tickets))
-        return [self.tickets[place] for place in order]
+        return self.tickets.at(
+            keyed_generator(self.config.seed, epoch, 0, "stage-b tickets").permutation(len(self.tickets))
+        )
+
+    def uncited(self, evidence: Iterable[str]) -> list[str]:
+        """What of an edit's evidence names no ticket: neither its group id nor its key, nor one and `/image_n`."""
+        names = {name for head in self.tickets.heads() for name in (head.group_id, head.key)}
+        return [each for each in evidence if each not in names and each.rpartition("/image_")[0] not in names]
 
     def first_guidance(self) -> Guidance:
         """What guidance begins with: the file that the configuration names, or the focus alone."""
@@ -101,56 +110,50 @@ class MissionRun:
 
     # ------------------------------------------------------------------------------------------------------- state
     def read_state(self) -> dict[str, Any]:
-        """Epoch -> guidance step; what has been reflected on; how often the sealed test was looked at."""
+        """Epoch -> guidance step; what has been reflected on; what the verdicts were made of; how often labels were
+        looked at."""
         path = self.folder / STATE
         if not path.exists():
-            return {"epochs": {}, "reflected": [], "test_uses": 0}
+            return {"epochs": {}, "reflected": [], **dict.fromkeys(LOOKS, 0)}
         state = read_json_object(path)
         if not isinstance(state.get("epochs"), dict) or not isinstance(state.get("reflected"), list):
             raise DamagedFileError(Problem(str(path), "is no state of a run", "start anew with --no-resume"))
         return state
 
+    def count_look(self, name: str) -> int:
+        """Add one to a count of LOOKS; returns it."""
+        state = self.read_state()
+        looked = int(state.get(name, 0)) + 1
+        self.write_state(state | {name: looked})
+        return looked
+
     def write_state(self, state: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / STATE, json.dumps(state, ensure_ascii=False, indent=1) + "\n")
+
+    @property
+    def split_file(self) -> SplitFile:
+        return SplitFile(self.folder / SPLITS, self.tickets, self.config.seed, self.config.splits)
 
     def splits(self) -> dict[str, str]:
         """Ticket -> its split, drawn once and kept."""
-        path = self.folder / SPLITS
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            config = self.config
-            found = split_tickets(self._hashed(), config.seed, config.splits.shares)
-            content = {"sizes": found.sizes, "clusters": found.clusters, "largest": found.largest, "keys": found.keys}
-            write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1, default=list) + "\n")
-        kept = read_json_object(path).get("keys")
-        if not isinstance(kept, dict):
-            raise DamagedFileError(Problem(str(path), "holds no splits", "remove it to draw them again"))
-        return {key: split for split, keys in kept.items() for key in keys}
+        return self.split_file.read()
 
-    def of_split(self, split: str) -> list[Ticket]:
+    def of_split(self, split: str) -> Tickets:
         """The tickets of one split, in the order of the input."""
         of = self.splits()
-        return [ticket for ticket in self.tickets if of.get(ticket.key) == split]
-
-    def _hashed(self) -> list[HashedTicket]:
-        root = self.config.splits.image_root
-        return [
-            HashedTicket(
-                ticket.key,
-                f"{ticket.mission}/{ticket.group_id}",
-                () if root is None else tuple(_hashes(Path(root), ticket.images)),
-            )
-            for ticket in self.tickets
-        ]
+        return self.tickets.at(place for place, head in enumerate(self.tickets.heads()) if of.get(head.key) == split)
 
     # ------------------------------------------------------------------------------------------------------- results
-    def latest_selections(self) -> dict[str, dict[str, Any]]:
-        """Ticket -> its selection of the last epoch that has one."""
+    def selections(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(ticket, selection), epoch after epoch: the last one of a ticket is its newest."""
         path = self.folder / SELECTIONS
-        found: dict[str, dict[str, Any]] = {}
-        for row in read_rows(path) if path.exists() else ():
-            found[row["key"].rpartition("/e")[0]] = row
-        return found
+        return ((row["key"].rpartition("/e")[0], row) for row in (read_rows(path) if path.exists() else ()))
+
+    def latest_selections(self, tickets: Tickets) -> dict[str, dict[str, Any]]:
+        """Ticket -> its selection of the last epoch that has one."""
+        wanted = {head.key for head in tickets.heads()}
+        return {key: row for key, row in self.selections() if key in wanted}
 
     def edits(self) -> list[dict[str, Any]]:
         """Every edit that was tried, with what came of it."""
@@ -163,23 +166,16 @@ class MissionRun:
         write_lines(self.folder / EDITS, (json.dumps(entry, ensure_ascii=False) for entry in rows))
 
 
-def _hashes(root: Path, images: Sequence[str]) -> Iterator[PictureHash]:
-    """Hashes of the pictures that can be opened: Stage-A has told of the others."""
-    for image in images:
-        try:
-            yield hash_picture(root / image)
-        except (DataError, OSError):
-            continue
-
-
 def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[MissionRun]:
     """A run per mission of the Stage-A files. Raises UserError; touches no file of the run."""
     tickets = read_tickets(config.stage_a_paths)
-    counts = Counter(ticket.mission for ticket in tickets)
-    if unknown := [name for name in only if name not in counts]:
+    places: dict[str, list[int]] = {}
+    for place, head in enumerate(tickets.heads()):
+        places.setdefault(head.mission, []).append(place)
+    if unknown := [name for name in only if name not in places]:
         what = f"no ticket of {', '.join(unknown)}"
-        raise ConfigError(Problem("--mission", what, f"there are {', '.join(counts) or 'none'}"))
-    missions = [name for name in counts if not only or name in only]
+        raise ConfigError(Problem("--mission", what, f"there are {', '.join(places) or 'none'}"))
+    missions = [name for name in places if not only or name in only]
     if not missions:
         raise UserError(Problem(", ".join(config.stage_a_paths), "there is no ticket in it", "run stage-a first"))
     focuses = read_missions(config.missions_file)
@@ -190,9 +186,32 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
         what = f"is one guidance, and there are {len(missions)} missions"
         raise ConfigError(Problem("guidance.path", what, "choose one with --mission"))
     limit = config.runner.limit
-    return [
-        MissionRun(
-            config, name, focuses.get(name, ""), tuple(ticket for ticket in tickets if ticket.mission == name)[:limit]
-        )
-        for name in missions
-    ]
+    return [MissionRun(config, name, focuses.get(name, ""), tickets.at(places[name][:limit])) for name in missions]
+
+
+def open_mission(path: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
+    """The run of one mission, by a configuration or by its folder.
+
+    Raises UserError where a configuration has several missions and none is named.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    loaded = load_stage_b(path)
+    runs = plan_missions(loaded.run, () if mission is None else (mission,))
+    if len(runs) > 1:
+        names = ", ".join(run.mission for run in runs)
+        raise ConfigError(Problem("--mission", f"is needed: there are {len(runs)} missions", f"choose one of {names}"))
+    return runs[0], loaded
+
+
+def _open_folder(folder: Path) -> tuple[MissionRun, LoadedStageB]:
+    """A run folder under the configuration that it was made with, wherever it lies now."""
+    if not (folder / RESOLVED).is_file() or not (folder / FILE).is_file():
+        what = f"is no run: there is no {RESOLVED} and {FILE} in it"
+        raise UserError(Problem(str(folder), what, "name <output.root>/<mission>/<run>, or a configuration"))
+    loaded, at = load_stage_b(folder / RESOLVED), folder.resolve()
+    config = replace(loaded.run, output=OutputConfig(root=str(at.parents[1]), run=at.name))
+    (run,) = plan_missions(config, (read_guidance(folder / FILE).mission,))
+    if run.folder != at:
+        raise UserError(Problem(str(folder), f"is the run of {run.mission}, in a folder of another name"))
+    return run, replace(loaded, run=config)

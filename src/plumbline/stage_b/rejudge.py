@@ -37,43 +37,52 @@ def rejudge(run: MissionRun) -> Rejudged:
     """
     if not run.trajectories.exists():
         raise UserError(Problem(str(run.trajectories), "there are no rollouts", "run it first (plumbline stage-b run)"))
-    before = {row["key"]: row for row in read_rows(run.folder / SELECTIONS)}
-    rows = list(selections(_scored(run), run.config))
+    path = run.folder / SELECTIONS
+    before = {row["key"]: _said(row) for row in (read_rows(path) if path.exists() else ())}
+    changed: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for row in selections(_scored(run), run.config):
+            if before.get(row["key"], _said(row)) != _said(row):
+                changed.append(row["key"])
+            yield json.dumps(row, ensure_ascii=False)
+
     output = run.folder / REJUDGED
-    write_lines(output, (json.dumps(row, ensure_ascii=False) for row in rows))
-    changed = tuple(row["key"] for row in rows if _said(row) != _said(before.get(row["key"])))
-    return Rejudged(output, len(rows), changed)
+    return Rejudged(output, write_lines(output, lines()), tuple(changed))
 
 
-def _said(row: Mapping[str, Any] | None) -> Any:
-    return None if row is None else (row["result"]["verdict"], row["result"]["summary_confidence"])
+def _said(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["result"]["verdict"], row["result"]["summary_confidence"]
 
 
 def _scored(run: MissionRun) -> Iterator[dict[str, Any]]:
     """The trajectories with the scores of today's judge."""
-    tickets = {ticket.key: ticket for ticket in run.tickets}
+    places = {head.key: place for place, head in enumerate(run.tickets.heads())}
     judges = _judges(run)
-    evidence: tuple[str, str, Evidence] | None = None
+    read: tuple[Ticket, str, Evidence] | None = None
     for row in read_rows(run.trajectories):
-        ticket = _ticket_of(row, tickets, run)
-        judge = judges.get(row["guidance_hash"])
-        if judge is None:
-            what = f"the guidance {row['guidance_hash']} of {row['key']} is not kept"
-            raise UserError(Problem(str(run.folder / "snapshots"), what, "raise guidance.retention before a run"))
-        if evidence is None or evidence[:2] != (ticket.key, row["guidance_hash"]):
-            evidence = (ticket.key, row["guidance_hash"], judge.evidence(ticket))
+        key, guidance_hash = row["key"].rpartition("/e")[0], row["guidance_hash"]
+        if read is None or (read[0].key, read[1]) != (key, guidance_hash):
+            ticket, judge = _ticket_of(key, places, run), _judge_of(row, judges, run)
+            read = ticket, guidance_hash, judge.evidence(ticket)
         result = row["result"]
         said = read_verdict("" if row["status"].startswith(ERROR) else result["text"])
-        scores = scores_of(said, ticket.label, judge, evidence[2]) if result["format_ok"] else None
+        scores = scores_of(said, read[0].label, judges[guidance_hash], read[2]) if result["format_ok"] else None
         yield row | {"result": result | {"scores": scores}}
 
 
-def _ticket_of(row: Mapping[str, Any], tickets: Mapping[str, Ticket], run: MissionRun) -> Ticket:
-    key = row["key"].rpartition("/e")[0]
-    if key not in tickets:
+def _ticket_of(key: str, places: Mapping[str, int], run: MissionRun) -> Ticket:
+    if key not in places:
         what = f"the ticket {key} of its rows is not among those of stage_a_paths"
         raise UserError(Problem(str(run.trajectories), what, "name the files that the run was made with"))
-    return tickets[key]
+    return run.tickets[places[key]]
+
+
+def _judge_of(row: Mapping[str, Any], judges: Mapping[str, Judge], run: MissionRun) -> Judge:
+    if row["guidance_hash"] not in judges:
+        what = f"the guidance {row['guidance_hash']} of {row['key']} is not kept"
+        raise UserError(Problem(str(run.folder / "snapshots"), what, "raise guidance.retention before a run"))
+    return judges[row["guidance_hash"]]
 
 
 def _judges(run: MissionRun) -> dict[str, Judge]:

@@ -7,17 +7,17 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, overload
 
 from plumbline.infer.captions import INVALID, OK, read_end
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.work import ERROR
 from plumbline.stage_b.config import SamplerConfig, StageBConfig, sampling_of
-from plumbline.stage_b.guidance import Guidance, now, prompt_of
+from plumbline.stage_b.guidance import Guidance, Rule, now, prompt_of
 from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidence, Judge, JudgeWeights, label_scores
 from plumbline.stage_b.selection import UNREADABLE, Candidate, select
-from plumbline.stage_b.tickets import Ticket
+from plumbline.stage_b.tickets import Ticket, Tickets
 from plumbline.stage_b.verdict import Verdict, read_verdict
 
 SUMMARIES = "照片摘要"
@@ -49,9 +49,33 @@ def candidates_of(sampler: SamplerConfig, seed: int, epoch: int) -> list[Samplin
     ]
 
 
-def items_of(tickets: Sequence[Ticket], ways: Sequence[Sampling], epoch: int) -> list[Asked]:
-    """Every candidate, those of a ticket beside each other."""
-    return [Asked(ticket, epoch, index, way) for ticket in tickets for index, way in enumerate(ways)]
+@dataclass(frozen=True)
+class Items(Sequence[Asked]):
+    """Every candidate of an epoch, those of a ticket beside each other; made when they are looked at."""
+
+    tickets: Tickets
+    ways: Sequence[Sampling]
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.tickets) * len(self.ways)
+
+    def __iter__(self) -> Iterator[Asked]:
+        for ticket in self.tickets:
+            for index, way in enumerate(self.ways):
+                yield Asked(ticket, self.epoch, index, way)
+
+    @overload
+    def __getitem__(self, place: int) -> Asked: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Asked]: ...
+
+    def __getitem__(self, place: int | slice) -> Asked | Sequence[Asked]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        ticket, index = divmod(range(len(self))[place], len(self.ways))
+        return Asked(self.tickets[ticket], self.epoch, index, self.ways[index])
 
 
 class Rollouts:
@@ -197,6 +221,7 @@ def selection_row(key: str, rows: Sequence[Mapping[str, Any]], config: StageBCon
 
 
 def prompts_hash() -> str:
-    """Of the fixed part of the question: a bound that was measured with another one is void."""
-    blank = Guidance(1, "", 0, "", "")
-    return hashlib.sha256(prompt_of(blank).encode()).hexdigest()[:16]
+    """Of what every question has in common: a bound that was measured with another one is void."""
+    guidance = Guidance(1, "", 0, "", "", (Rule("R1", ""),), ("",))
+    ticket = Ticket("", "", "", ("", ""), {"image_1": ""}, {"image_2": ""})
+    return hashlib.sha256(f"{prompt_of(guidance)}\n{question(ticket)}".encode()).hexdigest()[:16]

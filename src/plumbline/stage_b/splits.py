@@ -42,7 +42,7 @@ class Fractions:
             raise ConfigError(Problem("splits", what, "each at least 0, together 1"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HashedTicket:
     """A ticket as splitting sees it. group: what its labels and repeats share, such as `mission/group_id`."""
 

@@ -68,7 +68,7 @@ def clean_summary(text: str) -> tuple[str, tuple[str, ...]]:
     visible = text if text.isprintable() else "".join(filter(_is_visible, text))
     if visible != text:
         reasons.append(CONTROL)
-    clean, removed = _without_roles(visible)
+    clean, removed = without_roles(visible)
     squeezed = _squeeze(visible)
     told = [reason for reason, pattern in _SQUEEZED if pattern.search(squeezed)]
     return clean, (*reasons, *removed, *told)
@@ -78,8 +78,11 @@ def _is_visible(char: str) -> bool:
     return char in _SPACES or unicodedata.category(char) not in _HIDDEN
 
 
-def _without_roles(text: str) -> tuple[str, list[str]]:
-    """Until nothing is left to remove: taking one token out may put the halves of another together."""
+def without_roles(text: str) -> tuple[str, list[str]]:
+    """(the text without special tokens and role names, which kinds were removed).
+
+    Until nothing is left to remove: taking one token out may put the halves of another together.
+    """
     removed: set[str] = set()
     while True:
         bare = _TOKEN.sub("", text)

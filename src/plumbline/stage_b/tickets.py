@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
+import msgspec
+
+from plumbline.data.contract import is_encodable
 from plumbline.data.findings import shown
 from plumbline.data.read import Line, parse_line, read_lines
 from plumbline.errors import DamagedFileError, DataError, Problem
@@ -16,6 +23,9 @@ from plumbline.stage_b.summary_text import clean_summary
 LABELS = ("pass", "fail")
 MOST_TOLD = 20
 """Problems that are listed; the rest is counted."""
+LEARNT = 32
+DICTIONARY_BYTES = 4096
+"""What all are compressed against, of the first LEARNT tickets: more is slower, and no smaller."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +48,123 @@ class Ticket:
 
     @property
     def key(self) -> str:
-        """Its identity, as in Stage-A: one group id may occur under both labels. Corrections leave it."""
-        return f"{self.mission}/{self.filed or self.label}/{self.group_id}"
+        return _key(self)
 
 
-def read_tickets(paths: Iterable[str | Path]) -> list[Ticket]:
+class TicketHead(msgspec.Struct, frozen=True, array_like=True):
+    """What a ticket is called and labelled; fields as in Ticket."""
+
+    group_id: str
+    mission: str
+    label: str
+    filed: str
+
+    @property
+    def key(self) -> str:
+        return _key(self)
+
+
+def _key(ticket: Ticket | TicketHead) -> str:
+    """Its identity, as in Stage-A: one group id may occur under both labels. Corrections leave it."""
+    return f"{ticket.mission}/{ticket.filed or ticket.label}/{ticket.group_id}"
+
+
+class _Packed(TicketHead, frozen=True, array_like=True):
+    """body: images, summaries, failed and flags, compressed."""
+
+    body: bytes
+
+
+_HEAD = msgspec.msgpack.Decoder(TicketHead)
+_WHOLE = msgspec.msgpack.Decoder(_Packed)
+
+
+class Tickets(Sequence[Ticket]):
+    """Tickets held packed; every access makes the ticket anew.
+
+    Eleven thousand tickets of sixteen photos would take 90 MB as objects. Texts of one mission are much alike, so that
+    each is compressed against the first ones and takes a sixth of that.
+    """
+
+    def __init__(self, packed: Sequence[bytes], dictionary: bytes):
+        self._packed, self._dictionary = packed, dictionary
+
+    @classmethod
+    def of(cls, tickets: Iterable[Ticket]) -> Tickets:
+        """Pack tickets as they come."""
+        remaining = iter(tickets)
+        first = list(islice(remaining, LEARNT))
+        dictionary = b"".join(map(_body, first))[-DICTIONARY_BYTES:]
+        return cls([_pack(ticket, dictionary) for ticket in chain(first, remaining)], dictionary)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    @overload
+    def __getitem__(self, place: int) -> Ticket: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Tickets: ...
+
+    def __getitem__(self, place: int | slice) -> Ticket | Tickets:
+        if isinstance(place, slice):
+            return Tickets(self._packed[place], self._dictionary)
+        return _unpack(self._packed[place], self._dictionary)
+
+    def heads(self) -> Iterator[TicketHead]:
+        """Of each ticket, at a tenth of the price of the whole one."""
+        return map(_HEAD.decode, self._packed)
+
+    def digest(self) -> str:
+        """Of what they are called and labelled; 16 hex digits."""
+        told = [[head.key, head.label] for head in self.heads()]
+        return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
+
+    def at(self, places: Iterable[int]) -> Tickets:
+        """Some of them, in the order of the places."""
+        return Tickets([self._packed[place] for place in places], self._dictionary)
+
+    def replaced(self, others: Mapping[int, Ticket]) -> Tickets:
+        """With another ticket at some places."""
+        packed = list(self._packed)
+        for place, ticket in others.items():
+            packed[place] = _pack(ticket, self._dictionary)
+        return Tickets(packed, self._dictionary)
+
+
+def _pack(ticket: Ticket, dictionary: bytes) -> bytes:
+    packer = zlib.compressobj(level=1, wbits=-zlib.MAX_WBITS, zdict=dictionary)
+    body = packer.compress(_body(ticket)) + packer.flush()
+    return msgspec.msgpack.encode(_Packed(ticket.group_id, ticket.mission, ticket.label, ticket.filed, body))
+
+
+def _body(ticket: Ticket) -> bytes:
+    return msgspec.msgpack.encode([ticket.images, dict(ticket.summaries), dict(ticket.failed), ticket.flags])
+
+
+def _unpack(data: bytes, dictionary: bytes) -> Ticket:
+    packed = _WHOLE.decode(data)
+    body = zlib.decompressobj(-zlib.MAX_WBITS, zdict=dictionary).decompress(packed.body)
+    images, summaries, failed, flags = msgspec.msgpack.decode(body)
+    maps = MappingProxyType(summaries), MappingProxyType(failed)
+    return Ticket(packed.group_id, packed.mission, packed.label, tuple(images), *maps, tuple(flags), packed.filed)
+
+
+def read_tickets(paths: Iterable[str | Path]) -> Tickets:
     """The tickets of Stage-A files (JSONL), in their order.
 
     Raises DamagedFileError with every row that is not a ticket or repeats one, DataError for a file that is not there.
     """
-    tickets: list[Ticket] = []
-    first: dict[str, str] = {}
     problems: list[Problem] = []
+    tickets = Tickets.of(_tickets(paths, problems))
+    if problems:
+        raise DamagedFileError(_at_most(problems))
+    return tickets
+
+
+def _tickets(paths: Iterable[str | Path], problems: list[Problem]) -> Iterator[Ticket]:
+    """The tickets; what is wrong is added to `problems`."""
+    first: dict[str, str] = {}
     for path in paths:
         for line in read_lines(path):
             where = f"{path}:{line.number}"
@@ -62,10 +177,7 @@ def read_tickets(paths: Iterable[str | Path]) -> list[Ticket]:
                 what = f"the ticket {shown(ticket.key)} is there already, at {first[ticket.key]}"
                 problems.append(Problem(where, what, "keep one row per ticket"))
             first.setdefault(ticket.key, where)
-            tickets.append(ticket)
-    if problems:
-        raise DamagedFileError(_at_most(problems))
-    return tickets
+            yield ticket
 
 
 def _at_most(problems: list[Problem]) -> list[Problem]:
@@ -112,6 +224,9 @@ def _faults(row: Any) -> Iterator[str]:
     yield from (f"{name} is {shown(maps[name])}, not a text per image" for name in wrong)
     if not wrong:
         yield from _image_faults(len(images), [*maps["per_image"], *maps["failed"]])
+        names = [row.get("group_id"), row.get("mission"), *images, *maps["failed"].values()]
+        broken = [name for name in names if isinstance(name, str) and not is_encodable(name)]
+        yield from (f"half a surrogate pair in {shown(name)}" for name in broken)
 
 
 def _is_texts(texts: Any) -> bool:
@@ -121,6 +236,8 @@ def _is_texts(texts: Any) -> bool:
 def _image_faults(count: int, names: list[str]) -> Iterator[str]:
     """`image_1` to `image_<count>`, each in one of the two maps."""
     wanted = {f"image_{number}" for number in range(1, count + 1)}
+    if len(names) == count and wanted.issuperset(names) and wanted.issubset(names):
+        return
     if twice := sorted({name for name in names if names.count(name) > 1}):
         yield f"{', '.join(twice)} has a summary and a failure"
     if missing := sorted(wanted - set(names), key=_number):

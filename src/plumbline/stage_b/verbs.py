@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from plumbline.data.findings import printable
-from plumbline.errors import EXIT_BUDGET, EXIT_GATE, EXIT_OK, ConfigError, Problem, UserError
+from plumbline.data.findings import printable, shown
+from plumbline.errors import EXIT_GATE, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.infer.verbs import progress_bar
 from plumbline.infer.work import locked
 from plumbline.model.checkpoints import write_atomically
@@ -23,12 +23,20 @@ from plumbline.stage_b.config import LoadedStageB, load_stage_b
 from plumbline.stage_b.decisions import with_corrected_labels
 from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.engine import open_verdict_engine
-from plumbline.stage_b.estimate import estimate
+from plumbline.stage_b.estimate import estimate, spent
 from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
-from plumbline.stage_b.mission import RESOLVED, MissionRun, plan_missions
+from plumbline.stage_b.mission import (
+    CALIBRATIONS,
+    RESOLVED,
+    SELECTIONS,
+    TEST_USES,
+    MissionRun,
+    open_mission,
+    plan_missions,
+)
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
@@ -67,7 +75,9 @@ def _run_one(mission: MissionRun, loaded: LoadedStageB, engine: Any, budget: Bud
         progress_bar(printable(mission.mission), total) as advance,
     ):
         write_atomically(mission.folder / RESOLVED, loaded.resolved_yaml)
-        return run_mission(mission, engine, budget, resume=resume, progress=advance)
+        report = run_mission(mission, engine, budget, resume=resume, progress=advance)
+        report.prompt_tokens, report.price = spent(mission, report.calls, report.reply_tokens)
+        return report
 
 
 def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
@@ -80,15 +90,15 @@ def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
             f"{printable(row['mission'])}: {row['tickets']} tickets ({row['labels']}), {row['candidates']} candidates"
         )
         print(f"  {row['calls']:,} questions: about {row['prompt_tokens']:,} tokens to read", end="")
-        print(f", at most {row['reply_tokens']:,} to write{_price(row)}")
+        print(f", at most {row['reply_tokens']:,} to write{_price(row['price'])}")
         if row["seconds"] is not None:
             print(f"  at least {duration(row['seconds'])} on this processor, no GPU")
         print(f"  writes {row['folder']}")
     return EXIT_OK
 
 
-def _price(row: dict[str, Any]) -> str:
-    return f", {row['price']:,.2f} in money" if row["price"] else ""
+def _price(price: float) -> str:
+    return f", {price:,.2f} in money" if price else ""
 
 
 def _tell(report: MissionReport) -> None:
@@ -99,7 +109,8 @@ def _tell(report: MissionReport) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items())) or "no rows"
     known = f", {report.cached} known replies" if report.cached else ""
     print(f"{printable(report.mission)}: {report.epochs} epochs, {counts}; {report.calls} questions now{known}")
-    print(f"  {report.reply_tokens:,} tokens written in {duration(report.seconds)}")
+    print(f"  about {report.prompt_tokens:,} tokens read, {report.reply_tokens:,} written", end="")
+    print(f"{_price(report.price)}; {duration(report.seconds)}")
     print(f"  splits: {', '.join(f'{size} {split}' for split, size in report.splits.items())} (sealed)")
     for split, figures in report.summary.items():
         print(f"  {split}: {', '.join(f'{count} {name}' for name, count in figures.items())}")
@@ -123,6 +134,11 @@ def _edit_line(decision: dict[str, Any]) -> str:
 def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> int:
     """Bring an edit before the gate; exit 4 where it is not accepted."""
     chosen, loaded = _one(config, mission)
+    if unknown := chosen.uncited(change.evidence):
+        what = f"{', '.join(map(shown, unknown))} is no ticket of {chosen.mission}"
+        raise UserError(
+            Problem("--evidence", what, "a group id such as QC-20231218-0012345, with /image_2 for a photo")
+        )
     with locked(chosen.folder / "run"), redirect_stdout(sys.stderr):
         if chosen.store.read() is None:
             chosen.store.write(chosen.first_guidance())
@@ -132,7 +148,7 @@ def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> i
             tried = try_edit(chosen, change, engine, budget, source="by hand", progress=advance)
     if tried.decision is None:
         print("stopped before the gate could decide: the same command goes on", file=sys.stderr)
-        return max([EXIT_BUDGET, *(report.exit_code for report in tried.reports)])
+        return max(report.exit_code for report in tried.reports)
     print(json.dumps(tried.decision, ensure_ascii=False) if as_json else _edit_line(tried.decision))
     return EXIT_OK if tried.decision["outcome"] == ACCEPT else EXIT_GATE
 
@@ -146,7 +162,7 @@ def effects(config: Path, mission: str | None, *, as_json: bool) -> int:
             found, tried = rule_effects(chosen, engine, Budget(loaded.run.runner.max_calls), progress=advance)
     if found is None:
         print("stopped before every rule was measured: the same command goes on", file=sys.stderr)
-        return max([EXIT_BUDGET, *(report.exit_code for report in tried.reports)])
+        return max(report.exit_code for report in tried.reports)
     if as_json:
         print(json.dumps({"effects": [effect.as_dict() for effect in found]}, ensure_ascii=False))
         return EXIT_OK
@@ -191,9 +207,10 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
     chosen, _ = _one(config, mission)
     with locked(chosen.folder / "run"):
         found = calibrate_run(chosen, max_false_pass, confidence)
+        looked = chosen.count_look(CALIBRATIONS)
     is_certified = isinstance(found, Certificate)
     if as_json:
-        print(json.dumps({"certified": is_certified, **asdict(found)}, ensure_ascii=False))
+        print(json.dumps({"certified": is_certified, **asdict(found), "looked": looked}, ensure_ascii=False))
     elif isinstance(found, Certificate):
         print(f"certified: passes with a confidence of {found.threshold:.4g} or more need no person")
         print(f"  with {confidence:.0%} certainty at most {found.bound:.2%} of them are fails ({found.errors} seen)")
@@ -203,20 +220,24 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
         print(
             f"  at least {found.tickets_needed} automatic passes without an error are needed for {max_false_pass:.2%}"
         )
+    if looked > 1 and not as_json:
+        print(
+            f"  calibrated {looked} times on these tickets: each bound holds by itself, the best of several less surely"
+        )
     return EXIT_OK if is_certified else EXIT_GATE
 
 
 def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     """Open the sealed test once more; every look is counted, since each makes it a little less sealed."""
     chosen, _ = _one(config, mission)
+    if not (chosen.folder / SELECTIONS).exists():
+        raise UserError(Problem(str(chosen.folder), "has no verdicts yet", "run it first (plumbline stage-b run)"))
     with locked(chosen.folder / "run"):
-        state = chosen.read_state()
-        state["test_uses"] += 1
-        chosen.write_state(state)
+        looked = chosen.count_look(TEST_USES)
     certificate, why = read_certificate(chosen)
-    told = {
+    told: dict[str, Any] = {
         "mission": chosen.mission,
-        "looked": state["test_uses"],
+        "looked": looked,
         "figures": figures_of(chosen, certificate)[SEALED],
         "certificate": why or "holds",
     }
@@ -234,9 +255,5 @@ def _planned(loaded: LoadedStageB, missions: Sequence[str]) -> list[MissionRun]:
 
 
 def _one(config: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
-    loaded = load_stage_b(config)
-    runs = _planned(loaded, () if mission is None else (mission,))
-    if len(runs) > 1:
-        names = ", ".join(run.mission for run in runs)
-        raise UserError(Problem("--mission", f"there are {len(runs)} missions", f"choose one of {names}"))
-    return runs[0], loaded
+    run, loaded = open_mission(config, mission)
+    return with_corrected_labels(run), loaded

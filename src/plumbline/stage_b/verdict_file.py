@@ -1,0 +1,44 @@
+"""The file of verdicts: made from the trajectories, and made anew when these or the way of selecting have changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from plumbline.data.read import write_lines
+from plumbline.errors import Problem, UserError
+from plumbline.infer.rows import read_rows
+from plumbline.infer.work import check_identity
+from plumbline.stage_b.mission import SELECTIONS, MissionRun
+from plumbline.stage_b.rollout import selections
+
+SELECTED = "selected"
+"""What the state of a run keeps of the file: the last whole epoch in it, and how it was selected."""
+
+
+def write_selections(run: MissionRun, epoch: int, *, is_changed: bool) -> None:
+    """The verdicts of all whole epochs, of which `epoch` is one; nothing where they are written already.
+
+    is_changed: rows of this epoch have been written since.
+    """
+    before = run.read_state().get(SELECTED, {"epoch": 0})
+    now = {"epoch": max(epoch, before["epoch"]), "selection": _way(run)}
+    if before == now and not is_changed and (run.folder / SELECTIONS).exists():
+        return
+    whole = (row for row in read_rows(run.trajectories) if row["epoch"] <= now["epoch"])
+    rows = selections(whole, run.config)
+    write_lines(run.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
+    run.write_state(run.read_state() | {SELECTED: now})
+
+
+def check_verdicts(run: MissionRun) -> None:
+    """Raise UserError for verdicts that the configuration of today would not have made."""
+    check_identity(run.trajectories, run.identity)
+    if run.read_state().get(SELECTED, {}).get("selection") != _way(run):
+        fix = "plumbline stage-b run selects anew, and asks nothing for that"
+        raise UserError(Problem(str(run.folder), "its verdicts were selected in another way", fix))
+
+
+def _way(run: MissionRun) -> dict[str, Any]:
+    return asdict(run.config.selection) | {"format_filter": run.config.sampler.format_filter}
