@@ -88,6 +88,7 @@ class _Outcome:
     """Objects on the final canvas, being collected: places in their group, or objects that the edge changed."""
 
     items: list[int | DataObject] = field(default_factory=list)
+    made: list[DataObject] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     coverages: list[float] = field(default_factory=list)
     dropped: list[tuple[int, str]] = field(default_factory=list)
@@ -103,10 +104,12 @@ def _finish(chain: Chain) -> Plan:
         copied, group = _Outcome(), view.copied(patch)
         _place(copied, view, group, patch.indices)
         objects = view.record.objects
-        outcome.items += [
+        pasted = [
             item if isinstance(item, DataObject) else DataObject(objects[patch.indices[item]].desc, group.shape(item))
             for item in copied.items
         ]
+        outcome.items += pasted
+        outcome.made += pasted
         outcome.indices += copied.indices
         outcome.coverages += copied.coverages
     if view.record.objects and not outcome.items:
@@ -117,7 +120,7 @@ def _finish(chain: Chain) -> Plan:
         width=view.width,
         height=view.height,
         matrix=view.matrix,
-        told=Told(view.record, view.group, tuple(outcome.items)),
+        told=Told(view.record, view.group, tuple(outcome.items), tuple(outcome.made)),
         kept_indices=tuple(outcome.indices),
         coverages=tuple(outcome.coverages),
         dropped=tuple(outcome.dropped),
@@ -171,6 +174,7 @@ def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[i
             outcome.dropped.append((index, kept))
             continue
         outcome.items.append(kept)
+        outcome.made.append(kept)
         outcome.indices.append(index)
         outcome.coverages.append(share)
 

@@ -186,12 +186,13 @@ class Told:
     """The objects that a canvas shows, before they are made: a length needs none of them.
 
     record: what is told without augmentation; group: its shapes on the canvas. items: for each object its place in the
-    group, or the object itself where the canvas's edge changed it, or where it is pasted.
+    group, or the object itself where the canvas's edge changed it, or where it is pasted; made: the latter alone.
     """
 
     record: Record
     group: ShapeGroup
     items: tuple[int | DataObject, ...]
+    made: tuple[DataObject, ...] = ()
 
     @classmethod
     def whole(cls, record: Record) -> Self:

@@ -66,14 +66,13 @@ class AnswerCounter:
         if not told.items:
             return None
         places = [item for item in told.items if not isinstance(item, DataObject)]
-        made = [item for item in told.items if isinstance(item, DataObject)]
         parts = [(*group.forms[place], descs[place]) for place in places]
-        parts += [(item.shape.kind, len(item.shape.points), item.desc) for item in made]
+        parts += [(item.shape.kind, len(item.shape.points), item.desc) for item in told.made]
         # Of the four corners of an upright box two are told.
         total = sum([digits[at] // 2 if group.forms[at][0] == Box.kind else digits[at] for at in places])
 
         def last() -> int:
-            shapes = [*map(group.shape, places), *(item.shape for item in made)]
+            shapes = [*map(group.shape, places), *(item.shape for item in told.made)]
             return last_in_order(shapes, answer.ordering)
 
         return self._sum(parts, total + sum(digits[len(group) :]), last)
@@ -121,11 +120,10 @@ def _digits_of_each(answers: Sequence[Answer]) -> list[list[int]]:
         points.append(told.group.points)
         starts += [count + start for start in told.group.starts]
         count += len(told.group.points)
-        for item in told.items:
-            if isinstance(item, DataObject):
-                points.append(item.shape.points)
-                starts.append(count)
-                count += len(item.shape.points)
+        for item in told.made:
+            points.append(item.shape.points)
+            starts.append(count)
+            count += len(item.shape.points)
         counts.append(count - before)
         ends.append(len(starts))
     if not starts:

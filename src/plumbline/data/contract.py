@@ -57,9 +57,10 @@ def find_breaches(raw: Any, found: Findings) -> None:
 def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
     """The record of a line without breaches."""
     items = raw.get("objects") or ()
-    group = ShapeGroup.of_outlines([geometry_of(item) for item in items])
+    kinds = [KIND_OF_KEYS.get(tuple(item)) or geometry_of(item)[0] for item in items]
+    group = ShapeGroup.of_outlines([(kind, item[kind]) for kind, item in zip(kinds, items, strict=True)])
     return Record(
-        images=tuple(_image_reference(image) for image in raw.get("images") or ()),
+        images=tuple([_image_reference(image) for image in raw.get("images") or ()]),
         width=raw.get("width"),
         height=raw.get("height"),
         objects=GroupedObjects([item["desc"] for item in items], group),
