@@ -24,6 +24,7 @@ _TOKEN = re.compile(
     r"[<＜]\s*[|｜][^<>＜＞]{0,64}[|｜]\s*[>＞]|</?\s*(?:s|think|tool_call|tool_response)\s*>|\[/?INST\]|<</?SYS>>",
     re.IGNORECASE,
 )
+_TOKEN_BEGINS = re.compile(r"[<＜\[]")
 _HEAD = re.compile(
     r"^[\s#>*\-]*(?:(?:system|assistant|user|human|developer|tool)\s*(?:prompt|message)?|系统(?:提示)?|助手|用户)\s*[:：]",
     re.IGNORECASE,
@@ -83,6 +84,8 @@ def without_roles(text: str) -> tuple[str, list[str]]:
 
     Until nothing is left to remove: taking one token out may put the halves of another together.
     """
+    if not _TOKEN_BEGINS.search(text) and not _HEAD.match(text) and " ".join(text.split()) == text:
+        return text, []  # nearly every text, at a third of the price
     removed: set[str] = set()
     while True:
         bare = _TOKEN.sub("", text)

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -224,9 +225,10 @@ def _faults(row: Any) -> Iterator[str]:
     yield from (f"{name} is {shown(maps[name])}, not a text per image" for name in wrong)
     if not wrong:
         yield from _image_faults(len(images), [*maps["per_image"], *maps["failed"]])
-        names = [row.get("group_id"), row.get("mission"), *images, *maps["failed"].values()]
-        broken = [name for name in names if isinstance(name, str) and not is_encodable(name)]
-        yield from (f"half a surrogate pair in {shown(name)}" for name in broken)
+        names = [name for name in (row.get("group_id"), row.get("mission")) if isinstance(name, str)]
+        names += [*images, *maps["failed"].values()]
+        if not is_encodable("".join(names)):
+            yield from (f"half a surrogate pair in {shown(name)}" for name in names if not is_encodable(name))
 
 
 def _is_texts(texts: Any) -> bool:
@@ -235,7 +237,7 @@ def _is_texts(texts: Any) -> bool:
 
 def _image_faults(count: int, names: list[str]) -> Iterator[str]:
     """`image_1` to `image_<count>`, each in one of the two maps."""
-    wanted = {f"image_{number}" for number in range(1, count + 1)}
+    wanted = _wanted(count)
     if len(names) == count and wanted.issuperset(names) and wanted.issubset(names):
         return
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -244,6 +246,11 @@ def _image_faults(count: int, names: list[str]) -> Iterator[str]:
         yield f"{', '.join(missing)} has neither a summary nor a failure"
     if extra := sorted(set(names) - wanted):
         yield f"{shown(extra)} is not one of its {count} images"
+
+
+@lru_cache(maxsize=64)
+def _wanted(count: int) -> frozenset[str]:
+    return frozenset(f"image_{number}" for number in range(1, count + 1))
 
 
 def _number(name: str) -> int:
