@@ -64,9 +64,8 @@ class MissionRun:
         """What makes trajectories comparable; the guidance stands in each row."""
         config = self.config
         digest = hashlib.sha256()
-        for ticket in self.tickets:
-            told = [ticket.key, ticket.images, dict(ticket.summaries), dict(ticket.failed)]
-            digest.update(json.dumps(told, ensure_ascii=True).encode())
+        for head in self.tickets.heads():
+            digest.update(f"{head.key}\n{head.content.hex()}\n".encode())
         return {
             **who_answers(config.engine),
             "sampler": [asdict(way) for way in candidates_of(config.sampler, config.seed, 1)],

@@ -85,7 +85,7 @@ def without_roles(text: str) -> tuple[str, list[str]]:
     Until nothing is left to remove: taking one token out may put the halves of another together.
     """
     if not _TOKEN_BEGINS.search(text) and not _HEAD.match(text) and " ".join(text.split()) == text:
-        return text, []  # nearly every text, at a third of the price
+        return text, []  # nearly every text
     removed: set[str] = set()
     while True:
         bare = _TOKEN.sub("", text)
