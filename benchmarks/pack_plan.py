@@ -3,9 +3,10 @@
     python benchmarks/pack_plan.py --json
 
 Site photos of 12 megapixels (3000 x 4000, JPEG) with ten objects each and augmentation on; the tiny checkpoint with the
-real tokenizer and image processor. "Planned" is record -> augmentation plan -> answer text -> exact length, one
-process; "encoded" is the same sample through the training encoder: decode, render, template. Every planned length must
-equal the encoded one. The 100,000 records are planned as training does it, with every core of the machine.
+real tokenizer and image processor. "Planned" is record -> augmentation plan -> exact length, all pictures together as
+training plans them, one process; "encoded" is the same sample through the training encoder: decode, render, template.
+Every planned length must equal the encoded one. The 100,000 records are planned as training does it, with every core of
+the machine.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def measure(samples_count: int, records_count: int) -> dict[str, Any]:
         rounds = []
         for _ in range(PLAN_ROUNDS):
             began = time.perf_counter()
-            planned = [small.one(key) for key in keys]
+            planned = small.many(keys)
             rounds.append((time.perf_counter() - began) / samples_count * 1e3)
         plan_ms = statistics.median(rounds)
         encoder = encoder_of(model)
