@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from plumbline.infer.rows import read_rows
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
 from plumbline.stage_b.effects import rule_effects
+from plumbline.stage_b.estimate import prompt_tokens, spent
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit, apply_edit, prompt_of
-from plumbline.stage_b.loop import run_mission
+from plumbline.stage_b.loop import MissionReport, run_mission
 from plumbline.stage_b.mission import MissionRun, plan_missions
 from plumbline.stage_b.reference import reference_page
 from plumbline.stage_b.rejudge import rejudge
@@ -30,6 +32,10 @@ ROOT = Path(__file__).parents[2]
 
 LARGE_GATE = {"shares": {"propose": 0.3, "gate": 0.6, "calibration": 0.05, "test": 0.05}}
 """The veto on false passes takes about 210 tickets without a new one, half of them fails."""
+
+
+ELSEWHERE = {"kind": "replay", "replies": "recorded.jsonl"}
+"""No folder of weights is there to ask for its tokenizer."""
 
 
 def one_run(folder: Path, count: int = 60, **sections: Any) -> MissionRun:
@@ -103,6 +109,45 @@ def test_the_cap_on_questions_stops_within_a_window_and_the_same_command_goes_on
     whole = one_run(tmp_path / "whole", count=30, runner={"epochs": 2})
     run_mission(whole, Inspector, Budget())
     assert _without_time(run) == _without_time(whole)
+
+
+def _capped(run: MissionRun) -> MissionReport:
+    return run_mission(run, Inspector, Budget.of(run.config.runner).reading(run))
+
+
+@pytest.mark.parametrize("caps", [{"max_tokens": 9000}, {"max_price": 0.018, "price_per_million_tokens": 2.0}])
+def test_the_caps_on_tokens_and_money_stop_a_run_and_the_same_command_goes_on(tmp_path: Path, caps: Any) -> None:
+    run = one_run(tmp_path, count=30, runner=caps, engine=ELSEWHERE)
+    report = _capped(run)
+    tokens = sum(spent(run, report.calls, report.reply_tokens)[:1]) + report.reply_tokens
+    one = prompt_tokens(run) + report.reply_tokens / report.calls
+    assert report.exit_code == 5 and 0 < report.calls < 120
+    assert 9000 <= tokens + 1 < 9000 + 2 * one, "nothing is asked after the cap is reached"
+    calls = [report.calls]
+    while _capped(run).exit_code == 5:
+        calls.append(1)
+        assert len(calls) < 20
+    whole = one_run(tmp_path / "whole", count=30, engine=ELSEWHERE)
+    run_mission(whole, Inspector, Budget())
+    assert _without_time(run) == _without_time(whole)
+
+
+def test_a_budget_that_the_last_question_uses_up_has_not_stopped_the_run(tmp_path: Path) -> None:
+    run = one_run(tmp_path, count=10, engine=ELSEWHERE)
+    report = run_mission(run, Inspector, Budget(tokens=40 * prompt_tokens(run), prompt_tokens=prompt_tokens(run)))
+    assert (report.calls, report.exit_code) == (40, 0)
+
+
+def test_after_its_hours_a_run_asks_nothing(tmp_path: Path) -> None:
+    run = one_run(tmp_path, count=10, runner={"max_hours": 1e-9})
+    report = run_mission(run, lambda: pytest.fail("there is no time"), Budget.of(run.config.runner))
+    assert (report.calls, report.exit_code) == (0, 5)
+    assert run_mission(run, Inspector, Budget.of(replace(run.config.runner, max_hours=1.0))).exit_code == 0
+
+
+def test_a_cap_on_money_needs_a_price(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing has a price"):
+        one_run(tmp_path, runner={"max_price": 1.0})
 
 
 def _without_time(run: MissionRun) -> list[Any]:

@@ -69,7 +69,7 @@ class RunOptions:
     how often an item is asked when the failure may pass. max_error_rate: share of rows that may be errors before
     the run stops, None for any. shard: (number from 1, of how many): only these items, into a file of their own.
     replies: file in which replies are kept by content, so that the same question is not asked twice. most: items asked
-    before the run stops, None for all.
+    before the run stops, None for all. ends: hears of every item and says when the run is over its budget.
     """
 
     output: Path
@@ -80,6 +80,7 @@ class RunOptions:
     shard: tuple[int, int] | None = None
     replies: Path | None = None
     most: int | None = None
+    ends: Callable[[Answered], bool] | None = None
 
     @property
     def rows_path(self) -> Path:
@@ -133,13 +134,14 @@ OnRow = Callable[[Any, "Request | None", Mapping[str, Any]], None]
 class Answered(NamedTuple):
     """An item with its row. request: None where it could not be asked, or was asked in another process.
 
-    reason: why there is no reply, or empty; is_known: the reply came out of the cache.
+    reason: why there is no reply, or empty; tokens: of the reply; is_known: it came out of the cache.
     """
 
     item: Any
     request: Request | None
     row: Mapping[str, Any]
     reason: str = ""
+    tokens: int = 0
     is_known: bool = False
 
 
@@ -174,13 +176,13 @@ def run_work(
         if options.shard is None:
             _adopt_shards(options.output, identity, done, report)
         report.statuses = Counter(status for item in mine if (status := done.find(item.key)) is not None)
-        if report.statuses.total() < len(mine):
-            waiting = len(mine) - report.statuses.total()
+        waiting = len(mine) - report.statuses.total()
+        if waiting and options.most != 0:
             todo = islice((item for item in mine if done.find(item.key) is None), options.most)
             rows = stack.enter_context(RowFile(path))
             answered = stack.enter_context(closing((runner or in_process)(work, engine, options, todo)))
             _write_rows(answered, rows, options, report, on_row, progress)
-            report.over_budget |= options.most is not None and options.most < waiting and not report.interrupted
+        report.over_budget |= options.most is not None and options.most < waiting and not report.interrupted
         _write_quarantine(path, report)
     report.seconds = time.perf_counter() - began
     return report
@@ -210,6 +212,8 @@ def _write_rows(
                 if most is not None and report.written >= JUDGED_AFTER and report.errors_now > most * report.written:
                     report.over_budget = True
             progress(1)
+            if options.ends is not None and options.ends(found):
+                report.over_budget |= report.statuses.total() < report.items
             if report.over_budget:
                 return
     except KeyboardInterrupt:
@@ -283,7 +287,7 @@ class Asking(Generic[ItemT]):
             asked = again
 
     def _answered(self, item: ItemT, request: Request | None, reply: Reply) -> Answered:
-        return Answered(item, request, self.work.row(item, request, reply), reply.detail or reply.error)
+        return Answered(item, request, self.work.row(item, request, reply), reply.detail or reply.error, reply.tokens)
 
 
 def _windows(items: Iterable[ItemT], size: int) -> Iterator[Sequence[ItemT]]:

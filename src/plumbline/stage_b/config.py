@@ -135,10 +135,16 @@ class RunnerConfig:
     """Only so many tickets of each mission."""
     max_calls: Annotated[int, Range(ge=1)] | None = None
     """Questions after which the run stops (exit 5); the same command goes on."""
+    max_tokens: Annotated[int, Range(ge=1)] | None = None
+    """Tokens, read (judged by some tickets) and written, after which the run stops in the same way."""
+    max_price: Annotated[float, Range(gt=0)] | None = None
+    """The same in money, by `price_per_million_tokens`."""
+    max_hours: Annotated[float, Range(gt=0)] | None = None
+    """Hours after which the run stops in the same way."""
     max_error_rate: Annotated[float, Range(ge=0, le=1)] | None = None
     """Share of candidates without a reply that ends the run (exit 5)."""
     price_per_million_tokens: Annotated[float, Range(ge=0)] = 0.0
-    """For the estimate of `--dry-run`, prompt and reply alike."""
+    """Prompt and reply alike; for the estimate of `--dry-run`, what a run reports, and `max_price`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +245,9 @@ def _between_keys(run: StageBConfig, origins: Mapping[str, Any], file: str) -> l
     if run.sampler.samples_per_decode > 1 and any(way.temperature == 0 for way in run.sampler.grid):
         what = "samples_per_decode is more than 1, and a way of the grid is greedy: its samples would be equal"
         problems.append(Problem(where("sampler.samples_per_decode"), what, "give it a temperature"))
+    if run.runner.max_price is not None and not run.runner.price_per_million_tokens:
+        what = "nothing has a price: runner.price_per_million_tokens is 0"
+        problems.append(Problem(where("runner.max_price"), what, "set it, or take max_price out"))
     name = run.output.run
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         problems.append(Problem(where("output.run"), f"{name!r} is not a folder's name"))

@@ -70,9 +70,14 @@ def estimate(run: MissionRun) -> Estimate:
 
 def spent(run: MissionRun, calls: int, reply_tokens: int) -> tuple[int, float]:
     """(tokens read, judged by some tickets; the price of these and of those written) of questions that were asked."""
-    asks_others = run.config.engine.servers or run.config.engine.kind == "replay"
-    prompt = round(calls * _prompt_tokens(run, None if asks_others else _model_folder(run))) if calls else 0
+    prompt = round(calls * prompt_tokens(run)) if calls else 0
     return prompt, _price(run, prompt + reply_tokens)
+
+
+def prompt_tokens(run: MissionRun) -> float:
+    """Of a question, the mean over some tickets; where others answer, judged by its characters."""
+    asks_others = run.config.engine.servers or run.config.engine.kind == "replay"
+    return _prompt_tokens(run, None if asks_others else _model_folder(run))
 
 
 def _price(run: MissionRun, tokens: int) -> float:

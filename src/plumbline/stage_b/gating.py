@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from plumbline.errors import EXIT_OK, UserError
 from plumbline.infer.engine import Engine
 from plumbline.infer.rows import read_rows
-from plumbline.infer.work import RunReport, run_work
+from plumbline.infer.work import Answered, RunReport, run_work
+from plumbline.stage_b.config import RunnerConfig
+from plumbline.stage_b.estimate import prompt_tokens
 from plumbline.stage_b.gate import ACCEPT, UNVERIFIED, AlphaBudget, Counts, decide
 from plumbline.stage_b.guidance import Edit, Guidance, apply_edit, now
 from plumbline.stage_b.mission import GATE, MissionRun
@@ -22,13 +25,57 @@ ROUNDING = 1e-9
 
 @dataclass
 class Budget:
-    """Questions that may still be asked; None for any number."""
+    """What may still be spent; None for any amount.
+
+    left: questions. tokens: read and written; a question has about `prompt_tokens`. until: `time.monotonic()` after
+    which nothing is asked.
+    """
 
     left: int | None = None
+    tokens: float | None = None
+    until: float | None = None
+    prompt_tokens: float = 0.0
+
+    @classmethod
+    def of(cls, rules: RunnerConfig) -> Self:
+        """What a configuration allows one command."""
+        tokens = [] if rules.max_tokens is None else [float(rules.max_tokens)]
+        if rules.max_price is not None:
+            tokens.append(rules.max_price / rules.price_per_million_tokens * 1e6)
+        until = None if rules.max_hours is None else time.monotonic() + 3600 * rules.max_hours
+        return cls(rules.max_calls, min(tokens, default=None), until)
+
+    def reading(self, run: MissionRun) -> Self:
+        """The same budget, which knows how long this run's questions are."""
+        if self.tokens is not None:
+            self.prompt_tokens = prompt_tokens(run)
+        return self
+
+    @property
+    def most(self) -> int | None:
+        """Questions that may be asked now."""
+        return 0 if self._is_used_up else self.left
+
+    @property
+    def _is_used_up(self) -> bool:
+        is_late = self.until is not None and time.monotonic() >= self.until
+        return is_late or (self.tokens is not None and self.tokens <= 0)
 
     def spend(self, calls: int) -> None:
+        """Count questions; their tokens are counted by `take`."""
         if self.left is not None:
             self.left = max(0, self.left - calls)
+
+    def take(self, tokens: int) -> None:
+        """Count the tokens of a question and of its reply."""
+        if self.tokens is not None:
+            self.tokens -= self.prompt_tokens + tokens
+
+    def ends(self, found: Answered) -> bool:
+        """Count what a row took; whether nothing more may be asked."""
+        if found.request is not None and not found.is_known:
+            self.take(found.tokens)
+        return self._is_used_up
 
 
 @dataclass
@@ -142,7 +189,7 @@ def judge_split(
     config, tickets = run.config, run.of_split(split)
     ways = candidates_of(config.sampler, config.seed, 1)
     output = run.folder / split / f"{guidance.hash}.jsonl"
-    options = run.run_options(output, resume=True, most=budget.left)
+    options = run.run_options(output, resume=True, most=budget.most, ends=budget.ends)
     items = Items(tickets, ways, 0)
     report = run_work(items, Rollouts(guidance, config.judge.weights), engine, options, run.identity, progress=progress)
     budget.spend(report.written - report.cached)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
 from plumbline.infer.rows import read_rows
 from plumbline.infer.verbs import safe_name
-from plumbline.infer.work import RunOptions
+from plumbline.infer.work import Answered, RunOptions
 from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.config import LoadedStageB, OutputConfig, StageBConfig, load_stage_b, read_missions
 from plumbline.stage_b.engine import who_answers, window_of
@@ -74,7 +74,9 @@ class MissionRun:
             "tickets": digest.hexdigest()[:16],
         }
 
-    def run_options(self, output: Path, *, resume: bool, most: int | None) -> RunOptions:
+    def run_options(
+        self, output: Path, *, resume: bool, most: int | None, ends: Callable[[Answered], bool] | None = None
+    ) -> RunOptions:
         config = self.config
         return RunOptions(
             output,
@@ -83,6 +85,7 @@ class MissionRun:
             max_error_rate=config.runner.max_error_rate,
             replies=None if config.engine.cache is None else Path(config.engine.cache),
             most=most,
+            ends=ends,
         )
 
     def shuffled(self, epoch: int) -> Tickets:

@@ -49,7 +49,7 @@ def propose(run: MissionRun, engine: Callable[[], Engine], budget: Budget) -> Pr
     cases = wrong_cases(run)
     if not cases:
         return Proposed()
-    if budget.left is not None and budget.left < 1:
+    if budget.most == 0:
         return Proposed(over_budget=True)
     settings = run.config.reflection
     shown = cases[: settings.tickets_shown]
@@ -62,6 +62,7 @@ def propose(run: MissionRun, engine: Callable[[], Engine], budget: Budget) -> Pr
     )
     (reply,) = engine().stream([request])
     budget.spend(1)
+    budget.take(reply.tokens)
     if reply.error:
         return Proposed(calls=1, failure=f"{reply.error}: {reply.detail}")
     read = read_edits(reply.text)

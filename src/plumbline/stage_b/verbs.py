@@ -51,10 +51,10 @@ def run(config: Path, missions: Sequence[str], *, resume: bool, as_json: bool, d
     if dry_run:
         return _tell_plans(runs, as_json=as_json)
     engine = cache(lambda: open_verdict_engine(loaded.run.engine))  # opened where there is something to ask
-    budget = Budget(loaded.run.runner.max_calls)
+    budget = Budget.of(loaded.run.runner)
     reports = []
     for mission in runs:
-        reports.append(_run_one(mission, loaded, engine, budget, resume=resume))
+        reports.append(_run_one(mission, loaded, engine, budget.reading(mission), resume=resume))
         if not as_json:
             _tell(reports[-1])
         if reports[-1].interrupted or reports[-1].over_budget:
@@ -120,7 +120,7 @@ def _tell(report: MissionReport) -> None:
     if report.interrupted:
         print("interrupted between two rows: the same command goes on from here", file=sys.stderr)
     if report.over_budget:
-        print("stopped by runner.max_calls or runner.max_error_rate: the same command goes on", file=sys.stderr)
+        print("stopped by a limit of `runner` (max_...): the same command goes on", file=sys.stderr)
 
 
 def _edit_line(decision: dict[str, Any]) -> str:
@@ -144,7 +144,7 @@ def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> i
             chosen.store.write(chosen.first_guidance())
         engine = cache(lambda: open_verdict_engine(loaded.run.engine))
         with progress_bar("gate", 0) as advance:
-            budget = Budget(loaded.run.runner.max_calls)
+            budget = Budget.of(loaded.run.runner).reading(chosen)
             tried = try_edit(chosen, change, engine, budget, source="by hand", progress=advance)
     if tried.decision is None:
         print("stopped before the gate could decide: the same command goes on", file=sys.stderr)
@@ -159,7 +159,8 @@ def effects(config: Path, mission: str | None, *, as_json: bool) -> int:
     with locked(chosen.folder / "run"), redirect_stdout(sys.stderr):
         engine = cache(lambda: open_verdict_engine(loaded.run.engine))
         with progress_bar("effects", 0) as advance:
-            found, tried = rule_effects(chosen, engine, Budget(loaded.run.runner.max_calls), progress=advance)
+            budget = Budget.of(loaded.run.runner).reading(chosen)
+            found, tried = rule_effects(chosen, engine, budget, progress=advance)
     if found is None:
         print("stopped before every rule was measured: the same command goes on", file=sys.stderr)
         return max(report.exit_code for report in tried.reports)
