@@ -32,7 +32,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from stepclock import resident_mb, restart_peak
+from resident import resident_mb, restart_peak
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import random
-import re
 import resource
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from resident import resident_mb
 
 from plumbline.augment.config import AugmentationConfig
 from plumbline.augment.ops import OPERATIONS
@@ -163,14 +163,14 @@ def plan_alone(path: Path, model: Path) -> dict[str, Any]:
     meter = LengthMeter(samples, TokenCounter(model), PixelLimits.of_folder(model, MAX_PIXELS))
     packs = plan_packs(meter, CAPACITY, RunLength(1, StepShape()))
     planned = time.perf_counter()
-    own = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    own = resident_mb("VmHWM")
     helper = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "fill": round(packs.fill, 5),
         "fill_bound": round(packs.fill_bound, 5),
         "records_opened_s": round(opened - began, 2),
         "records_planned_s": round(planned - opened, 2),
-        "peak_rss_bytes": int(own[1]) * 1024 if own else None,
+        "peak_rss_bytes": round(own * 1024 * 1024),
         "peak_rss_of_a_helper_bytes": helper * 1024,
     }
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from resident import resident_mb
 
 from plumbline.infer.captions import caption_row
 from plumbline.infer.engine import Reply, Request
@@ -87,8 +88,7 @@ def one_run(output: Path, count: int) -> dict[str, Any]:
     report = run_work(Photos(count), Summaries(), Recorded, RunOptions(output, window=256), {})
     seconds = time.perf_counter() - began
     assert report.statuses == {"ok": count}, report.statuses
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return {"seconds": seconds, "written": report.written, "peak_mb": int(peak[1]) / 1024 if peak else None}
+    return {"seconds": seconds, "written": report.written, "peak_mb": resident_mb("VmHWM")}
 
 
 def in_a_process(output: Path, count: int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from resident import resident_mb
 
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.rows import read_rows
@@ -80,9 +80,8 @@ def go(config: Path) -> dict[str, float]:
     (run,) = plan_missions(load_stage_b(config).run)
     report = run_mission(run, Recorded, Budget())
     seconds = time.perf_counter() - began
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # ru_maxrss counts the parent's too
-    assert report.exit_code == 0 and peak is not None
-    return {"seconds": seconds, "peak_mb": int(peak[1]) / 1024, "calls": report.calls}
+    assert report.exit_code == 0
+    return {"seconds": seconds, "peak_mb": resident_mb("VmHWM"), "calls": report.calls}
 
 
 def check(config: Path) -> None:

@@ -7,25 +7,11 @@ from __future__ import annotations
 
 import time
 import zlib
-from pathlib import Path
 from typing import Any
 
 import torch
+from resident import resident_mb, restart_peak
 from transformers import Trainer, TrainerCallback
-
-
-def resident_mb(field: str) -> float:
-    """`VmRSS` (now) or `VmHWM` (peak) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"this system has no {field}: the benchmark runs on Linux")
-
-
-def restart_peak() -> float:
-    """MB resident now; from here the peak starts again, whatever was held and given back before."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident_mb("VmRSS")
 
 
 class StepClock(TrainerCallback):

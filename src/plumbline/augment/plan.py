@@ -71,7 +71,7 @@ class Patch:
 class Step:
     """One operation, drawn. matrix: from the canvas before to the canvas after; width, height: the canvas after.
 
-    rule: of a crop, which gives up everything outside its canvas.
+    rule: of a crop, which gives up everything outside its canvas: what it and the crops before it demand.
     """
 
     matrix: Map
@@ -153,7 +153,7 @@ class View:
         if step.patch is not None:
             self.patches = (*self.patches, step.patch)
         if step.rule is not None:
-            self.rule = self.rule.joined(step.rule)
+            self.rule = step.rule
             self._kept, self._since_crop = (step.width, step.height), IDENTITY
         self.width, self.height = step.width, step.height
 

@@ -80,7 +80,7 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
     chats = records.chats_among(count)
     if mode in ("chat", "irrelevant"):
         if run.custom.strict:
-            _require_told(records, count, mode)
+            _require_told(records, count, mode, chats)
         chats = frozenset()
     return Source(
         name=named.name,
@@ -92,9 +92,8 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
     )
 
 
-def _require_told(records: RecordFile, count: int, mode: str) -> None:
-    """Raise DataError naming the first of `count` records that "chat" or "irrelevant" cannot tell."""
-    chats = records.chats_among(count)
+def _require_told(records: RecordFile, count: int, mode: str, chats: frozenset[int]) -> None:
+    """Raise DataError naming the first of `count` records, some of them chats, that the mode cannot tell."""
     untold = chats if mode == "irrelevant" else set(range(count)) - chats
     if untold:
         what, fix = _UNTOLD[mode]

@@ -118,8 +118,8 @@ class CropRules:
 
     def crop(self, view: View, x: int, y: int, width: int, height: int) -> Step | Skip:
         """The step that cuts this window (pixels of the canvas) out, unless the rules speak against it."""
-        own = self.rule()
-        step = Step(translation(-x, -y), width, height, own)
+        rule = view.rule.joined(self.rule())
+        step = Step(translation(-x, -y), width, height, rule)
         if not view.record.objects:
             return step
         window = (x, y, x + width, y + height)
@@ -130,7 +130,6 @@ class CropRules:
         if self.line_policy == "skip" and any(_is_cut_line(view.group, index, window) for index in touched):
             return Skip("a line would be cut")
         kept, needed = sum(whole), min(self.min_objects, len(whole))
-        rule = view.rule.joined(own)
         for index in touched:
             if kept >= needed:
                 break
