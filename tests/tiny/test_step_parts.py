@@ -19,6 +19,7 @@ from plumbline.data.mixture import Mixture, Share
 from plumbline.data.record import DataObject, Record
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.geometry import Box
+from plumbline.train import health
 from plumbline.train.batches import IGNORED, BatchCollator, row_problems
 from plumbline.train.callbacks import EpochAccount
 from plumbline.train.health import FrozenChangedError, FrozenTensors, check_targets, fingerprint
@@ -212,6 +213,16 @@ def test_a_fingerprint_sees_one_changed_value(dtype):
     changed[2, 4] = torch.nextafter(changed[2, 4].float(), torch.tensor(9.0)) if dtype == torch.float32 else 1.0
     assert fingerprint(tensor) == fingerprint(tensor.clone())
     assert fingerprint(tensor) != fingerprint(changed)
+
+
+def test_a_fingerprint_takes_no_copy_of_a_large_weight(monkeypatch):
+    monkeypatch.setattr(health, "_PIECE_WORDS", 1024)
+    tensor = torch.randn(64, 1000)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        told = fingerprint(tensor)
+    assert told == int(tensor.view(torch.int32).sum(dtype=torch.int64))
+    allocated = [event.self_cpu_memory_usage for event in profile.events()]
+    assert 0 < max(allocated) <= 2 * 8 * 1024
 
 
 def test_a_frozen_tensor_that_moves_is_named():

@@ -12,6 +12,8 @@ from plumbline.errors import EXIT_FAILURE, ConfigError, Problem, UserError
 from plumbline.model.parts import PARTS, part_of, plain_name
 from plumbline.train.targets import TrainingTargets
 
+_PIECE_WORDS = 1 << 20
+
 
 class FrozenChangedError(UserError):
     """A frozen tensor changed during a step."""
@@ -89,10 +91,17 @@ def _part_problems(model: nn.Module, targets: TrainingTargets) -> Iterable[Probl
 
 
 def fingerprint(tensor: Tensor) -> Tensor:
-    """Sum of a tensor's bytes as whole words (int64 scalar, on its device): cheap enough for every frozen weight."""
+    """Sum of a tensor's bytes as whole words (int64 scalar, on its device): cheap enough for every frozen weight.
+
+    A piece at a time, since a sum in a wider type first copies all that it sums: of an embedding that would be the
+    largest peak of a whole run.
+    """
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
     words = flat[: flat.numel() // 4 * 4].view(torch.int32)
-    return words.sum(dtype=torch.int64) + flat[words.numel() * 4 :].sum(dtype=torch.int64)
+    total = flat[words.numel() * 4 :].sum(dtype=torch.int64)
+    for piece in words.split(_PIECE_WORDS):
+        total += piece.sum(dtype=torch.int64)
+    return total
 
 
 class FrozenTensors:
