@@ -2,8 +2,8 @@
 
     python benchmarks/kd_head.py --json
 
-Forward and gradient of the hidden rows for `ce + jsd` (and `ce + forward KL` under `kl`), one process, float32, frozen
-head. The sequence holds `--tokens` tokens of which `--rows` are supervised. The peers:
+Forward and gradient of the hidden rows for `ce + jsd` (and `ce + forward KL` under `kl`), float32, frozen head. The
+sequence holds `--tokens` tokens of which `--rows` are supervised. The peers:
 
 - `full_logits`: both sides' logits of every token, as plain GKD trainers do (TRL's `generalized_jsd_loss`);
 - `label_rows`: the same of supervised tokens only;
@@ -11,24 +11,30 @@ head. The sequence holds `--tokens` tokens of which `--rows` are supervised. The
 - `liger_N`: Liger's chunked JSD with chunks of N rows, eager and compiled; its best is what counts.
 
 Value and gradient of every peer must equal ours before anything is timed; the fastest setting of Liger goes on from
-there. The floor is the three products with the head
-that no exact method avoids (student, teacher, gradient: 6 * rows * hidden * vocab FLOP), in the faster of two shapes:
-all rows at once, or chunks as ours. Rounds are interleaved and medians are taken. Memory is the largest
-resident set during a call, less the one before it, in a fresh process.
+there. The floor is the three products with the head that no exact method avoids (student, teacher, gradient:
+6 * rows * hidden * vocab FLOP), in the faster of two shapes: all rows at once, or chunks as ours. It takes the memory
+of its logits as every peer does, in the call; `floor_kept` has it already: each page that the system hands out is
+zeroed first, which a method that keeps its memory from call to call, as ours does, pays but once.
+
+Every method has a process of its own, so that none works in memory which another left behind; they take turns, and
+medians of the rounds are told. Memory is the largest resident set during a call, less the one before the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +43,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 BETAS = {"jsd": 0.5, "kl": 0.0}
+FLOORS = ("floor_whole", "floor_chunked", "floor_kept_whole", "floor_kept_chunked")
 LIGER_CHUNKS = (32, 64, 128, 512)
 Result = tuple[Tensor, Tensor]
 
@@ -135,14 +142,27 @@ def liger(sides: Sides, beta: float, chunk: int, compiled: bool) -> Result:
     return loss.detach(), rows.grad  # type: ignore[return-value]
 
 
-def floor(sides: Sides, chunk: int) -> None:
-    """The three products alone, into memory that is there already."""
+def floors(sides: Sides) -> dict[str, Callable[[Sides, float], None]]:
+    """The three products alone: all rows at once or chunks as ours; memory of the logits taken by the call, or kept."""
+    from plumbline.train.kd.losses import CHUNK_ROWS
+
+    rows, vocab = int((sides.labels != -100).sum()), sides.head.shape[0]
+    found: dict[str, Callable[[Sides, float], None]] = {}
+    for shape, chunk in (("whole", rows), ("chunked", min(CHUNK_ROWS, rows))):
+        kept = torch.empty(chunk, vocab)
+        found[f"floor_{shape}"] = lambda sides, beta, chunk=chunk: _products(sides, torch.empty(chunk, vocab))
+        found[f"floor_kept_{shape}"] = lambda sides, beta, kept=kept: _products(sides, kept)
+    return found
+
+
+def _products(sides: Sides, memory: Tensor) -> None:
+    """Teacher's logits, student's logits, gradient of the rows: as many rows at a time as there is memory for."""
     rows, teacher, targets = supervised(sides)
-    logits = torch.empty(min(chunk, targets.numel()), sides.head.shape[0])
+    chunk = memory.shape[0]
     gradient = torch.empty_like(rows)
     for start in range(0, targets.numel(), chunk):
         mine, theirs = rows[start : start + chunk], teacher[start : start + chunk]
-        out = logits[: mine.shape[0]]
+        out = memory[: mine.shape[0]]
         torch.mm(theirs, sides.head.t(), out=out)
         torch.mm(mine, sides.head.t(), out=out)
         torch.mm(out, sides.head, out=gradient[start : start + chunk])
@@ -175,62 +195,91 @@ def timed(job: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def memory_of(method: str, arguments: list[str]) -> float:
-    """What one call of a method adds to the resident set at most, in a fresh process."""
-    command = [sys.executable, __file__, "--memory", method, *arguments]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+class Contender:
+    """A method at work in a process of its own, which answers one line for each line it is sent."""
+
+    def __init__(self, method: str, arguments: list[str]):
+        command = [sys.executable, __file__, "--contender", method, *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.method = method
+
+    def ask(self, wish: str) -> float:
+        """A figure of the method; stops where its process did."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{wish}\n")
+        self._process.stdin.flush()
+        told = self._process.stdout.readline()
+        assert told, f"{self.method} ended with {self._process.wait()} when it was asked to {wish}"
+        return float(told)
+
+    def close(self) -> None:
+        """End its process."""
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait()
 
 
-def grown_mb(sides: Sides, method: str, beta: float) -> float:
-    """What one call adds at most; a call on a few rows first, so that imports and kernels are there."""
-    run = {"ours": ours, **peers()}[method]
+def contend(sides: Sides, method: str, beta: float, result: Path) -> None:
+    """Answer the lines that come in: `run` with the seconds of a call, `memory` with MB.
+
+    A call on a few rows comes first, so that imports and kernels are there; then one on all rows, whose value and
+    gradient go to `result`. Memory is the largest resident set of a later call less what there was before that one.
+    """
+    run: Callable[[Sides, float], Any] = {"ours": ours, **floors(sides), **peers()}[method]
     last = slice(-3, None)
     few = Sides(sides.student[last].clone(), sides.teacher[last].clone(), sides.head, sides.labels[last].clone())
     run(few, beta)
     before = restart_peak()
-    run(sides, beta)
-    return resident_mb("VmHWM") - before
+    torch.save(run(sides, beta), result)
+    for line in sys.stdin:
+        restart_peak()
+        seconds = timed(partial(run, sides, beta))
+        print(seconds if line.strip() == "run" else resident_mb("VmHWM") - before, flush=True)
 
 
-def measure(sides: Sides, beta: float, rounds: int, arguments: list[str], only: list[str]) -> dict[str, Any]:
+def measure(shape: dict[str, int], beta: float, rounds: int, only: list[str], folder: Path) -> dict[str, Any]:
     """Figures of one divergence."""
-    from plumbline.train.kd.losses import CHUNK_ROWS
-
-    methods = {"ours": ours, **{name: run for name, run in peers().items() if not only or name in only}}
-    wanted, first = ours(sides, beta), {}
-    for name, run in methods.items():
-        begun = time.perf_counter()
-        assert_equal(name, run(sides, beta), wanted)
-        first[name] = time.perf_counter() - begun
-        if name.endswith("compiled"):
-            first[name] = timed(partial(run, sides, beta))  # the first call compiled
-    of_liger = [name for name in methods if name.startswith("liger")]
-    for name in sorted(of_liger, key=lambda name: first[name])[1:]:
-        del methods[name]
-    rows = int((sides.labels != -100).sum())
-    jobs: dict[str, Callable[[], Any]] = {name: partial(run, sides, beta) for name, run in methods.items()}
-    jobs |= {"floor_whole": partial(floor, sides, rows), "floor_chunked": partial(floor, sides, CHUNK_ROWS)}
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(rounds):
-        for name, job in jobs.items():
-            times[name].append(timed(job))
-    seconds = {name: statistics.median(values) for name, values in times.items()}
-    floor_s = min(seconds.pop("floor_whole"), seconds.pop("floor_chunked"))
-    ours_s = seconds.pop("ours")
-    best = min(seconds, key=lambda name: seconds[name])
-    flop = 6 * rows * sides.head.shape[1] * sides.head.shape[0]
-    memory = {name: memory_of(name, [*arguments, "--beta", str(beta)]) for name in ("ours", best)}
+    names = ["ours", *FLOORS, *(name for name in peers() if not only or name in only)]
+    contenders: dict[str, Contender] = {}
+    first: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            result = folder / f"{name}.pt"
+            text = [f"--{key}={value}" for key, value in {**shape, "beta": beta, "result": result}.items()]
+            contenders[name] = Contender(name, text)
+            stack.callback(contenders[name].close)
+            first[name] = contenders[name].ask("run")
+            if name not in FLOORS:
+                assert_equal(name, torch.load(result), torch.load(folder / "ours.pt"))
+        of_liger = [name for name in names if name.startswith("liger")]
+        for name in sorted(of_liger, key=lambda name: first[name])[1:]:
+            contenders.pop(name).close()
+        times: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(rounds):
+            for name, contender in contenders.items():
+                times[name].append(contender.ask("run"))
+        seconds = {name: statistics.median(values) for name, values in times.items()}
+        kept_s = min(seconds.pop(name) for name in FLOORS if "kept" in name)
+        floor_s = min(seconds.pop(name) for name in FLOORS if name in seconds)
+        ours_s = seconds.pop("ours")
+        best = min(seconds, key=lambda name: seconds[name])
+        memory = {name: contenders[name].ask("memory") for name in ("ours", *seconds)}
+    flop = 6 * shape["rows"] * shape["hidden"] * shape["vocab"]
     return {
         "ours_s": round(ours_s, 4),
         "floor_s": round(floor_s, 4),
         "floor_gflop": round(flop / 1e9, 1),
         "over_floor": round(ours_s / floor_s, 3),
+        "floor_kept_s": round(kept_s, 4),
+        "over_floor_kept": round(ours_s / kept_s, 3),
         "best_peer": best,
         "best_peer_s": round(seconds[best], 4),
         "speedup": round(seconds[best] / ours_s, 2),
-        "ours_mb": round(memory["ours"], 1),
+        "ours_mb": round(memory.pop("ours"), 1),
         "best_peer_mb": round(memory[best], 1),
         "peers_s": {name: round(value, 4) for name, value in seconds.items()},
+        "peers_mb": {name: round(value, 1) for name, value in memory.items()},
     }
 
 
@@ -242,25 +291,28 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of every method")
     parser.add_argument("--only", nargs="*", default=[], help="peers to compare with; all when left out")
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--beta", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     shape = {name: getattr(options, name) for name in ("tokens", "rows", "hidden", "vocab")}
-    sides = make_sides(**shape)
-    if options.memory:
-        print(grown_mb(sides, options.memory, options.beta))
+    if options.contender:
+        contend(make_sides(**shape), options.contender, options.beta, options.result)
         return
-    arguments = [text for name, value in shape.items() for text in (f"--{name}", str(value))]
-    figures = {name: measure(sides, beta, options.rounds, arguments, options.only) for name, beta in BETAS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {
+            name: measure(shape, beta, options.rounds, options.only, Path(folder)) for name, beta in BETAS.items()
+        }
     result = {**figures.pop("jsd"), **figures, **shape, "threads": torch.get_num_threads(), "rounds": options.rounds}
     if options.json:
         print(json.dumps(result))
         return
     for name, part in (("JSD 0.5", result), ("forward KL", result["kl"])):
         print(
-            f"{name}: {part['ours_s']:.3f} s, {part['over_floor']:.2f} of the floor ({part['floor_s']:.3f} s);"
+            f"{name}: {part['ours_s']:.3f} s, {part['over_floor']:.2f} of the floor ({part['floor_s']:.3f} s,"
+            f" {part['over_floor_kept']:.2f} of the one with memory kept);"
             f" best peer {part['best_peer']} {part['best_peer_s']:.3f} s;"
             f" {part['ours_mb']:.0f} against {part['best_peer_mb']:.0f} MB"
         )

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 160
-_BLOCK_ELEMENTS = 640_000  # on a CPU, what stays in its caches through the elementwise passes
+_BLOCK_ELEMENTS = 1_280_000  # on a CPU, what stays in its caches through the elementwise passes
 _SAFE_EXPONENT = 32.0  # e to this power, times a vocabulary, stays finite in fp32
 _SAFE_SUMS = (math.exp(-20.0), math.exp(64.0))  # of exponentials: these, and ratios of them, stay finite in fp32
 _TINY = torch.finfo(torch.float32).tiny
