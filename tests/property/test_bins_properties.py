@@ -52,6 +52,27 @@ def test_literal_packs_and_bounds() -> None:
     assert sorted(map(sorted, subset_fill([6, 5, 4, 3, 2], 10))) == [[0, 2], [1, 3, 4]]
 
 
+@given(st.lists(st.integers(1, CAPACITY), min_size=1, max_size=10))
+def test_the_first_pack_is_filled_as_well_as_can_be(lengths: list[int]) -> None:
+    first = subset_fill(lengths, CAPACITY)[0]
+    others = [length for index, length in enumerate(lengths) if index != first[0]]
+    sums = [sum(chosen) for count in range(len(others) + 1) for chosen in combinations(others, count)]
+    room = CAPACITY - lengths[first[0]]
+    halves = [length for length in lengths if 2 * length > CAPACITY]
+    assert not halves or lengths[first[0]] == max(halves)
+    if len(halves) <= 1:  # of those over half a pack, each has a pack of its own
+        assert sum(lengths[index] for index in first[1:]) == max(total for total in sums if total <= room)
+
+
+def test_a_large_pack_may_lack_a_token_or_two() -> None:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(500, 1600, 4000)
+    packs = subset_fill(lengths, 4096)
+    missing = np.array([4096 - lengths[pack].sum() for pack in packs])
+    assert np.median(missing) <= 2
+    assert lengths.sum() / (4096 * len(packs)) > 0.998
+
+
 @pytest.mark.parametrize("lengths", [[11], [0], [3, -1]])
 def test_what_fits_in_no_pack_is_named(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match=f"sample {len(lengths) - 1} has"):

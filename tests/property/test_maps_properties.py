@@ -15,7 +15,7 @@ from plumbline.augment.pipeline import Augmentation
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import Box, Polygon, Polyline, Quad, Shape
 from plumbline.geometry.clip import SLIVER_PX, cut_at_canvas, is_self_crossing
-from plumbline.geometry.group import ShapeGroup
+from plumbline.geometry.group import ShapeGroup, map_groups
 from plumbline.geometry.maps import (
     Map,
     about,
@@ -260,6 +260,26 @@ def _cut_by_a_plan(rng: np.random.Generator, count: int) -> Iterator[Kept]:
     group = ShapeGroup.of(shapes).mapped(plan.matrix)
     for index, item, share in zip(plan.kept_indices, plan.record.objects, plan.coverages, strict=True):
         yield group.shape(index), item.shape, (plan.width, plan.height), share
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_made_together_are_those_made_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [_random_shapes(rng, count) for count in (3, 0, 1, 17, 0)]
+    outlines = [[(shape.kind, shape.flat()) for shape in own] for own in shapes]
+    together, matrices = ShapeGroup.of_outlines(outlines), [_random_map(rng) for _ in shapes]
+    for group, own, matrix, mapped in zip(together, shapes, matrices, map_groups(together, matrices), strict=True):
+        assert list(group.sources) == own
+        alone = ShapeGroup.of(own)
+        assert group.bounds == alone.bounds == [shape.bounds() for shape in own]
+        assert group.extent == alone.extent
+        moved = alone.mapped(matrix)
+        assert [mapped.shape(index) for index in range(len(own))] == [moved.shape(index) for index in range(len(own))]
+        assert mapped.bounds == moved.bounds == group.bounds_under(matrix)
+        assert mapped.extent == moved.extent
+        if own:
+            low, high = np.array(mapped.bounds)[:, :2].min(0), np.array(mapped.bounds)[:, 2:].max(0)
+            assert mapped.extent == (*low, *high)
 
 
 @pytest.mark.slow

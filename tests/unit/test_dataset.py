@@ -40,6 +40,14 @@ def test_a_file_is_a_sequence_that_can_travel_to_a_worker(tmp_path) -> None:
         records[3]
 
 
+def test_records_read_together_are_those_read_alone(tmp_path) -> None:
+    line = {"line": [1, 2, 30, 40, 50, 3], "line_points": 3, "desc": "y"}
+    records = RecordFile(write(tmp_path, [BOX, line], [], [line]))
+    assert records.several([2, 0, 0, 1]) == [records[2], records[0], records[0], records[1]]
+    assert records[0:2] == records.several([0, 1])
+    assert records.several([]) == []
+
+
 def test_a_changed_file_is_refused(tmp_path) -> None:
     path = write(tmp_path, [BOX], [BOX])
     records = RecordFile(path)

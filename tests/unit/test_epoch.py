@@ -179,6 +179,16 @@ def test_samples_drawn_together_are_those_drawn_alone(tmp_path: Path) -> None:
     assert failed == 2
 
 
+def test_a_file_that_changed_is_told_of_each_of_its_samples_alone(tmp_path: Path) -> None:
+    samples = dataset(source(tmp_path, "a", 2), source(tmp_path, "b", 2), augmenter=augmenter(hflip={}))
+    with (tmp_path / "b.jsonl").open("a") as stream:
+        stream.write("\n")
+    drawn = samples.draw_many([(position, 0, 0) for position in range(4)])
+    errors = [item for item in drawn if isinstance(item, DataError)]
+    assert len(errors) == 2 and all("b.jsonl" in str(item) and "has changed" in str(item) for item in errors)
+    assert {item.turn.source for item in drawn if not isinstance(item, DataError)} == {0}
+
+
 def test_the_curriculum_follows_the_step_that_is_asked_for(tmp_path: Path) -> None:
     from plumbline.augment.curriculum import CurriculumConfig, Phase
 

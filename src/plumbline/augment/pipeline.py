@@ -158,12 +158,13 @@ def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[i
         outcome.indices += indices
         outcome.coverages += [1.0] * len(indices)
         return
+    items, kept_indices, coverages = outcome.items, outcome.indices, outcome.coverages
     for place, (index, bounds) in enumerate(zip(indices, group.bounds, strict=True)):
         x1, y1, x2, y2 = bounds
         if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
-            outcome.items.append(place)
-            outcome.indices.append(index)
-            outcome.coverages.append(1.0)
+            items.append(place)
+            kept_indices.append(index)
+            coverages.append(1.0)
             continue
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             outcome.dropped.append((index, "outside"))
@@ -173,10 +174,10 @@ def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[i
         if isinstance(kept, str):
             outcome.dropped.append((index, kept))
             continue
-        outcome.items.append(kept)
+        items.append(kept)
         outcome.made.append(kept)
-        outcome.indices.append(index)
-        outcome.coverages.append(share)
+        kept_indices.append(index)
+        coverages.append(share)
 
 
 def _cut(item: DataObject, visible: Shape | None, share: float, rule: ObjectRule) -> DataObject | str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from plumbline.data.record import DataObject, Record
-from plumbline.geometry.group import ShapeGroup, map_groups
+from plumbline.geometry.group import Bounds, ShapeGroup, map_groups
 from plumbline.geometry.maps import IDENTITY, Map, canvas_corners, map_points
 from plumbline.geometry.shapes import Points
 
@@ -127,6 +127,11 @@ class View:
         if self._group is None:
             self._group = self._at_start.mapped(self.matrix)
         return self._group
+
+    @property
+    def bounds(self) -> list[Bounds]:
+        """(x1, y1, x2, y2) of each of them: all that a crop needs to know of most."""
+        return self._at_start.bounds_under(self.matrix) if self._group is None else self._group.bounds
 
     @staticmethod
     def map_all(views: Iterable[View]) -> None:

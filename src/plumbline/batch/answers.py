@@ -7,7 +7,7 @@ nor that of the objects changes the sum, except for which object comes last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from plumbline.data.answer import object_text, rounded_numbers, scale_and_size
 from plumbline.data.contract import is_encodable
 from plumbline.data.messages import control_text
 from plumbline.data.record import DataObject
+from plumbline.geometry.group import Form
 from plumbline.geometry.order import last_in_order
 from plumbline.geometry.shapes import Box, Points
 
@@ -66,39 +67,33 @@ class AnswerCounter:
         if not told.items:
             return None
         places = [item for item in told.items if not isinstance(item, DataObject)]
-        parts = [(*group.forms[place], descs[place]) for place in places]
-        parts += [(item.shape.kind, len(item.shape.points), item.desc) for item in told.made]
+        parts = [(group.forms[place], descs[place]) for place in places]
+        parts += [((item.shape.kind, len(item.shape.points)), item.desc) for item in told.made]
         # Of the four corners of an upright box two are told.
-        total = sum([digits[at] // 2 if group.forms[at][0] == Box.kind else digits[at] for at in places])
-
-        def last() -> int:
-            shapes = [*map(group.shape, places), *(item.shape for item in told.made)]
-            return last_in_order(shapes, answer.ordering)
-
-        return self._sum(parts, total + sum(digits[len(group) :]), last)
-
-    def _sum(self, parts: Sequence[tuple[str, int, str]], digits: int, last: Callable[[], int]) -> int | None:
-        """Tokens of objects given as (kind, number of points, desc). digits: of all their coordinates."""
-        total = self._opening + _digits_up_to(len(parts)) + digits
-        ends = set()
-        for part in parts:
-            tokens = self._between(*part)
+        own = [
+            digits[place] // 2 if form[0] == Box.kind else digits[place]
+            for (form, _), place in zip(parts, places, strict=False)
+        ]
+        total = self._opening + _digits_up_to(len(parts)) + sum(own) + sum(digits[len(group) :])
+        ends = []
+        for form, desc in parts:
+            tokens = self._between(form, desc)
             if tokens is None:
                 return None
             total += tokens[0]
-            ends.add(tokens[1])
-        if len(ends) == 1:
-            return total + ends.pop()
-        tokens = self._between(*parts[last()])
-        assert tokens is not None
-        return total + tokens[1]
+            ends.append(tokens[1])
+        if len(set(ends)) == 1:
+            return total + ends[0]
+        shapes = [*map(group.shape, places), *(item.shape for item in told.made)]
+        return total + ends[last_in_order(shapes, answer.ordering)]
 
-    def _count_between(self, kind: str, points: int, desc: str) -> tuple[int, int] | None:
+    def _count_between(self, form: Form, desc: str) -> tuple[int, int] | None:
         """Tokens from an object's number to the next one's without the digits of its coordinates; how many more or
         fewer there are when the answer ends behind it.
         """
         if control_text(desc) or not is_encodable(desc):
             return None
+        kind, points = form
         numbers = [0] * (2 * points)
         told = f'0": {{{object_text(kind, numbers, desc)}}}'
         followed = self._counter.count(f'{told}, "object_0') - len(numbers) - 2

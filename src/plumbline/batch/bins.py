@@ -12,6 +12,8 @@ Pack = list[int]
 
 WINDOW = 24
 """Samples among which `subset_fill` looks for those that fill a pack."""
+NEAR = 2000
+"""A pack that lacks less than one token in so many is full: the last one or two cost as much as all before."""
 GOOD = 0.995
 """Share of the bound at which best fit decreasing is good enough."""
 
@@ -70,32 +72,38 @@ def subset_fill(lengths: ArrayLike, capacity: int) -> list[Pack]:
     window: list[int] = []
     packs: list[Pack] = []
     while large or window or waiting:
-        while len(window) < WINDOW and waiting:
-            window.append(waiting.pop())
+        missing = WINDOW - len(window)
+        if missing > 0:
+            window += waiting[: -missing - 1 : -1]
+            del waiting[-missing:]
         first = large.pop() if large else window.pop(0)
-        others = _best_subset(window, sizes, capacity - sizes[first])
-        if others:
-            window = [index for index in window if index not in others]
-        packs.append([first, *others])
+        pack = [first]
+        for place in _best_subset([sizes[index] for index in window], capacity - sizes[first], capacity // NEAR):
+            pack.append(window.pop(place))  # the places descend
+        packs.append(pack)
     return packs
 
 
-def _best_subset(window: Sequence[int], sizes: Sequence[int], room: int) -> list[int]:
-    """The indices of the window whose lengths have the largest sum that does not exceed `room`."""
-    reachable, inside, goal = 1, (1 << (room + 1)) - 1, 1 << room
-    seen: list[tuple[int, int]] = []
-    for index in window:
-        if sizes[index] <= room:
-            seen.append((index, reachable))
-            reachable |= (reachable << sizes[index]) & inside
-            if reachable & goal:
+def _best_subset(sizes: Sequence[int], room: int, near: int) -> list[int]:
+    """The places, descending, of the sizes with the largest sum that does not exceed `room`.
+
+    The first sum within `near` of it is good enough; which one that is depends on the sizes' order alone.
+    """
+    reachable, inside = 1, (1 << (room + 1)) - 1
+    seen: list[tuple[int, int, int]] = []
+    for place, size in enumerate(sizes):
+        if size <= room:
+            seen.append((place, size, reachable))
+            reachable |= (reachable << size) & inside
+            if reachable.bit_length() > room - near:
                 break
     total = reachable.bit_length() - 1
     chosen = []
-    for index, sums in reversed(seen):
+    while total:
+        place, size, sums = seen.pop()
         if not sums >> total & 1:
-            chosen.append(index)
-            total -= sizes[index]
+            chosen.append(place)
+            total -= size
     return chosen
 
 

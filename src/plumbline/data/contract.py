@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any
 
@@ -56,14 +57,21 @@ def find_breaches(raw: Any, found: Findings) -> None:
 
 def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
     """The record of a line without breaches."""
-    items = raw.get("objects") or ()
-    kinds = [KIND_OF_KEYS.get(tuple(item)) or geometry_of(item)[0] for item in items]
-    group = ShapeGroup.of_outlines([(kind, item[kind]) for kind, item in zip(kinds, items, strict=True)])
+    return build_records([raw], file, [line])[0]
+
+
+def build_records(rows: Sequence[Mapping[str, Any]], file: str, lines: Sequence[int]) -> list[Record]:
+    """The records of lines without breaches; together they cost less than each by itself."""
+    outlines = [[geometry_of(item) for item in raw.get("objects") or ()] for raw in rows]
+    return list(map(_record, rows, ShapeGroup.of_outlines(outlines), repeat(file), lines))
+
+
+def _record(raw: Mapping[str, Any], group: ShapeGroup, file: str, line: int) -> Record:
     return Record(
         images=tuple([_image_reference(image) for image in raw.get("images") or ()]),
         width=raw.get("width"),
         height=raw.get("height"),
-        objects=GroupedObjects([item["desc"] for item in items], group),
+        objects=GroupedObjects([item["desc"] for item in raw.get("objects") or ()], group),
         summary=raw.get("summary"),
         metadata=MappingProxyType(raw.get("metadata") or {}),
         messages=tuple(raw["messages"]) if raw.get("messages") is not None else None,

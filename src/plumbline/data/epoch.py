@@ -7,7 +7,7 @@ needs). Any worker of any rank, before training or after a resume, builds the sa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -126,7 +126,9 @@ class EpochDataset:
         All are read before the first is planned: a processor's cache holds the code of one of these stages, not both.
         """
         turns = {epoch: self.mixture.turns(epoch) for epoch in {epoch for _, epoch, _ in keys}}
-        read = [self._read(turns[epoch], position, epoch) for position, epoch, _ in keys]
+        drawn = [(_turn(turns[epoch], position), epoch) for position, epoch, _ in keys]
+        records = self._records(turn for turn, _ in drawn)
+        read = [self._read(records, turn, epoch) for turn, epoch in drawn]
         plans = iter(self.augmenter.plans(self._requests(keys, read)) if self.augmenter is not None else ())
         return [
             item
@@ -139,13 +141,24 @@ class EpochDataset:
             for item in read
         ]
 
-    def _read(self, turns: Sequence[Turn], position: int, epoch: int) -> _Read | DataError:
-        if not 0 <= position < len(turns):
-            raise IndexError(f"sample {position} of {len(turns)}")
-        turn = turns[position]
+    def _records(self, turns: Iterable[Turn]) -> dict[tuple[int, int], Record | DataError]:
+        """The records of turns, by source and index; of each source they are read together."""
+        wanted: dict[int, dict[int, None]] = {}
+        for turn in turns:
+            wanted.setdefault(turn.source, {}).update(dict.fromkeys(turn.records))
+        found: dict[tuple[int, int], Record | DataError] = {}
+        for number, indices in wanted.items():
+            try:
+                read = _several(self.sources[number].records, indices)
+            except DataError as error:  # of the file, not of one record
+                read = [error] * len(indices)
+            found.update(zip(((number, index) for index in indices), read, strict=True))
+        return found
+
+    def _read(self, records: Mapping[tuple[int, int], Record | DataError], turn: Turn, epoch: int) -> _Read | DataError:
         source = self.sources[turn.source]
         try:
-            fitted = [self._fitted(source, turn, index, epoch) for index in turn.records]
+            fitted = [self._fitted(records[turn.source, index], turn, index, epoch) for index in turn.records]
             is_planned = self.augmenter is not None and source.augmented
             return _Read(turn, fitted, [_sizes(source, item.record) for item in fitted] if is_planned else ())
         except DataError as error:
@@ -163,9 +176,11 @@ class EpochDataset:
                     if size is not None:
                         yield fitted.record, size, self._plans.at(epoch, key), step
 
-    def _fitted(self, source: Source, turn: Turn, index: int, epoch: int) -> Fitted:
-        fitted = fit_for(source.records[index], turn.mode)
-        most = source.max_objects
+    def _fitted(self, record: Record | DataError, turn: Turn, index: int, epoch: int) -> Fitted:
+        if isinstance(record, DataError):
+            raise record
+        fitted = fit_for(record, turn.mode)
+        most = self.sources[turn.source].max_objects
         if most is None or len(fitted.record.objects) <= most:
             return fitted
         rng = self._picks.at(epoch, index)
@@ -200,6 +215,16 @@ class EpochDataset:
             what = f"{len(bare)} records have no `summary`, which summary_ratio or use_summary needs"
             raise DataError(Problem(bare[0], what, "add them, or take the key out"))
         return Survey(counts["records"], counts["objects"], counts["clipped"], counts["dropped"], tuple(emptied))
+
+
+def _turn(turns: Sequence[Turn], position: int) -> Turn:
+    if not 0 <= position < len(turns):
+        raise IndexError(f"sample {position} of {len(turns)}")
+    return turns[position]
+
+
+def _several(records: Sequence[Record], indices: Iterable[int]) -> Sequence[Record | DataError]:
+    return records.several(indices) if isinstance(records, RecordFile) else [records[index] for index in indices]
 
 
 def _sizes(source: Source, record: Record) -> Sequence[Size | None]:

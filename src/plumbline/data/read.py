@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from plumbline.data.contract import build_record, find_breaches
+from plumbline.data.contract import build_record, build_records, find_breaches
 from plumbline.data.findings import Findings, data_error, printable, shown
 from plumbline.data.record import Record, record_to_mapping
 from plumbline.errors import DataError, Problem
@@ -133,13 +133,15 @@ _FAST = msgspec.json.Decoder()
 _KEY_END = re.compile(rb'"\s*:')
 
 
-def reload(data: bytes, file: str, number: int) -> Record:
-    """The record of a line that `collect_findings` has passed before; nothing is checked again."""
-    try:
-        raw = _FAST.decode(data)
-    except msgspec.DecodeError:  # the standard decoder accepts a little more
-        raw = parse_line(Line(number, 0, data, True), file)[0]
-    return build_record(raw, file, number)
+def reload(lines: Sequence[tuple[bytes, int]], file: str) -> list[Record]:
+    """The records of lines (data, number) that `collect_findings` has passed before; nothing is checked again."""
+    rows = []
+    for data, number in lines:
+        try:
+            rows.append(_FAST.decode(data))
+        except msgspec.DecodeError:  # the standard decoder accepts a little more
+            rows.append(parse_line(Line(number, 0, data, True), file)[0])
+    return build_records(rows, file, [number for _, number in lines])
 
 
 def _loads(data: bytes, found: Findings) -> Any:

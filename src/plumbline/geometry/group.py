@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.geometry.maps import IDENTITY, Map, is_upright, map_pieces
+from plumbline.geometry.maps import IDENTITY, Map, is_upright, map_pieces, map_points
 from plumbline.geometry.shapes import SHAPES, Box, Points, Quad, Shape
 
 Bounds = tuple[float, float, float, float]
 Form = tuple[str, int]
 """Kind and number of points of a shape as it is told."""
+Outline = tuple[str, Sequence[float]]
+"""Kind and [x1, y1, x2, y2, ...] of a shape."""
 
 
 class _Slices(Sequence[Shape]):
@@ -52,14 +54,15 @@ class ShapeGroup:
     """Shapes under a common map.
 
     sources: the shapes before it; forms: what each is told as after it; points: float64 [P, 2] after it, a box as its
-    four corners; starts: where each shape begins; extent: bounds of all points; upright: whether boxes are boxes still;
-    moved: False for the sources themselves.
+    four corners; starts: where each shape begins; corners: float64 [K, 4] of bounds (x1, y1, x2, y2) by shape; extent:
+    bounds of all; upright: whether boxes are boxes still; moved: False for the sources themselves.
     """
 
     sources: Sequence[Shape]
     forms: Sequence[Form]
     points: Points
     starts: Sequence[int]
+    corners: NDArray[np.float64]
     extent: Bounds
     upright: bool = True
     moved: bool = False
@@ -67,17 +70,16 @@ class ShapeGroup:
     @classmethod
     def of(cls, shapes: Sequence[Shape]) -> Self:
         """The shapes as they are."""
-        forms, points, starts, extent = _joined([(shape.kind, shape.flat()) for shape in shapes])
-        return cls(shapes, forms, points, starts, extent)
+        (joined,) = _joined([[(shape.kind, shape.flat()) for shape in shapes]])
+        return cls(shapes, *joined)
 
     @classmethod
-    def of_outlines(cls, outlines: Sequence[tuple[str, Sequence[float]]]) -> Self:
-        """New shapes from (kind, [x1, y1, x2, y2, ...]), which are known to be right.
+    def of_outlines(cls, outlines: Sequence[Sequence[Outline]]) -> list[Self]:
+        """Groups of new shapes, which are known to be right.
 
-        The shapes are slices of the group's points: one array for all is several times cheaper than one for each.
+        The shapes of all groups are slices of one array of points: several times cheaper than an array for each.
         """
-        forms, points, starts, extent = _joined(outlines)
-        return cls(_Slices(forms, points, starts), forms, points, starts, extent)
+        return [cls(_Slices(*joined[:3]), *joined) for joined in _joined(outlines)]
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -85,15 +87,6 @@ class ShapeGroup:
     def mapped(self, matrix: Map) -> ShapeGroup:
         """The same shapes under `matrix`, which maps the sources; ValueError for a point behind its horizon."""
         return map_groups([self], [matrix])[0]
-
-    @cached_property
-    def _corners(self) -> NDArray[np.float64]:
-        """Top-left and bottom-right corner [K, 2, 2] of each shape."""
-        corners = np.empty((len(self.sources), 2, 2))
-        np.minimum.reduceat(self.points, self.starts, out=corners[:, 0])
-        np.maximum.reduceat(self.points, self.starts, out=corners[:, 1])
-        corners.setflags(write=False)
-        return corners
 
     def lies_inside(self, width: float, height: float) -> bool:
         """Whether all shapes lie on a canvas of this size."""
@@ -103,7 +96,17 @@ class ShapeGroup:
     @cached_property
     def bounds(self) -> list[Bounds]:
         """(x1, y1, x2, y2) of each shape."""
-        return [(x1, y1, x2, y2) for (x1, y1), (x2, y2) in self._corners.tolist()] if self.sources else []
+        return list(map(tuple, self.corners.tolist()))
+
+    def bounds_under(self, matrix: Map) -> list[Bounds]:
+        """The `bounds` of `mapped(matrix)`, at a third of its price."""
+        if matrix is IDENTITY or not self.sources:
+            return self.bounds
+        points = map_points(self.points, matrix)
+        corners = np.concatenate(
+            [np.minimum.reduceat(points, self.starts), np.maximum.reduceat(points, self.starts)], axis=1
+        )
+        return list(map(tuple, corners.tolist()))
 
     def shape(self, index: int) -> Shape:
         """One shape: the source itself while nothing has moved; a box that is not upright any more is a quad."""
@@ -111,7 +114,7 @@ class ShapeGroup:
             return self.sources[index]
         (kind, count), start = self.forms[index], self.starts[index]
         if kind == Box.kind:
-            return Box.trusted(self._corners[index])
+            return Box.trusted(self.corners[index].reshape(2, 2))
         return SHAPES[kind].trusted(self.points[start : start + count])
 
 
@@ -131,38 +134,80 @@ def map_groups(groups: Sequence[ShapeGroup], matrices: Sequence[Map]) -> list[Sh
     points = map_pieces(before, ends, [matrices[at] for at in moving]) + 0.0
     points.setflags(write=False)
     begins = [0, *ends[:-1]]
-    low, high = np.minimum.reduceat(points, begins).tolist(), np.maximum.reduceat(points, begins).tolist()
-    for at, begin, end, (x1, y1), (x2, y2) in zip(moving, begins, ends, low, high, strict=True):
+    starts = [begin + start for at, begin in zip(moving, begins, strict=True) for start in groups[at].starts]
+    corners, extents = _bounds(points, starts, list(accumulate([len(groups[at]) for at in moving])))
+    first = 0
+    for at, begin, end, extent in zip(moving, begins, ends, extents, strict=True):
         group, upright = groups[at], is_upright(matrices[at])
         forms = group.forms if upright else [_QUAD if form[0] == Box.kind else form for form in group.forms]
-        extent = (x1, y1, x2, y2)
-        mapped[at] = ShapeGroup(group.sources, forms, points[begin:end], group.starts, extent, upright, True)
+        own = corners[first : first + len(group)]
+        first += len(group)
+        mapped[at] = ShapeGroup(group.sources, forms, points[begin:end], group.starts, own, extent, upright, True)
     return mapped
 
 
-def _joined(outlines: Sequence[tuple[str, Sequence[float]]]) -> tuple[list[Form], Points, list[int], Bounds]:
-    """Forms; all points in one array [P, 2], a box as its four corners; where each outline begins; bounds of all."""
+_Joined = tuple[list[Form], Points, list[int], NDArray[np.float64], Bounds]
+
+
+def _joined(groups: Sequence[Sequence[Outline]]) -> Iterator[_Joined]:
+    """Of each group: forms; its points [P, 2], a box as its four corners; where each outline begins; corners; extent.
+
+    -0.0 becomes 0.0.
+    """
     numbers: list[float] = []
-    forms: list[Form] = []
-    starts: list[int] = []
+    forms: list[list[Form]] = []
+    starts: list[list[int]] = []
+    begins: list[int] = [0]
     count = 0
-    for kind, own in outlines:
-        starts.append(count)
-        if kind == Box.kind:
-            x1, y1, x2, y2 = own
-            numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
-            count += 4
-            forms.append(_BOX)
-        else:
-            numbers += own
-            told = len(own) // 2
-            count += told
-            forms.append((kind, told))
+    for outlines in groups:
+        begin = count
+        own: list[Form] = []
+        places: list[int] = []
+        for kind, told in outlines:
+            places.append(count - begin)
+            if kind == Box.kind:
+                x1, y1, x2, y2 = told
+                numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
+                count += 4
+                own.append(_BOX)
+            else:
+                numbers += told
+                length = len(told) // 2
+                count += length
+                own.append((kind, length))
+        forms.append(own)
+        starts.append(places)
+        begins.append(count)
     points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
-    points += 0.0  # turns -0.0 into 0.0
+    points += 0.0
     points.setflags(write=False)
-    xs, ys = numbers[::2] or [0.0], numbers[1::2] or [0.0]
-    return forms, points, starts, (min(xs), min(ys), max(xs), max(ys))
+    all_starts = [begin + start for begin, places in zip(begins, starts, strict=False) for start in places]
+    corners, extents = _bounds(points, all_starts, list(accumulate(map(len, forms))))
+    first = 0
+    for number, places in enumerate(starts):
+        own_corners = corners[first : first + len(places)]
+        first += len(places)
+        yield forms[number], points[begins[number] : begins[number + 1]], places, own_corners, extents[number]
+
+
+def _bounds(points: Points, starts: Sequence[int], ends: Sequence[int]) -> tuple[NDArray[np.float64], list[Bounds]]:
+    """Bounds [K, 4] of shapes over one array of points, and of each group of them (all 0 for an empty one).
+
+    starts: where each shape begins; ends: where each group of shapes ends, in shapes.
+    """
+    corners = np.empty((len(starts), 4))
+    extents = [(0.0, 0.0, 0.0, 0.0)] * len(ends)
+    if starts:
+        np.minimum.reduceat(points, starts, out=corners[:, :2])
+        np.maximum.reduceat(points, starts, out=corners[:, 2:])
+        filled = [number for number, (begin, end) in enumerate(pairwise([0, *ends])) if end > begin]
+        begins = [ends[number - 1] if number else 0 for number in filled]
+        low = np.minimum.reduceat(corners[:, :2], begins).tolist()
+        high = np.maximum.reduceat(corners[:, 2:], begins).tolist()
+        for number, (x1, y1), (x2, y2) in zip(filled, low, high, strict=True):
+            extents[number] = (x1, y1, x2, y2)
+    corners.setflags(write=False)
+    return corners, extents
 
 
 def overlaps(a: Bounds, b: Bounds) -> bool:

@@ -123,13 +123,14 @@ class CropRules:
         if not view.record.objects:
             return step
         window = (x, y, x + width, y + height)
-        whole = [_holds(window, bounds) for bounds in view.group.bounds]
-        touched = [
-            index for index, bounds in enumerate(view.group.bounds) if not whole[index] and overlaps(window, bounds)
-        ]
+        bounds = view.bounds
+        whole = [_holds(window, own) for own in bounds]
+        kept, needed = sum(whole), min(self.min_objects, len(whole))
+        if kept >= needed and self.line_policy != "skip":
+            return step
+        touched = [index for index, own in enumerate(bounds) if not whole[index] and overlaps(window, own)]
         if self.line_policy == "skip" and any(_is_cut_line(view.group, index, window) for index in touched):
             return Skip("a line would be cut")
-        kept, needed = sum(whole), min(self.min_objects, len(whole))
         for index in touched:
             if kept >= needed:
                 break
@@ -204,7 +205,7 @@ class RoiCrop(CropRules):
         canvas = (0.0, 0.0, float(view.width), float(view.height))
         anchors = [
             bounds
-            for item, bounds in zip(view.record.objects, view.group.bounds, strict=True)
+            for item, bounds in zip(view.record.objects, view.bounds, strict=True)
             if item.desc.startswith(self.classes) and overlaps(bounds, canvas)
         ]
         if not anchors:

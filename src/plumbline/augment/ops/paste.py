@@ -42,7 +42,7 @@ class SmallObjectZoomPaste:
             return Skip("a patch is there already")
         if not is_upright(view.matrix):
             return Skip("the picture is turned already")
-        bounds = view.group.bounds
+        bounds = view.bounds
         small = [index for index in range(len(bounds)) if self._is_candidate(view, bounds, index)]
         if not small:
             return Skip("no small object that can be copied")
