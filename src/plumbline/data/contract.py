@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from plumbline.data.findings import Findings, shown
 from plumbline.data.record import SCHEMA, GroupedObjects, Record
 from plumbline.geometry import KINDS
-from plumbline.geometry.group import ShapeGroup
+from plumbline.geometry.group import Outline, ShapeGroup
 
 RECORD_KEYS = ("schema", "images", "width", "height", "objects", "summary", "metadata", "messages")
 OBJECT_KEYS = (*KINDS, "line_points", "desc")
@@ -60,24 +59,33 @@ def build_record(raw: Mapping[str, Any], file: str, line: int) -> Record:
     return build_records([raw], file, [line])[0]
 
 
-def build_records(rows: Sequence[Mapping[str, Any]], file: str, lines: Sequence[int]) -> list[Record]:
-    """The records of lines without breaches; together they cost less than each by itself."""
-    outlines = [[geometry_of(item) for item in raw.get("objects") or ()] for raw in rows]
-    return list(map(_record, rows, ShapeGroup.of_outlines(outlines), repeat(file), lines))
+def build_records(rows: Iterable[Mapping[str, Any]], file: str, lines: Sequence[int]) -> list[Record]:
+    """The records of lines without breaches; together they cost less than each by itself.
 
-
-def _record(raw: Mapping[str, Any], group: ShapeGroup, file: str, line: int) -> Record:
-    return Record(
-        images=tuple([_image_reference(image) for image in raw.get("images") or ()]),
-        width=raw.get("width"),
-        height=raw.get("height"),
-        objects=GroupedObjects([item["desc"] for item in raw.get("objects") or ()], group),
-        summary=raw.get("summary"),
-        metadata=MappingProxyType(raw.get("metadata") or {}),
-        messages=tuple(raw["messages"]) if raw.get("messages") is not None else None,
-        file=file,
-        line=line,
-    )
+    Of a row nothing is kept but what its record holds: a picture in base64 may be megabytes.
+    """
+    outlines: list[list[Outline]] = []
+    told: list[tuple[Any, ...]] = []
+    for raw in rows:
+        items = raw.get("objects") or ()
+        outlines.append([geometry_of(item) for item in items])
+        told.append(
+            (
+                tuple([_image_reference(image) for image in raw.get("images") or ()]),
+                raw.get("width"),
+                raw.get("height"),
+                [item["desc"] for item in items],
+                raw.get("summary"),
+                MappingProxyType(raw.get("metadata") or {}),
+                tuple(raw["messages"]) if raw.get("messages") is not None else None,
+            )
+        )
+    return [
+        Record(images, width, height, GroupedObjects(descs, group), summary, metadata, messages, file, line)
+        for (images, width, height, descs, summary, metadata, messages), group, line in zip(
+            told, ShapeGroup.of_outlines(outlines), lines, strict=True
+        )
+    ]
 
 
 def geometry_of(item: Mapping[str, Any]) -> tuple[str, list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -62,17 +62,17 @@ class RecordFile(Sequence[Record]):
             return self.several(range(*index.indices(len(self))))
         return self.several([index])[0]
 
-    def several(self, indices: Iterable[int]) -> list[Record]:
+    def several(self, indices: Sequence[int]) -> list[Record]:
         """The records of several places, which costs less than one after the other."""
         descriptor = self._opened()
         if _stamp(descriptor) != self._stamp:
             raise DataError(Problem(shown_path(self.path), "has changed since it was opened", "start again"))
         # Every line was checked when the file was opened, and it has not changed since.
-        lines = [(self._line(descriptor, index), self._lines[index]) for index in indices]
-        return reload(lines, self._name)
-
-    def _line(self, descriptor: int, index: int) -> bytes:
-        return os.pread(descriptor, self._sizes[index], self._offsets[index]).removeprefix(BOM).strip(b" \t\r\n")
+        lines = (
+            os.pread(descriptor, self._sizes[index], self._offsets[index]).removeprefix(BOM).strip(b" \t\r\n")
+            for index in indices
+        )
+        return reload(lines, self._name, [self._lines[index] for index in indices])
 
     def _opened(self) -> int:
         """A descriptor of this process, kept open: a file is read by position, so that forks may share it."""

@@ -149,7 +149,7 @@ class EpochDataset:
         found: dict[tuple[int, int], Record | DataError] = {}
         for number, indices in wanted.items():
             try:
-                read = _several(self.sources[number].records, indices)
+                read = _several(self.sources[number].records, list(indices))
             except DataError as error:  # of the file, not of one record
                 read = [error] * len(indices)
             found.update(zip(((number, index) for index in indices), read, strict=True))
@@ -223,7 +223,7 @@ def _turn(turns: Sequence[Turn], position: int) -> Turn:
     return turns[position]
 
 
-def _several(records: Sequence[Record], indices: Iterable[int]) -> Sequence[Record | DataError]:
+def _several(records: Sequence[Record], indices: Sequence[int]) -> Sequence[Record | DataError]:
     return records.several(indices) if isinstance(records, RecordFile) else [records[index] for index in indices]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -133,15 +134,16 @@ _FAST = msgspec.json.Decoder()
 _KEY_END = re.compile(rb'"\s*:')
 
 
-def reload(lines: Sequence[tuple[bytes, int]], file: str) -> list[Record]:
-    """The records of lines (data, number) that `collect_findings` has passed before; nothing is checked again."""
-    rows = []
-    for data, number in lines:
-        try:
-            rows.append(_FAST.decode(data))
-        except msgspec.DecodeError:  # the standard decoder accepts a little more
-            rows.append(parse_line(Line(number, 0, data, True), file)[0])
-    return build_records(rows, file, [number for _, number in lines])
+def reload(lines: Iterable[bytes], file: str, numbers: Sequence[int]) -> list[Record]:
+    """The records of lines that `collect_findings` has passed before; nothing is checked again."""
+    return build_records(map(_decoded, lines, repeat(file), numbers), file, numbers)
+
+
+def _decoded(data: bytes, file: str, number: int) -> Any:
+    try:
+        return _FAST.decode(data)
+    except msgspec.DecodeError:  # the standard decoder accepts a little more
+        return parse_line(Line(number, 0, data, True), file)[0]
 
 
 def _loads(data: bytes, found: Findings) -> Any:
