@@ -192,15 +192,16 @@ class _Head:
         self._weight, self._weights = weight, weights
         self._top = taught if isinstance(taught, TopTokens) else None
         self._taught = None if isinstance(taught, TopTokens) else taught
-        self._logits = _unset(chunk if self._taught is None else 2 * chunk, weight)
+        self._logits = _unset("logits", chunk if self._taught is None else 2 * chunk, vocabulary, weight.dtype, weight)
         on_cpu = weight.device.type == "cpu"
         self._block = min(chunk, max(1, _BLOCK_ELEMENTS // vocabulary)) if on_cpu else chunk
         precision = _precision(weight)
-        self._converted = [
-            weight.new_empty(self._block, vocabulary, dtype=precision) for _ in range(2) if weight.dtype != precision
-        ]
+        converted = 0 if weight.dtype == precision else 2
         spare = 0 if self._taught is None else 3 if weights.kd_temperature == 1.0 else 4
-        self._spare = [weight.new_empty(self._block, vocabulary, dtype=precision) for _ in range(spare)]
+        blocks = [
+            _unset(f"block {number}", self._block, vocabulary, precision, weight) for number in range(converted + spare)
+        ]
+        self._converted, self._spare = blocks[:converted], blocks[converted:]
 
     def chunk(self, rows: Tensor, targets: Tensor, part: slice, figures: Tensor) -> tuple[Tensor, Tensor]:
         """(gradient of a row's objective by its logits [n, V], short of a factor; that factor [n]).
@@ -265,21 +266,21 @@ def _precision(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-_kept: dict[torch.dtype, Tensor] = {}
+_kept: dict[tuple[str, torch.dtype], Tensor] = {}
 
 
-def _unset(rows: int, like: Tensor) -> Tensor:
-    """Memory for [rows, V] values.
+def _unset(use: str, rows: int, vocabulary: int, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """Memory for [rows, V] values of one use, on the device of `like`.
 
     On a CPU it is kept from call to call, as CUDA's allocator does: given back to the system, every page of it is
     faulted in again, which costs as much as several passes over it.
     """
-    size = rows * like.shape[0]
     if like.device.type != "cpu":
-        return like.new_empty(rows, like.shape[0])
-    if like.dtype not in _kept or _kept[like.dtype].numel() < size:
-        _kept[like.dtype] = like.new_empty(size)
-    return _kept[like.dtype][:size].view(rows, like.shape[0])
+        return like.new_empty(rows, vocabulary, dtype=dtype)
+    size = rows * vocabulary
+    if (use, dtype) not in _kept or _kept[use, dtype].numel() < size:
+        _kept[use, dtype] = like.new_empty(size, dtype=dtype)
+    return _kept[use, dtype][:size].view(rows, vocabulary)
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
