@@ -67,7 +67,7 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
             folder, {**shape, "tuner": {**shape["tuner"], "freeze_aligner": False}, "custom": VISUAL}, teacher=True
         )
     clock = stepclock.StepClock.last
-    seconds = dict(enumerate(clock.seconds))
+    seconds = clock.seconds
     counted = range(4, len(seconds))
     with_term = [seconds[step] for step in counted if has_term(step)]
     without = [seconds[step] for step in counted if not has_term(step)]

@@ -88,7 +88,6 @@ class _Outcome:
     """Objects on the final canvas, being collected: places in their group, or objects that the edge changed."""
 
     items: list[int | DataObject] = field(default_factory=list)
-    made: list[DataObject] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     coverages: list[float] = field(default_factory=list)
     dropped: list[tuple[int, str]] = field(default_factory=list)
@@ -104,12 +103,10 @@ def _finish(chain: Chain) -> Plan:
         copied, group = _Outcome(), view.copied(patch)
         _place(copied, view, group, patch.indices)
         objects = view.record.objects
-        pasted = [
+        outcome.items += [
             item if isinstance(item, DataObject) else DataObject(objects[patch.indices[item]].desc, group.shape(item))
             for item in copied.items
         ]
-        outcome.items += pasted
-        outcome.made += pasted
         outcome.indices += copied.indices
         outcome.coverages += copied.coverages
     if view.record.objects and not outcome.items:
@@ -120,7 +117,7 @@ def _finish(chain: Chain) -> Plan:
         width=view.width,
         height=view.height,
         matrix=view.matrix,
-        told=Told(view.record, view.group, tuple(outcome.items), tuple(outcome.made)),
+        told=Told(view.record, view.group, tuple(outcome.items)),
         kept_indices=tuple(outcome.indices),
         coverages=tuple(outcome.coverages),
         dropped=tuple(outcome.dropped),
@@ -175,7 +172,6 @@ def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[i
             outcome.dropped.append((index, kept))
             continue
         items.append(kept)
-        outcome.made.append(kept)
         kept_indices.append(index)
         coverages.append(share)
 

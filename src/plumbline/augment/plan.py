@@ -191,18 +191,22 @@ class Told:
     """The objects that a canvas shows, before they are made: a length needs none of them.
 
     record: what is told without augmentation; group: its shapes on the canvas. items: for each object its place in the
-    group, or the object itself where the canvas's edge changed it, or where it is pasted; made: the latter alone.
+    group, or the object itself where the canvas's edge changed it, or where it is pasted.
     """
 
     record: Record
     group: ShapeGroup
     items: tuple[int | DataObject, ...]
-    made: tuple[DataObject, ...] = ()
 
     @classmethod
     def whole(cls, record: Record) -> Self:
         """All objects of a record as they are."""
         return cls(record, record.group, tuple(range(len(record.objects))))
+
+    @property
+    def made(self) -> list[DataObject]:
+        """Those that are not as the group has them."""
+        return [item for item in self.items if isinstance(item, DataObject)]
 
     def on_canvas(self, width: int, height: int) -> Record:
         """The record that tells them on a canvas of this size."""

@@ -66,9 +66,10 @@ class AnswerCounter:
         told, group, descs = answer.told, answer.told.group, answer.told.record.descs
         if not told.items:
             return None
+        made = told.made
         places = [item for item in told.items if not isinstance(item, DataObject)]
         parts = [(group.forms[place], descs[place]) for place in places]
-        parts += [((item.shape.kind, len(item.shape.points)), item.desc) for item in told.made]
+        parts += [((item.shape.kind, len(item.shape.points)), item.desc) for item in made]
         # Of the four corners of an upright box two are told.
         own = [
             digits[place] // 2 if form[0] == Box.kind else digits[place]
@@ -84,7 +85,7 @@ class AnswerCounter:
             ends.append(tokens[1])
         if len(set(ends)) == 1:
             return total + ends[0]
-        shapes = [*map(group.shape, places), *(item.shape for item in told.made)]
+        shapes = [*map(group.shape, places), *(item.shape for item in made)]
         return total + ends[last_in_order(shapes, answer.ordering)]
 
     def _count_between(self, form: Form, desc: str) -> tuple[int, int] | None:

@@ -165,7 +165,7 @@ class PackedSchedule:
         """Share of the packs' capacity that holds samples, over all planned epochs."""
         return self._tokens / (self.capacity * sum(map(len, self.packs)))
 
-    @property
+    @cached_property
     def fill_bound(self) -> float:
         """What no packing of these samples can exceed."""
         fewest = sum(lower_bound(lengths[lengths > 0], self.capacity) for lengths in self.lengths)
@@ -235,14 +235,15 @@ def plan_packs(
     """
     samples = meter.samples
     planner = _EpochPlanner(meter, capacity, _clock(meter, capacity, run.epochs), progress)
-    rows, steps, packs = [planner.lengths(0)], [planner.steps(0)], []
+    steps, packs = [planner.steps(0)], []
+    rows = [planner.lengths(0, steps[0])]
     packs.append(_packs_of(rows[0], steps[0], capacity))
     if not packs[0]:
         raise DataError(list(planner.problems.values())[:20])
     repeats = not samples.varies and not samples.mixture.shuffle
     while not repeats and len(rows) < run.epochs_needed(max(map(len, packs))):
         steps.append(planner.steps(len(rows)))
-        rows.append(planner.lengths(len(rows)))
+        rows.append(planner.lengths(len(rows), steps[-1]))
         packs.append(_packs_of(rows[-1], steps[-1], capacity))
     count = -(-max(map(len, packs)) // run.shape.ranks) * run.shape.ranks
     fewest_samples = min(int((row > 0).sum()) for row in rows)
@@ -289,13 +290,13 @@ class _EpochPlanner:
         """The part of the run by position."""
         return self.clock.steps(len(self.meter.samples), epoch)
 
-    def lengths(self, epoch: int) -> Lengths:
-        """Tokens by position; 0 for what is a problem."""
+    def lengths(self, epoch: int, steps: Steps) -> Lengths:
+        """Tokens by position; 0 for what is a problem. steps: of the epoch."""
         samples = self.meter.samples
         turns = samples.mixture.turns(epoch)
         if self.known:
             return np.array([self.known[turn] for turn in turns], dtype=np.int32)
-        keys = [SampleKey(position, epoch, step) for position, step in enumerate(self.steps(epoch).tolist())]
+        keys = [SampleKey(position, epoch, step) for position, step in enumerate(steps.tolist())]
         found = self.meter.many(keys, self.progress)
         row = np.array([self._checked(key, item) for key, item in zip(keys, found, strict=True)], dtype=np.int32)
         if not samples.varies:

@@ -26,6 +26,7 @@ MAX_SHOWN = 20
 
 class RecordFile(Sequence[Record]):
     """A JSONL file as a sequence of records; holds 24 bytes per record and can be pickled to workers.
+
     Every line is checked when the file is opened: DataError with the first problems of the whole file. Reading a record
     later raises DataError when the file has changed since.
     """

@@ -102,11 +102,7 @@ class ShapeGroup:
         """The `bounds` of `mapped(matrix)`, at a third of its price."""
         if matrix is IDENTITY or not self.sources:
             return self.bounds
-        points = map_points(self.points, matrix)
-        corners = np.concatenate(
-            [np.minimum.reduceat(points, self.starts), np.maximum.reduceat(points, self.starts)], axis=1
-        )
-        return list(map(tuple, corners.tolist()))
+        return list(map(tuple, _corners(map_points(self.points, matrix), self.starts).tolist()))
 
     def shape(self, index: int) -> Shape:
         """One shape: the source itself while nothing has moved; a box that is not upright any more is a quad."""
@@ -134,15 +130,11 @@ def map_groups(groups: Sequence[ShapeGroup], matrices: Sequence[Map]) -> list[Sh
     points = map_pieces(before, ends, [matrices[at] for at in moving]) + 0.0
     points.setflags(write=False)
     begins = [0, *ends[:-1]]
-    starts = [begin + start for at, begin in zip(moving, begins, strict=True) for start in groups[at].starts]
-    corners, extents = _bounds(points, starts, list(accumulate([len(groups[at]) for at in moving])))
-    first = 0
-    for at, begin, end, extent in zip(moving, begins, ends, extents, strict=True):
+    bounds = _bounds(points, begins, [groups[at].starts for at in moving])
+    for at, begin, end, (corners, extent) in zip(moving, begins, ends, bounds, strict=True):
         group, upright = groups[at], is_upright(matrices[at])
         forms = group.forms if upright else [_QUAD if form[0] == Box.kind else form for form in group.forms]
-        own = corners[first : first + len(group)]
-        first += len(group)
-        mapped[at] = ShapeGroup(group.sources, forms, points[begin:end], group.starts, own, extent, upright, True)
+        mapped[at] = ShapeGroup(group.sources, forms, points[begin:end], group.starts, corners, extent, upright, True)
     return mapped
 
 
@@ -181,33 +173,36 @@ def _joined(groups: Sequence[Sequence[Outline]]) -> Iterator[_Joined]:
     points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
     points += 0.0
     points.setflags(write=False)
-    all_starts = [begin + start for begin, places in zip(begins, starts, strict=False) for start in places]
-    corners, extents = _bounds(points, all_starts, list(accumulate(map(len, forms))))
-    first = 0
-    for number, places in enumerate(starts):
-        own_corners = corners[first : first + len(places)]
-        first += len(places)
-        yield forms[number], points[begins[number] : begins[number + 1]], places, own_corners, extents[number]
+    pieces = [points[begin:end] for begin, end in pairwise(begins)]
+    for kinds, piece, places, bounds in zip(forms, pieces, starts, _bounds(points, begins, starts), strict=True):
+        yield kinds, piece, places, *bounds
 
 
-def _bounds(points: Points, starts: Sequence[int], ends: Sequence[int]) -> tuple[NDArray[np.float64], list[Bounds]]:
-    """Bounds [K, 4] of shapes over one array of points, and of each group of them (all 0 for an empty one).
+def _bounds(
+    points: Points, begins: Sequence[int], starts: Sequence[Sequence[int]]
+) -> Iterator[tuple[NDArray[np.float64], Bounds]]:
+    """Of each group over one array of points: bounds [K, 4] of its shapes, and of all of them (0 where there is none).
 
-    starts: where each shape begins; ends: where each group of shapes ends, in shapes.
+    begins: where each group begins among the points; starts: where each of its shapes begins in the group.
     """
-    corners = np.empty((len(starts), 4))
-    extents = [(0.0, 0.0, 0.0, 0.0)] * len(ends)
-    if starts:
-        np.minimum.reduceat(points, starts, out=corners[:, :2])
-        np.maximum.reduceat(points, starts, out=corners[:, 2:])
-        filled = [number for number, (begin, end) in enumerate(pairwise([0, *ends])) if end > begin]
-        begins = [ends[number - 1] if number else 0 for number in filled]
-        low = np.minimum.reduceat(corners[:, :2], begins).tolist()
-        high = np.maximum.reduceat(corners[:, 2:], begins).tolist()
-        for number, (x1, y1), (x2, y2) in zip(filled, low, high, strict=True):
-            extents[number] = (x1, y1, x2, y2)
+    corners = _corners(points, [begin + start for begin, own in zip(begins, starts, strict=False) for start in own])
     corners.setflags(write=False)
-    return corners, extents
+    ends = list(accumulate(map(len, starts)))
+    filled = [(begin, end) for begin, end in pairwise([0, *ends]) if end > begin]
+    extents: Iterator[Bounds] = iter(())
+    if filled:
+        firsts = [begin for begin, _ in filled]
+        low, high = np.minimum.reduceat(corners, firsts)[:, :2], np.maximum.reduceat(corners, firsts)[:, 2:]
+        extents = map(tuple, np.concatenate([low, high], axis=1).tolist())
+    for begin, end in pairwise([0, *ends]):
+        yield corners[begin:end], next(extents) if end > begin else (0.0, 0.0, 0.0, 0.0)
+
+
+def _corners(points: Points, starts: Sequence[int]) -> NDArray[np.float64]:
+    """(x1, y1, x2, y2) [K, 4] of the shapes that begin at `starts`."""
+    if not starts:
+        return np.empty((0, 4))
+    return np.concatenate([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)], axis=1)
 
 
 def overlaps(a: Bounds, b: Bounds) -> bool:

@@ -334,13 +334,20 @@ def _log(total: Tensor) -> Tensor:
     return total.double().log()
 
 
-def _learned(logits: Tensor, targets: Tensor, sft_alpha: float, figures: Tensor) -> Tensor:
-    """Cross-entropy of a block; its logits become the gradient, short of the factor [n] that is returned."""
+def _cross_entropy(logits: Tensor, targets: Tensor, figures: Tensor) -> tuple[Tensor, Tensor]:
+    """Write cross-entropy and hit of a block to figures [3, n]; (its logits, now e [n, V], row sums [n, 1])."""
     largest, guess = _largest(logits)
     wanted = logits.gather(-1, targets[:, None]) - _lowered(logits, largest)
     raised = logits.exp_()
     total = raised.sum(-1, keepdim=True)
-    figures[0], figures[1], figures[2] = (_log(total) - wanted)[:, 0], 0.0, guess == targets
+    figures[0], figures[2] = (_log(total) - wanted)[:, 0], guess == targets
+    return raised, total
+
+
+def _learned(logits: Tensor, targets: Tensor, sft_alpha: float, figures: Tensor) -> Tensor:
+    """Cross-entropy of a block; its logits become the gradient, short of the factor [n] that is returned."""
+    raised, total = _cross_entropy(logits, targets, figures)
+    figures[1] = 0.0
     raised.scatter_add_(-1, targets[:, None], -total)
     return (sft_alpha / total)[:, 0]
 
@@ -426,11 +433,7 @@ def _anchored_to_top(
     p * (r of its outcome - sum(P r)): one number per row for all tokens but the K.
     """
     alpha, beta = weights.sft_alpha, weights.beta
-    largest, guess = _largest(student)
-    wanted = student.gather(-1, targets[:, None]) - _lowered(student, largest)
-    raised = student.exp_()
-    total = raised.sum(-1, keepdim=True)
-    figures[0], figures[2] = (_log(total) - wanted)[:, 0], guess == targets
+    raised, total = _cross_entropy(student, targets, figures)
     known = ids != TopTokens.NONE
     mine = (raised.gather(-1, ids.clamp(min=0)) / total).masked_fill(~known, 0.0)
     # What is left is known no better than to the rounding of the sum: below it a ratio would say anything.
