@@ -1,6 +1,8 @@
 """The small pieces of a step: telemetry sums, row checks, sampled answers, frozen tensors, dropped steps."""
 
+import importlib
 import json
+import logging
 import math
 from collections import Counter
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from plumbline.data.mixture import Mixture, Share
 from plumbline.data.record import DataObject, Record
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.geometry import Box
+from plumbline.report.run import write_run_report
 from plumbline.train import health
 from plumbline.train.batches import IGNORED, BatchCollator, row_problems
 from plumbline.train.callbacks import EpochAccount
@@ -47,6 +50,16 @@ def test_metrics_weigh_tokens_not_micro_batches():
     assert window_metrics(meter.reduce_and_reset(torch.device("cpu")), "train", llm_kd_weight=0.5) == {
         "train/token_count": 0.0
     }
+
+
+def test_a_visual_distance_of_zero_is_logged():
+    meter = Meter()
+    meter.add(**{"visual/merger": torch.zeros(()), "visual_tokens/merger": torch.tensor(8)})
+    metrics = window_metrics(
+        meter.reduce_and_reset(torch.device("cpu")), "train", llm_kd_weight=0.0, visual_kd_weight=0.5
+    )
+    assert metrics["train/vision_kd_loss"] == metrics["train/vision_kd_loss/merger"] == 0.0
+    assert "train/vision_kd_loss/deepstack" not in metrics, "not configured"
 
 
 def samples_of(boxes, *, most=None, ops=(), mode="dense"):
@@ -272,5 +285,95 @@ def test_a_run_that_stays_non_finite_ends(train, monkeypatch):
 
     original = trainer.head_terms
     monkeypatch.setattr(trainer, "head_terms", lambda rows, *a, **k: original(rows * float("inf"), *a, **k))
-    with pytest.raises(trainer.DivergedError, match="non-finite gradient"):
+    with pytest.raises(trainer.DivergedError, match="non-finite gradient: CE is not finite, first in the loss itself"):
         train(training={"max_steps": 20})
+
+
+def broken_forward(monkeypatch, module, calls_that_break):
+    """Makes the output of a module class NaN in some of its calls, counted from 1; returns the list of calls."""
+    forward, calls = module.forward, []
+
+    def broken(self, *args, **kwargs):
+        calls.append(1)
+        output = forward(self, *args, **kwargs)
+        return output * float("nan") if len(calls) in calls_that_break else output
+
+    monkeypatch.setattr(module, "forward", broken)
+    return calls
+
+
+PARTS = {
+    "the vision tower": "Qwen3VLVisionBlock",
+    "the aligner": "Qwen3VLVisionPatchMerger",
+    "the language model": "Qwen3VLTextRMSNorm",
+}
+
+
+@pytest.mark.parametrize(("part", "name"), PARTS.items())
+def test_the_part_of_the_model_that_breaks_first_is_named(train, monkeypatch, caplog, part, name):
+    module = getattr(importlib.import_module("transformers.models.qwen3_vl.modeling_qwen3_vl"), name)
+    broken_forward(monkeypatch, module, range(2))
+    own = logging.getLogger("plumbline.train.trainer")
+    own.addHandler(caplog.handler)
+    try:
+        train(training={"max_steps": 2})
+    finally:
+        own.removeHandler(caplog.handler)
+    assert f"step 1: the gradient is not finite (norm nan): CE is not finite, first in {part}" in caplog.text
+
+
+@pytest.fixture
+def broken_evaluation(monkeypatch):
+    """From its second evaluation on, the head gives NaN for the first batch; returns a function that counts them."""
+    from plumbline.train import trainer
+
+    original, evaluations = trainer.StepMixin.evaluation_loop, []
+    terms = trainer.head_terms
+
+    def evaluate(self, *args, **kwargs):
+        evaluations.append(0)
+        return original(self, *args, **kwargs)
+
+    def poisoned(rows, *args, **kwargs):
+        if not torch.is_grad_enabled() and len(evaluations) > 1:
+            evaluations[-1] += 1
+            if evaluations[-1] == 1:
+                rows = rows * float("nan")
+        return terms(rows, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.StepMixin, "evaluation_loop", evaluate)
+    monkeypatch.setattr(trainer, "head_terms", poisoned)
+
+
+def test_an_evaluation_with_nan_is_counted_named_and_never_the_best(train, broken_evaluation, caplog):
+    own = logging.getLogger("plumbline.train.trainer")
+    own.addHandler(caplog.handler)
+    try:
+        run = train(training={"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1})
+    finally:
+        own.removeHandler(caplog.handler)
+    whole, *others = run.series("eval/token_count")
+    assert others == [whole, whole], "the count is of the whole set"
+    lost = run.series("eval/nonfinite_tokens")
+    assert len(lost) == 2 and all(0 < count < whole for count in lost)
+    assert all(math.isfinite(value) for value in run.series("eval/loss"))
+    state = json.loads((run.last / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 1
+    assert f"evaluation at step 2: {lost[0]:.0f} of {whole:.0f} supervised tokens had no finite loss" in caplog.text
+    assert "CE is not finite, first in the loss itself" in caplog.text
+    assert "answer tokens without a finite loss" in write_run_report(run.folder).read_text(encoding="utf-8")
+
+
+def test_an_evaluation_of_nothing_but_nan_logs_no_figure(train, monkeypatch):
+    from plumbline.train import trainer
+
+    terms = trainer.head_terms
+
+    def poisoned(rows, *args, **kwargs):
+        return terms(rows if torch.is_grad_enabled() else rows * float("nan"), *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "head_terms", poisoned)
+    run = train(training={"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1})
+    assert run.series("eval/nonfinite_tokens") == run.series("eval/token_count")
+    assert "eval_loss" not in run.names() and "eval/loss" not in run.names()
+    assert json.loads((run.last / "trainer_state.json").read_text())["best_model_checkpoint"] is None

@@ -149,6 +149,15 @@ def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(train)
         train(training={"max_steps": 1}, resume=False)
 
 
+def test_with_a_limit_of_one_the_last_and_the_best_checkpoint_stay(train):
+    steps = {"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 1}
+    steps |= {"metric_for_best_model": "token_count", "greater_is_better": True}  # constant: the first stays the best
+    run = train(training=steps)
+    assert sorted(path.name for path in run.folder.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
+    stamp = run.last.stat().st_mtime_ns
+    assert train(training=steps).last.stat().st_mtime_ns == stamp, "a finished run has nothing to do"
+
+
 def test_an_incomplete_checkpoint_is_passed_over(train):
     run = train(training={"max_steps": 4, "save_steps": 2})
     weights = run.last / "adapter_model.safetensors"

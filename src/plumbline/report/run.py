@@ -33,6 +33,10 @@ class Chart:
     svg: Markup
 
 
+_ANCHORED = {"train/llm_kd_loss", "train/vision_kd_loss"}
+"""Curves of which a distillation run has at least one."""
+
+
 def write_run_report(run_folder: str | Path) -> Path:
     """Write `report.html` into a training run's folder and return its path.
 
@@ -43,7 +47,7 @@ def write_run_report(run_folder: str | Path) -> Path:
     log = read_log(folder / "logging.jsonl")
     context = {
         "name": folder.resolve().name,
-        "kind": "distillation (GKD)" if "train/llm_kd_loss" in log.curves else "supervised fine-tuning",
+        "kind": "distillation (GKD)" if log.curves.keys() & _ANCHORED else "supervised fine-tuning",
         "steps": log.steps,
         "planned_steps": log.planned_steps,
         "unreadable": log.unreadable,
@@ -96,13 +100,18 @@ def _figures(log: RunLog) -> list[dict[str, str]]:
         ("answer tokens per step, mean", _mean(log.values("train/token_count"))),
         ("seconds per step", _last(log.values("train_speed(s/it)"))),
         ("peak memory, GiB", _last(log.values("memory(GiB)"))),
-        ("steps left out as not finite", _last(log.values("train/nonfinite_steps"))),
+        ("steps left out as not finite", _sum(log.values("train/nonfinite_steps"))),
+        ("answer tokens without a finite loss, last evaluation with any", _last(log.values("eval/nonfinite_tokens"))),
     ]
     return [{"label": label, "value": value} for label, value in found if value is not None]
 
 
 def _last(values: Sequence[float]) -> str | None:
     return number(values[-1]) if values else None
+
+
+def _sum(values: Sequence[float]) -> str | None:
+    return number(sum(values)) if values else None
 
 
 def _mean(values: Sequence[float]) -> str | None:

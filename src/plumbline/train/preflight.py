@@ -175,8 +175,9 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem("training.output_dir", "is not set", "name the folder of this run")
     elif Path(output).exists() and not Path(output).is_dir():
         yield Problem("training.output_dir", f"{output} is a file")
-    if rlhf is not None and not rlhf.sft_alpha and not rlhf.llm_kd_weight:
-        yield Problem("rlhf", "sft_alpha and llm_kd_weight are both 0: there is nothing to learn", "raise one of them")
+    if rlhf is not None and not rlhf.sft_alpha and not rlhf.llm_kd_weight and not run.custom.visual_kd.enabled:
+        what = "sft_alpha and llm_kd_weight are both 0: there is nothing to learn"
+        yield Problem("rlhf", what, "raise one of them, or enable custom.visual_kd")
     full = upstream.get("tuner_type") == "full" and not upstream.get("freeze_llm")
     head_trains = full or any("lm_head" in name for name in upstream.get("modules_to_save", ()))
     if run.deepspeed.enabled:

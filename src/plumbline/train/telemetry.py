@@ -16,11 +16,14 @@ from torch import Tensor
 from plumbline.augment.plan import Plan
 from plumbline.data.answer_kinds import KINDS
 from plumbline.data.dataset import Sample
+from plumbline.train.kd.features import TARGETS
+from plumbline.train.nonfinite import NAMES as FAULTS
 
 # The order of the sums in the tensor that is reduced over ranks.
 SUMS = (
-    *("objective", "ce", "ce_tokens", "kd", "tokens", "hits", "steps", "nonfinite"),
-    *("visual/merger", "visual/deepstack", "visual_tokens"),
+    *("objective", "ce", "ce_tokens", "kd", "tokens", "hits", "steps", "nonfinite", "nonfinite_tokens"),
+    *FAULTS,
+    *(f"{sum_of}/{target}" for target in TARGETS for sum_of in ("visual", "visual_tokens")),
     *(f"{sum_of}/{kind}" for kind in KINDS for sum_of in ("hits", "tokens")),
 )
 
@@ -64,7 +67,8 @@ def window_metrics(
     `loss` is the whole objective per supervised token, `sft_loss` raw CE per token where CE was computed, `llm_kd_loss`
     is weighted, `vision_kd_loss` too (with its parts `vision_kd_loss/TARGET`; all absent in a window without pictures),
     `token_acc/KIND` stands where tokens are weighted by kind, `sft_loss/NAME` is that of one data source, `token_count`
-    is per optimiser step in training and of the whole set in evaluation.
+    is per optimiser step in training and of the whole set in evaluation. `nonfinite_tokens` counts tokens of batches
+    whose loss is not finite: they are part of `token_count` and of nothing else.
     """
     tokens = sums["tokens"]
     metrics: dict[str, float] = {}
@@ -73,9 +77,12 @@ def window_metrics(
         metrics["token_acc"] = sums["hits"] / tokens
         if llm_kd_weight:
             metrics["llm_kd_loss"] = llm_kd_weight * sums["kd"] / tokens
-    if sums["visual_tokens"]:
-        targets = [name for name in ("merger", "deepstack") if sums[f"visual/{name}"]]
-        parts = {name: visual_kd_weight * sums[f"visual/{name}"] / sums["visual_tokens"] for name in targets}
+    parts = {
+        name: visual_kd_weight * sums[f"visual/{name}"] / sums[f"visual_tokens/{name}"]
+        for name in TARGETS
+        if sums[f"visual_tokens/{name}"]
+    }
+    if parts:
         metrics["vision_kd_loss"] = sum(parts.values())
         metrics["loss"] = metrics.get("loss", 0.0) + metrics["vision_kd_loss"]
         metrics |= {f"vision_kd_loss/{name}": value for name, value in parts.items()}
@@ -88,7 +95,10 @@ def window_metrics(
         if name.startswith("ce_tokens/") and count:
             source = name.partition("/")[2]
             metrics[f"sft_loss/{source}"] = sums[f"ce/{source}"] / count
+    tokens += sums["nonfinite_tokens"]
     metrics["token_count"] = tokens / max(sums["steps"], 1.0) if mode == "train" else tokens
+    if sums["nonfinite_tokens"]:
+        metrics["nonfinite_tokens"] = sums["nonfinite_tokens"]
     if sums["nonfinite"]:
         metrics["nonfinite_steps"] = sums["nonfinite"]
     return {f"{mode}/{name}": value for name, value in metrics.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,13 +35,15 @@ from plumbline.model.upstream import (
     TensorBoardCallback,
     gathered,
 )
+from plumbline.train import nonfinite
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
 from plumbline.train.kd.cache import TeacherCache
-from plumbline.train.kd.features import VisualKd, visual_tokens
+from plumbline.train.kd.features import VisualKd, visual_tokens, watched
 from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
 from plumbline.train.kd.server import TeacherServer
 from plumbline.train.kd.shared import Taught
+from plumbline.train.nonfinite import fault_flags
 from plumbline.train.telemetry import Meter, window_metrics
 
 logger = logging.getLogger(__name__)
@@ -105,6 +108,21 @@ def head_weight(base: Any) -> Tensor:
     return head.weight
 
 
+def _feature_amounts(distances: dict[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
+    """Sums of the visual distances; a batch without pictures has none."""
+    amounts = {f"visual/{name}": value.detach() for name, value in distances.items()}
+    return amounts | {f"visual_tokens/{name}": tokens for name in distances}
+
+
+def _kind_amounts(terms: HeadTerms, kinds: Tensor) -> dict[str, Tensor]:
+    """Hits by what the tokens say; kinds: [N], numbers of `KINDS`."""
+    amounts: dict[str, Tensor] = {}
+    for number, name in enumerate(KINDS):
+        mine = kinds == number
+        amounts |= {f"hits/{name}": terms.row_hits[mine].sum(), f"tokens/{name}": mine.sum()}
+    return amounts
+
+
 class StepMixin(DataLoaderMixin):
     """Put before an upstream trainer class; see the module's text."""
 
@@ -112,9 +130,12 @@ class StepMixin(DataLoaderMixin):
         self.parts = parts
         self._meters = {mode: Meter(parts.sources) for mode in ("train", "eval")}
         self._nonfinite_in_a_row = 0
+        self._step_faults: Tensor | None = None
         self._step_visual_tokens: Tensor | int = 1
         self._redirect = ForwardRedirection()
         super().__init__(*args, **kwargs)
+        # Upstream removes old checkpoints before the new one is whole, and at the end, with a limit of 1, the last one.
+        self._kept_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
         self.model_accepts_loss_kwargs = True  # the loss below is already normalised over the accumulated step
         # Every forward goes through `_objective`, which calls the inner model: upstream's hook has nothing to do there.
         self.template.register_post_encode_hook = lambda models: None
@@ -196,19 +217,20 @@ class StepMixin(DataLoaderMixin):
             inputs.pop(name, None)
         weights = self._weights(mode)
         unwrapped = self.accelerator.unwrap_model(model)
-        terms, tokens, distances = self._redirect(
+        terms, tokens, distances, flags = self._redirect(
             model,
             unwrapped,
             lambda **tensors: self._objective(unwrapped, labels, weights, tensors, beside, kinds),
             **inputs,
         )
         visual = self._visual_tokens(inputs)
-        self._measure(mode, terms, tokens)
-        self._measure_features(mode, distances, visual)
+        self._note_faults(mode, flags)
+        amounts = self._amounts(mode, terms, tokens) | _feature_amounts(distances, visual)
         if sources is not None and self._has_answers(mode):
-            self._measure_sources(mode, terms, sources[:, 1:][counted])
+            amounts |= self._source_amounts(terms, sources[:, 1:][counted])
         if kinds is not None:
-            self._measure_kinds(mode, terms, kinds)
+            amounts |= _kind_amounts(terms, kinds)
+        self._measure(mode, amounts, flags)
         features = self._feature_weight() * torch.stack([*distances.values()]).sum() if distances else 0.0
         if num_items_in_batch is None:
             return terms.objective / tokens.clamp(min=1) + features / visual.clamp(min=1)
@@ -238,15 +260,16 @@ class StepMixin(DataLoaderMixin):
         inputs: dict[str, Any],
         beside: Mapping[str, Any],
         kinds: Tensor | None,
-    ) -> tuple[HeadTerms, Tensor, dict[str, Tensor]]:
-        """Runs inside the wrapped forward, so that gradients of all ranks synchronise."""
+    ) -> tuple[HeadTerms, Tensor, dict[str, Tensor], Tensor]:
+        """Runs inside the wrapped forward, so that gradients of all ranks synchronise; the last are `fault_flags`."""
         inputs = inputs | segments_of(inputs.get("position_ids"))
         with self.accelerator.autocast():
             targets = labels[:, 1:]
             keep = targets != IGNORED
             taught = self._teacher_side(model, weights, inputs, keep, beside)
             base = base_of(model)
-            hidden, distances = self._student_side(base, inputs, taught)
+            with watched(base.model.visual) as mergers:
+                hidden, distances = self._student_side(base, inputs, taught)
             hidden = hidden + self._unused_vision(base, inputs)
             rows, head = hidden[:, :-1][keep], head_weight(base)
             if taught is None:
@@ -257,7 +280,8 @@ class StepMixin(DataLoaderMixin):
                     counted = None if kinds is None else self._token_weights(kinds)
                     teacher = (taught.hidden, taught.head, counted, taught.top)
                     terms = head_terms(rows, head, targets[keep], weights, *teacher)
-        return terms, keep.sum(), distances
+            flags = fault_flags(terms, distances, mergers, rows, () if taught is None else taught.tensors())
+        return terms, keep.sum(), distances, flags
 
     def _teacher_side(
         self,
@@ -318,38 +342,34 @@ class StepMixin(DataLoaderMixin):
         """Whether the supervised tokens are answers to learn, so that their raw CE says something."""
         return True
 
-    def _measure(self, mode: str, terms: HeadTerms, tokens: Tensor) -> None:
+    def _note_faults(self, mode: str, flags: Tensor) -> None:
+        """Keep the flags of a training step until its gradient is known."""
+        if mode == "train":
+            self._step_faults = flags if self._step_faults is None else torch.maximum(self._step_faults, flags)
+
+    def _measure(self, mode: str, amounts: dict[str, Tensor], flags: Tensor) -> None:
+        """Add a micro-batch to the meter; one that is not finite is counted apart, its NaN would blot out the rest."""
+        bad = flags.any()
+        kept = {name: torch.where(bad, torch.zeros_like(amount), amount) for name, amount in amounts.items()}
+        kept["nonfinite_tokens"] = torch.where(bad, amounts["tokens"], torch.zeros_like(amounts["tokens"]))
+        self._meters[mode].add(**kept, **dict(zip(nonfinite.NAMES, flags, strict=True)))
+
+    def _amounts(self, mode: str, terms: HeadTerms, tokens: Tensor) -> dict[str, Tensor]:
+        """The sums of the objective and its two terms."""
         amounts = {"objective": terms.objective.detach(), "kd": terms.kd, "tokens": tokens, "hits": terms.hits}
-        if self._has_answers(mode):
-            amounts |= {"ce": terms.ce, "ce_tokens": tokens}
-        # A non-finite micro-batch is counted as a dropped step; its NaN must not blot out the window's figures.
-        finite = torch.isfinite(terms.objective.detach())
-        kept = {name: torch.where(finite, amount, torch.zeros_like(amount)) for name, amount in amounts.items()}
-        self._meters[mode].add(**kept)
+        return amounts | ({"ce": terms.ce, "ce_tokens": tokens} if self._has_answers(mode) else {})
 
-    def _measure_features(self, mode: str, distances: dict[str, Tensor], tokens: Tensor) -> None:
-        """Distances of the visual features; a batch without pictures has none."""
-        if distances and all(torch.isfinite(value) for value in distances.values()):
-            amounts = {f"visual/{name}": value.detach() for name, value in distances.items()}
-            self._meters[mode].add(visual_tokens=tokens, **amounts)
-
-    def _measure_sources(self, mode: str, terms: HeadTerms, sources: Tensor) -> None:
+    def _source_amounts(self, terms: HeadTerms, sources: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of each data source; sources: [N], the source of each supervised row."""
-        if not torch.isfinite(terms.objective.detach()):
-            return
+        amounts: dict[str, Tensor] = {}
         for number, name in enumerate(self.parts.sources):
             mine = sources == number
-            self._meters[mode].add(**{f"ce/{name}": terms.row_ce[mine].sum(), f"ce_tokens/{name}": mine.sum()})
+            amounts |= {f"ce/{name}": terms.row_ce[mine].sum(), f"ce_tokens/{name}": mine.sum()}
+        return amounts
 
     def _token_weights(self, kinds: Tensor) -> Tensor:
         """Weights of the distillation term [N]; kinds: [N], numbers of `KINDS`."""
         return torch.tensor(self.parts.token_weights, dtype=torch.float32, device=kinds.device)[kinds]
-
-    def _measure_kinds(self, mode: str, terms: HeadTerms, kinds: Tensor) -> None:
-        """Hits by what the tokens tell; kinds: [N], numbers of `KINDS`."""
-        for number, name in enumerate(KINDS):
-            mine = kinds == number
-            self._meters[mode].add(**{f"hits/{name}": terms.row_hits[mine].sum(), f"tokens/{name}": mine.sum()})
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -362,28 +382,38 @@ class StepMixin(DataLoaderMixin):
         """The gradient norm; a step whose norm is not finite is dropped, counted, and ends the run when it repeats."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         value = float(norm) if norm is not None else 0.0
+        flags, self._step_faults = self._step_faults, None
         self._meters["train"].add(steps=1.0)
-        if self.accelerator.scaler is not None:
-            return norm  # fp16: the scaler looks for its scale by overflowing, and skips such steps itself
-        if value == value and value not in (float("inf"), float("-inf")):
+        scaled = self.accelerator.scaler is not None
+        # fp16: the scaler looks for its scale by overflowing, and skips such steps itself; a loss never overflows so.
+        if math.isfinite(value) or (scaled and (flags is None or not nonfinite.over_ranks(flags).any())):
             self._nonfinite_in_a_row = 0
             return norm
+        self._drop_step(value, flags)
+        if not scaled:
+            keep = self._needs_every_gradient()
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter) if keep and parameter.requires_grad else None
+        return norm
+
+    def _drop_step(self, norm: float, flags: Tensor | None) -> None:
+        """Count a step that is not finite and warn; raise DivergedError when too many come in a row."""
         self._meters["train"].add(nonfinite=1.0)
         self._nonfinite_in_a_row += 1
         step = self.state.global_step + 1
-        logger.warning("step %d: the gradient is not finite (norm %s); the step is skipped", step, value)
+        counts = dict.fromkeys(nonfinite.NAMES, 0.0)
+        if flags is not None:
+            counts = dict(zip(nonfinite.NAMES, nonfinite.over_ranks(flags).tolist(), strict=True))
+        cause = nonfinite.where_from(counts) or "the loss is finite, it overflows on the way back"
+        logger.warning("step %d: the gradient is not finite (norm %s): %s; the step is skipped", step, norm, cause)
         if self._nonfinite_in_a_row >= MAX_NONFINITE_STEPS or self.is_deepspeed_enabled:
             raise DivergedError(
                 Problem(
                     f"step {step}",
-                    f"{self._nonfinite_in_a_row} step(s) in a row had a non-finite gradient",
+                    f"{self._nonfinite_in_a_row} step(s) in a row had a non-finite gradient: {cause}",
                     "lower training.learning_rate, check the data (`plumbline data check`), or train in bf16/fp32",
                 )
             )
-        keep = self._needs_every_gradient()
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter) if keep and parameter.requires_grad else None
-        return norm
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -426,10 +456,19 @@ class StepMixin(DataLoaderMixin):
         output = super().evaluation_loop(*args, **kwargs)
         sums = self._meters["eval"].reduce_and_reset(self.accelerator.device)
         metrics = self._window_metrics(sums, "eval", self.parts.eval_weights)
-        if "eval/loss" in metrics:
-            output.metrics["eval_loss"] = metrics["eval/loss"]
+        output.metrics["eval_loss"] = metrics.get("eval/loss", output.metrics["eval_loss"])
         output.metrics.update(metrics)
-        return output
+        if sums["nonfinite_tokens"] and self.accelerator.is_main_process:
+            logger.warning(
+                "evaluation at step %d: %d of %d supervised tokens had no finite loss (%s); the figures are of the "
+                "rest, and this checkpoint cannot become the best",
+                self.state.global_step,
+                sums["nonfinite_tokens"],
+                metrics["eval/token_count"],
+                nonfinite.where_from(sums),
+            )
+        finite = {name: value for name, value in output.metrics.items() if math.isfinite(value)}
+        return output._replace(metrics=finite)
 
     def _window_metrics(self, sums: dict[str, float], mode: str, weights: LossWeights) -> dict[str, float]:
         return window_metrics(sums, mode, llm_kd_weight=weights.llm_kd_weight, visual_kd_weight=self._feature_weight())
@@ -441,7 +480,8 @@ class StepMixin(DataLoaderMixin):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An evaluation inside the delay must not become the best: nothing was saved, and it would block a later best.
-        if self.delays_saving():
+        # Nor may one that left out a part of the set: its mean is over other tokens than those it is compared with.
+        if self.delays_saving() or metrics.get("eval/nonfinite_tokens"):
             return False
         # `metric_for_best_model: token_acc` means our `eval/token_acc`; upstream looks for `eval_token_acc`.
         ours = {key.replace("eval/", "eval_", 1): value for key, value in metrics.items() if key.startswith("eval/")}
@@ -452,17 +492,13 @@ class StepMixin(DataLoaderMixin):
         if self.delays_saving() and not last:
             logger.info("step %d: saving is delayed by custom.save_delay_*", self.state.global_step)
             return
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(*args, **kwargs)
-        finally:
-            self.args.save_total_limit = limit
+        super()._save_checkpoint(*args, **kwargs)
         # Older checkpoints go only after this one is whole: a kill in between must leave one to go on from.
         finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.parts.card)
         if self.args.should_save:
             rotate_checkpoints(
                 output_dir=self.args.output_dir,
-                save_total_limit=limit,
+                save_total_limit=self._kept_checkpoints,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )

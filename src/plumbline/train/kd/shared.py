@@ -43,6 +43,11 @@ class Taught:
     trunk: Tensor | None = None
     top: TopTokens | None = None
 
+    def tensors(self) -> list[Tensor]:
+        """What the teacher said of this batch, without its weights."""
+        said = [] if self.hidden is None else [self.hidden]
+        return [*said, *self.mergers.left, *([] if self.top is None else [self.top.log_probs.exp()])]
+
 
 def shares_tower(student: Any, teacher: Any) -> bool:
     """Whether the vision towers before the mergers compute the same and will go on doing so.
