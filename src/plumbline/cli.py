@@ -619,7 +619,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; user errors print one clean message, bugs keep their traceback."""
-    from plumbline.errors import EXIT_INTERRUPTED, UserError
+    from plumbline.errors import EXIT_INTERRUPTED, UserError, disk_error
 
     try:
         code = app()
@@ -631,4 +631,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if (refused := disk_error(error)) is None:
+            raise
+        print(f"error: {refused}", file=sys.stderr)
+        code = refused.exit_code
     sys.exit(code if isinstance(code, int) else 0)

@@ -6,8 +6,11 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -60,6 +63,44 @@ class OutputError(UserError):
     """A file that cannot be written: a full disk, no permission."""
 
     exit_code = EXIT_FAILURE
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOENT})
+
+
+def disk_error(error: OSError, path: str | Path | None = None) -> OutputError | None:
+    """What a full or read-only disk, a missing permission or an impossible path is to the user.
+
+    path: the file that was being written, where that is known. Returns None for another kind of error: a bug of ours.
+    """
+    if error.errno not in _FULL | _FORBIDDEN | _MISPLACED:
+        return None
+    where = str(path or error.filename or "a file")
+    verb = "cannot be written" if path else "cannot be read or written"
+    if error.errno in _FULL:
+        fix = "make room, or name a place on another disk; what was written before is whole"
+    elif error.errno in _FORBIDDEN:
+        fix = "name a place that you may write to, or change its permissions"
+    else:
+        fix = "name another path"
+    return OutputError(Problem(where, f"{verb}: {error.strerror}", fix))
+
+
+@contextmanager
+def writing(path: str | Path, *, unless_named: bool = False) -> Iterator[None]:
+    """Inside the block a file is written: what the disk refuses becomes an OutputError that names `path`.
+
+    unless_named: name the file that the system names, where it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = unless_named and error.filename
+        if (refused := disk_error(error, None if named else path)) is None:
+            raise
+        raise refused from error
 
 
 class DamagedFileError(UserError):

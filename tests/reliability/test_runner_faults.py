@@ -15,7 +15,7 @@ import pytest
 import replaying
 
 from plumbline.data import read
-from plumbline.errors import DataError, UserError
+from plumbline.errors import OutputError, UserError
 from plumbline.infer.rows import read_heads, read_rows
 from plumbline.infer.work import RunOptions, run_work
 from plumbline.model import checkpoints
@@ -187,7 +187,7 @@ def test_a_full_disk_while_a_small_file_is_replaced_keeps_the_old_one(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(DataError, match="cannot be written"):
+        with pytest.raises(OutputError, match="cannot be written"):
             read.write_lines(target, (json.dumps(number) for number in range(10_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -10,7 +10,7 @@ import pytest
 from plumbline.data import read
 from plumbline.data.read import read_lines, read_records, write_records
 from plumbline.data.record import DataObject, Record, record_to_mapping
-from plumbline.errors import DataError
+from plumbline.errors import DataError, OutputError
 from plumbline.geometry import Box, Polyline
 
 BOX = {"bbox_2d": [1, 2, 3, 4], "desc": "BBU设备/品牌:华为"}
@@ -174,7 +174,7 @@ def test_writing_is_all_or_nothing(tmp_path) -> None:
         write_records(path, breaks())
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["out.jsonl"]
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_records(tmp_path / "no" / "out.jsonl", [record])
 
 

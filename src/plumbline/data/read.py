@@ -19,7 +19,7 @@ import msgspec
 from plumbline.data.contract import build_record, build_records, find_breaches
 from plumbline.data.findings import Findings, data_error, printable, shown
 from plumbline.data.record import Record, record_to_mapping
-from plumbline.errors import DataError, Problem
+from plumbline.errors import DataError, Problem, writing
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
@@ -203,7 +203,7 @@ def _add_json_error(error: json.JSONDecodeError, line: Line, found: Findings) ->
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
     """Write the records and return their number; the file appears whole or not at all.
 
-    Raises DataError when the folder cannot be written.
+    Raises OutputError when it cannot be written.
     """
     return write_lines(path, (json.dumps(record_to_mapping(record), ensure_ascii=False) for record in records))
 
@@ -214,15 +214,14 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> int:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     count = 0
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            for line in lines:
-                stream.write(f"{line}\n")
-                count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(Problem(shown_path(path), f"cannot be written: {error.strerror}")) from error
+        with writing(shown_path(path)):
+            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+                for line in lines:
+                    stream.write(f"{line}\n")
+                    count += 1
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from plumbline.demo.data import write_demo_data
 from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
 from plumbline.demo.show import Advance, Show
 from plumbline.demo.stages import TITLES, Ledger
-from plumbline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Problem, UserError
+from plumbline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Problem, UserError, writing
 from plumbline.model.checkpoints import is_complete, latest_complete, write_atomically
 from plumbline.report.log import RunLog, read_log
 
@@ -95,10 +95,8 @@ class Demo:
     begun: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        try:
+        with writing(self.places.output):
             self.ledger = Ledger(self.places.output)
-        except OSError as error:
-            raise UserError(Problem(str(self.places.output), f"cannot be written: {error.strerror}")) from error
 
     def prepare(self) -> None:
         """Make the model and the data."""

@@ -13,14 +13,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from plumbline.data.answer import EMIT_NORMS
 from plumbline.data.prompts import MODES, Prompts
-from plumbline.errors import DamagedFileError, Problem, UserError
+from plumbline.errors import DamagedFileError, OutputError, Problem, UserError, writing
 
 CARD_FILE = "plumbline.json"
 MARKER_FILE = "COMPLETE"
@@ -240,16 +240,38 @@ def drafted(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if occupied and not overwrite:
         raise UserError(Problem(str(folder), "the folder is not empty", "name a new folder, or remove this one"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        yield draft
-        for path in (draft, *draft.rglob("*")):  # mkdtemp and safetensors write for the owner alone
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        mark_complete(draft)
-        take_place(draft, folder)
+        with saving(folder):
+            yield draft
+        with writing(folder):
+            for path in (draft, *draft.rglob("*")):  # mkdtemp and safetensors write for the owner alone
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            mark_complete(draft)
+            take_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+_WRITE_FAILED = re.compile(r"PytorchStreamWriter failed|file write failed|os error (27|28|30|122)\b")
+"""How torch and safetensors name a disk that takes no more: in the text of an error of their own."""
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Inside the block libraries write below `folder`: what the disk refuses becomes an OutputError."""
+    with writing(folder):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if not _WRITE_FAILED.search(str(error)):
+                raise
+            what = f"cannot be written: {str(error).splitlines()[0]}"
+            raise OutputError(Problem(str(folder), what, "make room, or name a place on another disk")) from error
 
 
 def take_place(draft: Path, folder: Path) -> None:
@@ -294,10 +316,16 @@ def weights_stamp(folder: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write text so that a reader sees the old file or the whole new one: temporary name, fsync, rename."""
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    flush(draft)
-    draft.replace(path)
-    flush(path.parent)
+    with writing(path):
+        try:
+            draft.write_text(text, encoding="utf-8")
+            flush(draft)
+            draft.replace(path)
+        except OSError:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+        flush(path.parent)
 
 
 def flush(path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,35 @@ from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.model.checkpoints import locate, read_json_object
 
 ARCHITECTURES = {"Qwen3VLForConditionalGeneration"}
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def loading(model: str | Path) -> Iterator[None]:
+    """Inside the block libraries load `model`: whatever they raise becomes a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        logger.debug("%s cannot be loaded", model, exc_info=True)
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        what = f"cannot be loaded: {type(error).__name__}{': ' if text else ''}{text[:300]}"
+        raise UserError(Problem(str(model), what, _remedy(error, text))) from error
+
+
+def _remedy(error: Exception, text: str) -> str:
+    """What helps against an error of a library that loads a model."""
+    if "bitsandbytes" in text:
+        return "pip install 'plumbline[quantize]'"
+    if isinstance(error, ImportError):
+        return "install the package that it names"
+    if "out of memory" in text.lower() or isinstance(error, MemoryError):
+        return "free memory, use a smaller model, or load it in fewer bits"
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        return "a file is missing, cut short or damaged: download the checkpoint again"
+    return "is the checkpoint whole, and of this version of transformers?"
 
 
 def load_model(
@@ -28,7 +60,7 @@ def load_model(
     bars_on_terminals_only()
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     quantized = bool(read_json_object(located.folder / "config.json").get("quantization_config"))
-    try:
+    with loading(located.folder):
         network: Any = Qwen3VLForConditionalGeneration.from_pretrained(
             located.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -37,12 +69,10 @@ def load_model(
             trust_remote_code=False,
             local_files_only=True,
         )
-    except ImportError as error:
-        what = f"its weights are in few bits: {str(error).splitlines()[0]}"
-        raise UserError(Problem(str(located.folder), what, "pip install 'plumbline[quantize]'")) from error
     if adapter is not None:
         network = attach_adapter(network, adapter)
-    return (network if quantized else network.to(place)).eval()
+    with loading(located.folder):
+        return (network if quantized else network.to(place)).eval()
 
 
 def attach_adapter(network: Any, adapter: str | Path) -> Any:
@@ -80,7 +110,8 @@ def load_processor(model: str | Path) -> Any:
     """Tokenizer, chat template and image processor of a model folder."""
     from transformers import Qwen3VLProcessor
 
-    return Qwen3VLProcessor.from_pretrained(str(model), trust_remote_code=False, local_files_only=True)
+    with loading(model):
+        return Qwen3VLProcessor.from_pretrained(str(model), trust_remote_code=False, local_files_only=True)
 
 
 def check_architecture(folder: Path) -> None:

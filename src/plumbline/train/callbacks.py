@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from plumbline.errors import writing
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.train.folder import EPOCHS
 from plumbline.train.health import FrozenTensors
@@ -71,7 +72,7 @@ class EpochAccount(TrainerCallback):
             tally = sum(everywhere, Counter())
         if state.is_world_process_zero and tally["samples"]:
             account = epoch_account(tally, math.ceil(self._begin), state.global_step, self._begin - begin)
-            with self.path.open("a", encoding="utf-8") as stream:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(account, ensure_ascii=False) + "\n")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from plumbline.data.dataset import manifest
 from plumbline.data.images import ImagePolicy
-from plumbline.errors import ConfigError, Problem
+from plumbline.errors import ConfigError, Problem, writing
 from plumbline.model.checkpoints import latest_complete, write_atomically
 from plumbline.train.config import load_train_run
 
@@ -135,7 +135,8 @@ def _changed_data(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def prepare_folder(folder: Path, resolved: str, data: dict[str, Any], start: Continuation) -> None:
     """Write what the run is made of, and take from its logs what an interrupted attempt wrote after its checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     ours = (folder / RESOLVED).is_file()
     write_atomically(folder / RESOLVED, resolved)
     write_atomically(folder / VERSIONS, json.dumps(versions(), indent=2) + "\n")

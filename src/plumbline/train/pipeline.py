@@ -15,7 +15,8 @@ from plumbline.batch.lengths import PixelLimits
 from plumbline.batch.schedule import Schedule, StepShape
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import ConfigError, DataError, Problem
-from plumbline.model.checkpoints import Card
+from plumbline.model.checkpoints import Card, write_atomically
+from plumbline.model.loading import loading
 from plumbline.model.packed_attention import enable_packing
 from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
 from plumbline.train.adopt import adopt_weights
@@ -88,6 +89,14 @@ class PipelineMixin:
         self.job = job
         super().__init__(arguments)  # type: ignore[call-arg]
 
+    def _prepare_model_tokenizer(self, **kwargs: Any) -> None:
+        with loading(self.args.model):
+            super()._prepare_model_tokenizer(**kwargs)  # type: ignore[misc]
+
+    def _prepare_template(self) -> None:
+        with loading(self.args.model):
+            super()._prepare_template()  # type: ignore[misc]
+
     def _prepare_dataset(self) -> list[EncodedSamples | None]:
         job, config = self.job, self.model.config
         limits = PixelLimits.of_processor(self.processor.image_processor, job.max_pixels)
@@ -119,7 +128,7 @@ class PipelineMixin:
             if dataset is not None:
                 self._check_samples(dataset)
         if job.dump_conversation is not None and self.args.rank in (-1, 0) and datasets[0] is not None:
-            job.dump_conversation.write_text(self._conversation(datasets[0][0][0]), encoding="utf-8")
+            write_atomically(job.dump_conversation, self._conversation(datasets[0][0][0]))
         return datasets
 
     def _check_samples(self, dataset: EncodedSamples) -> None:
@@ -203,7 +212,8 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
             server = TeacherServer(plan.server, plan.folder or None, plan.top)
             kwargs["parts"] = replace(kwargs["parts"], teacher_server=server)
         elif not plan.adapters_off:
-            kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
+            with loading(plan.folder):
+                kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
             if self.job.packing:
                 enable_packing(base_of(kwargs["teacher_model"]))
         if self.job.teacher_cache is not None:

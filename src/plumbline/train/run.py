@@ -20,7 +20,7 @@ from rich.console import Console
 from plumbline.batch.packing import PackedSchedule
 from plumbline.data.answer_kinds import KINDS
 from plumbline.data.epoch import EpochDataset
-from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError
+from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError, writing
 from plumbline.model.checkpoints import latest_complete
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
 from plumbline.train.datasets import TrainingPlan, files_in_use, open_datasets, plan_training
@@ -104,12 +104,16 @@ def _train_or_clean_up(loaded: LoadedRun, datasets: Any, start: Start, options: 
     """Train; a folder that this process made for a run that was refused before its first checkpoint goes again."""
     folder = Path(loaded.run.upstream["output_dir"])
     existed = folder.exists()
+    ours = not existed or not any(folder.iterdir())
     try:
-        return _train_here(loaded, datasets, start, options)
+        with writing(folder, unless_named=True):
+            return _train_here(loaded, datasets, start, options)
     except UserError as error:
         _report_outcome(error.exit_code)
-        if _rank() == 0 and not existed and not any(folder.glob("checkpoint-*")):
+        if _rank() == 0 and ours and not any(folder.glob("checkpoint-*")):
             shutil.rmtree(folder, ignore_errors=True)
+            if existed:
+                folder.mkdir()
         raise
 
 

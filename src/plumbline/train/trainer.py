@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +24,8 @@ from transformers.trainer_utils import rotate_checkpoints, seed_worker
 
 from plumbline.batch.schedule import EpochBatches, Schedule, StepShape
 from plumbline.data.answer_kinds import KINDS
-from plumbline.errors import EXIT_FAILURE, Problem, UserError
-from plumbline.model.checkpoints import Card
+from plumbline.errors import EXIT_FAILURE, OutputError, Problem, UserError
+from plumbline.model.checkpoints import Card, saving
 from plumbline.model.packed_attention import SEGMENTS, segments_of
 from plumbline.model.upstream import (
     DataLoaderMixin,
@@ -492,9 +493,15 @@ class StepMixin(DataLoaderMixin):
         if self.delays_saving() and not last:
             logger.info("step %d: saving is delayed by custom.save_delay_*", self.state.global_step)
             return
-        super()._save_checkpoint(*args, **kwargs)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            with saving(folder):
+                super()._save_checkpoint(*args, **kwargs)
+                finish_checkpoint(folder, self.parts.card)
+        except OutputError:
+            shutil.rmtree(folder, ignore_errors=True)  # a torn checkpoint serves nobody, and its room is needed
+            raise
         # Older checkpoints go only after this one is whole: a kill in between must leave one to go on from.
-        finish_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.parts.card)
         if self.args.should_save:
             rotate_checkpoints(
                 output_dir=self.args.output_dir,

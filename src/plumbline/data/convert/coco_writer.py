@@ -16,7 +16,7 @@ from plumbline.data.images import is_data_url
 from plumbline.data.read import parse_line, read_lines, shown_path
 from plumbline.data.record import DataObject, Record
 from plumbline.data.stats import desc_levels
-from plumbline.errors import DataError, Problem
+from plumbline.errors import writing
 
 
 def write_coco(source: Path, target: Path, report: Report) -> None:
@@ -24,26 +24,25 @@ def write_coco(source: Path, target: Path, report: Report) -> None:
 
     The category is the first level of `desc`; the whole `desc` and the kind of geometry are in `attributes`, from which
     the way back reads them. Boxes have an empty `segmentation`; a quad and a polygon are its only part. Lines, chats
-    and pictures inside the JSONL are lost, and counted. Raises DataError when `target` cannot be written.
+    and pictures inside the JSONL are lost, and counted. Raises OutputError when `target` cannot be written.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with TemporaryFile("w+", encoding="utf-8") as later, temporary.open("w", encoding="utf-8") as stream:
-            categories: dict[str, int] = {}
-            stream.write('{"images": [')
-            for number, text in enumerate(_images(source, later, categories, report)):
-                stream.write(f"{',' if number else ''}\n{text}")
-            stream.write('],\n"annotations": [')
-            later.seek(0)
-            for number, line in enumerate(later):
-                stream.write(f"{',' if number else ''}\n{line.rstrip()}")
-            rows = [{"id": index, "name": name} for name, index in categories.items()]
-            stream.write(f'],\n"categories": {json.dumps(rows, ensure_ascii=False)}}}\n')
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(Problem(shown_path(target), f"cannot be written: {error.strerror}")) from error
+        with writing(shown_path(target)):
+            with TemporaryFile("w+", encoding="utf-8") as later, temporary.open("w", encoding="utf-8") as stream:
+                categories: dict[str, int] = {}
+                stream.write('{"images": [')
+                for number, text in enumerate(_images(source, later, categories, report)):
+                    stream.write(f"{',' if number else ''}\n{text}")
+                stream.write('],\n"annotations": [')
+                later.seek(0)
+                for number, line in enumerate(later):
+                    stream.write(f"{',' if number else ''}\n{line.rstrip()}")
+                rows = [{"id": index, "name": name} for name, index in categories.items()]
+                stream.write(f'],\n"categories": {json.dumps(rows, ensure_ascii=False)}}}\n')
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -26,7 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plumbline.errors import DataError, Problem
+from plumbline.errors import DataError, Problem, writing
+from plumbline.model.checkpoints import saving
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ class TeacherCache:
         self._where: dict[str, Path] = {}
         self._waiting: dict[str, Tensor] = {}
         self._waiting_bytes = 0
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         description = self.folder / _DESCRIPTION
         if not description.exists():
             _write_whole(description, lambda path: path.write_text(json.dumps(facts, indent=1), encoding="utf-8"))
@@ -170,8 +172,9 @@ def _damaged(path: Path, what: str) -> DataError:
 def _write_whole(path: Path, write: Any) -> None:
     """Write beside and rename, so that nobody sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with saving(path):
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

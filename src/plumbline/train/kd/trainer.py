@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from plumbline.errors import writing
 from plumbline.model.packed_attention import segments_of
 from plumbline.model.upstream import GKDTrainer, without_checkpointing
 from plumbline.train.batches import IGNORED, MODEL_INPUTS
@@ -91,7 +92,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             json.dumps({**where, "prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n"
             for prompt, completion in completions(sampled, self.template.tokenizer)
         ]
-        with path.open("a", encoding="utf-8") as stream:
+        with writing(path), path.open("a", encoding="utf-8") as stream:
             stream.write("".join(lines))
 
     def _teacher(self, student: nn.Module) -> AbstractContextManager[Any]:
