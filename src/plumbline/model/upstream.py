@@ -68,14 +68,18 @@ _sft_module.plot_images = lambda *_, **__: None
 
 
 class _KnownNoise(logging.Filter):
-    """Drops two of upstream's warnings: about remote code (see above) and about a video reader that is not needed."""
+    """Drops warnings that nobody can act on: remote code (see above), packages not needed, old argument names."""
+
+    _NOISE = ("trust_remote_code", "decord", "`torch_dtype` is deprecated")
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return "trust_remote_code" not in message and "decord" not in message
+        return not any(noise in message for noise in self._NOISE)
 
 
 _upstream_logger().addFilter(_KnownNoise())
+for _handler in logging.getLogger("transformers").handlers:  # a logger's filter does not reach its children
+    _handler.addFilter(_KnownNoise())
 
 
 def build_arguments(upstream: Mapping[str, Any], *, rlhf_type: str | None) -> SftArguments | RLHFArguments:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plumbline.errors import EXIT_FAILURE, ConfigError, Problem, UserError
 from plumbline.model.parts import PARTS, part_of, plain_name
-from plumbline.train.targets import TrainingTargets
+from plumbline.train.targets import HEAD_CARRIES_NO_ADAPTER, NOTHING_TRAINS, TrainingTargets
 
 _PIECE_WORDS = 1 << 20
 
@@ -50,11 +50,7 @@ def _adapter_problems(model: nn.Module, targets: TrainingTargets) -> Iterable[Pr
             "this is a fault of the adapter's preparation; check tuner.target_modules",
         )
     if targets.tuner_type != "full" and any("lm_head" in name and "lora_" in name for name, _ in _parameters(model)):
-        yield Problem(
-            "tuner.target_modules",
-            "the output head cannot carry an adapter: the objective reads its weight directly",
-            "leave lm_head out of tuner.target_modules, or name it in tuner.modules_to_save",
-        )
+        yield HEAD_CARRIES_NO_ADAPTER
 
 
 def _saved_problems(model: nn.Module, targets: TrainingTargets) -> Iterable[Problem]:
@@ -71,7 +67,7 @@ def _parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def _part_problems(model: nn.Module, targets: TrainingTargets) -> Iterable[Problem]:
     trainable = _parameters(model)
     if not trainable:
-        yield Problem("tuner", "nothing would train: every parameter is frozen", "unfreeze a part or name targets")
+        yield NOTHING_TRAINS
         return
     for part in PARTS:
         names = [name for name, _ in trainable if part_of(name) == part]

@@ -28,7 +28,7 @@ from plumbline.train.kd.features import VisualKd, can_move
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.server import TeacherServer
 from plumbline.train.kd.teacher import TeacherPlan
-from plumbline.train.targets import TrainingTargets
+from plumbline.train.targets import VISUAL_SIDE_STAYS, TrainingTargets
 from plumbline.train.trainer import TrainerParts, base_of
 
 logger = logging.getLogger(__name__)
@@ -154,9 +154,7 @@ class PipelineMixin:
             raise ConfigError(Problem("tuner", f"the adapter cannot be built: {error}", "check its targets")) from error
         check_targets(model, self.job.targets)
         if self.job.visual_kd is not None and not can_move(base_of(model).model.visual):
-            what = "nothing on the visual side trains: its features are the teacher's, and the term stays 0"
-            fix = "train the aligner (freeze_aligner: false, or modules_to_save), or leave visual_kd out"
-            raise ConfigError(Problem("custom.visual_kd", what, fix))
+            raise ConfigError(VISUAL_SIDE_STAYS)
         if self.job.packing:
             enable_packing(base_of(model))
         if self.job.weights_from is not None:

@@ -6,6 +6,7 @@ Torch-free and quick: `plumbline train --dry-run` is this and a summary.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from plumbline.model.checkpoints import CARD_MODES, Card, check_safetensors, is_
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
 from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
+from plumbline.train.predicted import target_problems
 from plumbline.train.sections import DEEPSPEED_NAMES
 
 MODEL_TYPES = ("qwen3_vl",)
@@ -28,6 +30,14 @@ TARGET = "target"
 """Name of `custom.train_jsonl` among the sources of a mixture."""
 _METRIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _NOT_BUILT = "this version does not do it yet: take the key out"
+
+
+_ATTENTION_PACKAGES = {
+    "flash_attn": ("flash_attn", "flash-attn"),
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
+"""Attention kernel -> (module, name for pip)."""
 
 
 def check_run(run: TrainRun) -> None:
@@ -40,7 +50,10 @@ def check_run(run: TrainRun) -> None:
         *_packing_problems(run),
         *_checkpoint_problems(run),
         *_teacher_problems(run),
+        *_machine_problems(run),
     ]
+    if not problems:
+        problems = list(target_problems(run))
     if problems:
         raise ConfigError(problems)
 
@@ -173,8 +186,8 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
     output = upstream.get("output_dir")
     if not output:
         yield Problem("training.output_dir", "is not set", "name the folder of this run")
-    elif Path(output).exists() and not Path(output).is_dir():
-        yield Problem("training.output_dir", f"{output} is a file")
+    else:
+        yield from _output_problems(Path(output))
     if rlhf is not None and not rlhf.sft_alpha and not rlhf.llm_kd_weight and not run.custom.visual_kd.enabled:
         what = "sft_alpha and llm_kd_weight are both 0: there is nothing to learn"
         yield Problem("rlhf", what, "raise one of them, or enable custom.visual_kd")
@@ -183,6 +196,33 @@ def _training_problems(run: TrainRun) -> Iterator[Problem]:
     if run.deepspeed.enabled:
         offloaded = bool(upstream.get("offload_teacher_model"))
         yield from _deepspeed_problems(run, head_trains=head_trains, offloaded=offloaded)
+
+
+def _output_problems(output: Path) -> Iterator[Problem]:
+    if output.exists() and not output.is_dir():
+        yield Problem("training.output_dir", f"{output} is a file", "name a folder")
+        return
+    place = existing_parent(output)
+    if not place.is_dir():
+        yield Problem("training.output_dir", f"{output} cannot be made: {place} is a file", "name another folder")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        fix = "name a place that you may write to, or change its permissions"
+        yield Problem("training.output_dir", f"{place} cannot be written to", fix)
+
+
+def existing_parent(folder: Path) -> Path:
+    """The folder itself, or the nearest place above it that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _machine_problems(run: TrainRun) -> Iterator[Problem]:
+    """Packages that the configuration needs and this machine lacks."""
+    kernel = str(run.upstream.get("attn_impl"))
+    package = _ATTENTION_PACKAGES.get(kernel)
+    if package is not None and not _installed(package[0]):
+        fix = f"pip install {package[1]}, or take the key out: sdpa needs no package"
+        yield Problem("model.attn_impl", f"{kernel} needs the package {package[0]}, which is not installed", fix)
 
 
 def _deepspeed_problems(run: TrainRun, *, head_trains: bool, offloaded: bool) -> Iterator[Problem]:

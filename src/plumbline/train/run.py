@@ -11,20 +11,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from plumbline.batch.packing import PackedSchedule
 from plumbline.data.answer_kinds import KINDS
+from plumbline.data.dataset import Survey
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError, writing
 from plumbline.model.checkpoints import latest_complete
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
 from plumbline.train.datasets import TrainingPlan, files_in_use, open_datasets, plan_training
 from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder, require_trainer_state
+from plumbline.train.forecast import Long, check_disk, check_lengths, check_pictures, longest_of
 from plumbline.train.preflight import (
     card_of,
     check_run,
@@ -32,6 +33,7 @@ from plumbline.train.preflight import (
     image_policy,
     teacher_plan,
 )
+from plumbline.train.progress import phase
 from plumbline.train.targets import TrainingTargets
 
 if TYPE_CHECKING:
@@ -66,6 +68,18 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What a run will meet."""
+
+    survey: Survey
+    plan: TrainingPlan
+    longest: tuple[Long, ...]
+    val_records: int
+    checkpoint_bytes: int
+    checkpoints_kept: int
+
+
+@dataclass(frozen=True)
 class TrainOutcome:
     """exit_code: for the shell; folder: the run folder when this process trained in it and writes its report."""
 
@@ -83,17 +97,20 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
             logger.info("note: %s", note)
     check_run(run)
     datasets = open_datasets(run)
-    if options.dry_run:
-        _show_plan(run, datasets, wanted_processes(options.gpus), as_json=options.as_json)
-        return TrainOutcome(EXIT_OK)
     processes = wanted_processes(options.gpus)
-    if options.build_teacher_cache:
+    if options.build_teacher_cache and not options.dry_run:
         return TrainOutcome(_build_teacher_cache(config, run, datasets, options, processes))
     start = _told_start() or _decide(loaded, resume=options.resume)
     folder = Path(run.upstream["output_dir"])
+    if options.dry_run:
+        _show_plan(run, start.how, foresee(run, *datasets, processes), as_json=options.as_json)
+        return TrainOutcome(EXIT_OK)
     if start.how.finished:
         _say({"output_dir": str(folder), "last_checkpoint": str(start.how.checkpoint)}, as_json=options.as_json)
         return TrainOutcome(EXIT_OK, folder)
+    if rank == 0 and LAUNCHED not in os.environ:
+        foresee(run, *datasets, processes)
+        start = replace(start, data=start.data or _manifest(run))
     if processes > 1 and "LOCAL_RANK" not in os.environ:
         return TrainOutcome(launch(config, options, processes, start))
     code = _train_or_clean_up(loaded, datasets, start, options)
@@ -195,49 +212,73 @@ def configure_logging(*, debug: bool, rank: int) -> None:
         )
         own.addHandler(handler)
         own.propagate = False
+    # It warns, while it is imported, of a kernel for processors that training does not use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 # --------------------------------------------------------------------------------------------------------------- plan
-def _show_plan(run: TrainRun, datasets: Any, processes: int, *, as_json: bool) -> None:
+def _show_plan(run: TrainRun, how: Continuation, outlook: Outlook, *, as_json: bool) -> None:
     """Print what the run would do; nothing is written and no weight is loaded."""
-    train_set, val_set = datasets
-    plan, survey = teacher_plan(run), train_set.survey()
-    upstream = run.upstream
-    schedule = _plan(run, train_set, processes)
+    _check_arguments(run)
+    upstream, plan, survey = run.upstream, teacher_plan(run), outlook.survey
     facts: dict[str, Any] = {
         "model": upstream["model"],
         "output_dir": upstream["output_dir"],
+        "start": "finished: nothing to do" if how.finished else f"from {how.checkpoint}" if how.checkpoint else "fresh",
         "tuner_type": upstream.get("tuner_type", "lora"),
         "frozen": sorted(TrainingTargets.of(upstream).frozen),
         "teacher": plan.reason if plan else None,
         "train_records": survey.records,
-        "samples_per_epoch": len(train_set),
-        "val_records": len(val_set) if val_set else 0,
+        "samples_per_epoch": len(outlook.plan.samples),
+        "val_records": outlook.val_records,
         "objects": survey.objects,
         "objects_clipped": survey.clipped,
         "objects_dropped": survey.dropped,
-        "steps": schedule.steps,
+        "steps": outlook.plan.steps,
         "max_length": upstream.get("max_length"),
+        "longest": [item._asdict() for item in outlook.longest],
+        "checkpoint_bytes": outlook.checkpoint_bytes,
+        "checkpoints_kept": outlook.checkpoints_kept,
     }
-    if isinstance(schedule.schedule, PackedSchedule):
-        packs = schedule.schedule
+    if isinstance(packs := outlook.plan.schedule, PackedSchedule):
         facts |= {"packs_per_epoch": len(packs), "fill": round(packs.fill, 4), "fill_bound": round(packs.fill_bound, 4)}
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
+        return
+    facts["longest"] = "".join(f"\n    {item.tokens:,} tokens  {item.place}" for item in outlook.longest)
+    facts["checkpoint_bytes"] = f"about {outlook.checkpoint_bytes:,}"
+    for key, value in facts.items():
+        print(f"{key}: {', '.join(value) or 'nothing' if isinstance(value, list) else value}")
+
+
+def _check_arguments(run: TrainRun) -> None:
+    """Raise ConfigError for what the upstream refuses, without leaving the folder that it makes."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        upstream_arguments(replace(run, upstream={**run.upstream, "output_dir": folder}), Continuation(None))
+
+
+def foresee(run: TrainRun, train: EpochDataset, val: EpochDataset | None, processes: int) -> Outlook:
+    """What the run will meet, from the data, the model's headers and the disk; raises UserError for what stops it."""
+    check_pictures(train, val, strict=run.custom.strict)
+    survey = train.survey()
+    plan = _plan(run, train, processes)
+    if isinstance(packs := plan.schedule, PackedSchedule):
+        longest = longest_of(plan.samples, packs.lengths[0].tolist())
     else:
-        print("\n".join(f"{key}: {value}" for key, value in facts.items()))
+        longest = check_lengths(run, plan.samples, "measuring the training samples")
+    if val is not None:
+        check_lengths(run, val, "measuring the validation samples")
+    size, copies = check_disk(run, plan.steps)
+    return Outlook(survey, plan, longest, 0 if val is None else len(val), size, copies)
 
 
 def _plan(run: TrainRun, samples: EpochDataset, ranks: int) -> TrainingPlan:
     """The plan of a run's steps; packing says how far it is and how well it went."""
     if not run.upstream.get("packing"):
         return plan_training(run, samples, ranks)
-    from rich.progress import Progress
-
     began = time.monotonic()
-    with Progress(disable=not sys.stderr.isatty() or _rank() != 0, transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task("measuring samples for packing", total=len(samples))
-        plan = plan_training(run, samples, ranks, lambda done: bar.update(task, completed=done))
+    with phase("measuring samples for packing", len(samples)) as advance:
+        plan = plan_training(run, samples, ranks, advance)
     packs = plan.schedule
     assert isinstance(packs, PackedSchedule)
     logger.info(
@@ -265,7 +306,7 @@ def _warn_of_packs(packs: PackedSchedule, run: TrainRun) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """how: from where; data: the run's manifest, None on ranks that leave the comparison to rank 0."""
+    """how: from where; data: the run's manifest, None where it was not needed yet or is rank 0's to make."""
 
     how: Continuation
     data: dict[str, Any] | None
@@ -275,18 +316,22 @@ def _decide(loaded: LoadedRun, *, resume: bool) -> Start:
     """How the run starts, from its folder; nothing is written."""
     run = loaded.run
     folder = Path(run.upstream["output_dir"])
-    strict = run.custom.strict
-    data = data_manifest(files_in_use(run), image_policy(run), strict=strict) if _rank() == 0 else None
+    data = _manifest(run) if _rank() == 0 and latest_complete(folder).folder is not None else None
     if run.continue_from is not None:
         checkpoint = _named_checkpoint(Path(run.continue_from), folder)
         require_trainer_state(checkpoint)
         how = Continuation(checkpoint, notes=(f"continuing from {checkpoint}",))
     else:
         how = find_continuation(folder, loaded.resolved, data, resume=resume)
-    if data is not None:
+    if _rank() == 0:
         for note in how.notes:
             logger.info("%s", note)
     return Start(how, data)
+
+
+def _manifest(run: TrainRun) -> dict[str, Any]:
+    with phase("digesting the data"):
+        return data_manifest(files_in_use(run), image_policy(run), strict=run.custom.strict)
 
 
 def _named_checkpoint(named: Path, folder: Path) -> Path:
@@ -356,8 +401,11 @@ def job_of(run: TrainRun, datasets: Any) -> Job:
 
 def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
     """Upstream's argument object; what it refuses becomes a ConfigError."""
+    from plumbline.model.devices import device_problems
     from plumbline.model.upstream import build_arguments, start_process_group_on_cpu
 
+    if problems := list(device_problems(run.upstream)):
+        raise ConfigError(problems)
     values = dict(run.upstream)
     values["eval_strategy"] = eval_strategy(run)
     values["val_dataset"] = ["plumbline"] if values["eval_strategy"] != "no" else []

@@ -6,7 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plumbline.errors import Problem
 from plumbline.model.parts import plain_name
+
+NOTHING_TRAINS = Problem("tuner", "nothing would train: every parameter is frozen", "unfreeze a part or name targets")
+HEAD_CARRIES_NO_ADAPTER = Problem(
+    "tuner.target_modules",
+    "the output head cannot carry an adapter: the objective reads its weight directly",
+    "leave lm_head out of tuner.target_modules, or name it in tuner.modules_to_save",
+)
+VISUAL_SIDE_STAYS = Problem(
+    "custom.visual_kd",
+    "nothing on the visual side trains: its features are the teacher's, and the term stays 0",
+    "train the aligner (freeze_aligner: false, or modules_to_save), or leave visual_kd out",
+)
 
 
 @dataclass(frozen=True)
