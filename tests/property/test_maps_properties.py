@@ -294,12 +294,33 @@ def test_a_hundred_thousand_random_shapes_stay_sound() -> None:
         assert ((shares >= 0) & (shares <= 1)).all()
         assert (bounds >= 0).all() and (bounds[:, :2] <= sizes).all() and (bounds[:, 2:] <= sizes).all()
         whole, left = (np.subtract(*np.hsplit(np.array(group.bounds), 2)[::-1]) for group in (before, after))
-        assert ((left >= SLIVER_PX) | (left >= whole - 1e-9)).all()
+        lines = np.array([[isinstance(item[1], Polyline)] for item in kept])
+        assert ((left >= SLIVER_PX) | (left >= whole - 1e-9) | lines).all()
+        for shape, visible in [item[:2] for item in kept if isinstance(item[1], Polyline)]:
+            assert visible.length() >= min(SLIVER_PX, shape.length()) - 1e-9
         cut = [(shape, visible) for shape, visible, _, share in kept if share < 1]
         assert len(cut) > 5000
         for shape, visible in cut:
             if isinstance(visible, Quad | Polygon) and is_self_crossing(visible.points.tolist()):
                 assert is_self_crossing(shape.points.tolist()), (shape.points.tolist(), visible.points.tolist())
+
+
+@pytest.mark.slow
+def test_no_plan_loses_a_line_of_which_enough_is_visible() -> None:
+    """Crops, maps and fits against shapely: a line is dropped only where its longest visible piece is a sliver."""
+    rng = np.random.default_rng(4)
+    size, dropped = (int(WIDTH), int(HEIGHT)), 0
+    for _ in range(2000):
+        lines = [shape for shape in _random_shapes(rng, 40, inside=True) if isinstance(shape, Polyline)]
+        plan = CHAIN.plan(Record(("a",), *size, tuple(DataObject("a", line) for line in lines)), size, rng)
+        group, canvas = ShapeGroup.of(lines).mapped(plan.matrix), shapely.box(0, 0, plan.width, plan.height)
+        lost = [group.shape(index) for index in range(len(lines)) if index not in plan.kept_indices]
+        for line in lost:
+            visible = shapely.LineString(line.points).intersection(canvas)
+            longest = max((part.length for part in shapely.get_parts(shapely.line_merge(visible))), default=0.0)
+            assert longest < SLIVER_PX + 1e-6 or not shapely.LineString(line.points).is_simple
+        dropped += len(lost)
+    assert dropped > 100
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=8))

@@ -91,6 +91,22 @@ def test_a_line_keeps_its_longest_visible_piece_even_when_it_crosses_itself() ->
 
 
 @pytest.mark.parametrize(
+    ("line", "visible"),
+    [
+        ([[-10, 10], [10, 10], [60, 10], [60, 60]], [[0, 10], [50, 10]]),  # level: no extent in y
+        ([[20, -30], [20, 30], [90, 30]], [[20, 0], [20, 30], [50, 30]]),
+        ([[20, -30], [20, 30], [20, 90]], [[20, 0], [20, 50]]),  # upright: no extent in x
+        ([[-10, 0], [20, 0]], [[0, 0], [20, 0]]),  # along the edge
+        ([[-10, 10], [0.5, 10.2]], None),  # half a pixel long
+        ([[-10, 10], [0.8, 10], [0.8, 10.9], [-9, 10.9]], [[0, 10], [0.8, 10], [0.8, 10.9], [0, 10.9]]),
+    ],
+)
+def test_a_cut_line_is_kept_by_its_length(line, visible) -> None:
+    clipped = clip_to_canvas(Polyline(line), 50, 50)
+    assert clipped == (None if visible is None else Polyline(visible))
+
+
+@pytest.mark.parametrize(
     "shape",
     [
         Box([[100, 10], [120, 20]]),  # touches the edge

@@ -20,7 +20,7 @@ from plumbline.augment.ops import COLOUR, NAMES
 from plumbline.augment.plan import ObjectRule, Plan, Skip, Told, View
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import Polyline, Shape
-from plumbline.geometry.clip import cut_crossing
+from plumbline.geometry.clip import cut_crossing, is_outside
 from plumbline.geometry.group import ShapeGroup
 from plumbline.geometry.maps import IDENTITY
 
@@ -163,7 +163,7 @@ def _place(outcome: _Outcome, view: View, group: ShapeGroup, indices: Sequence[i
             kept_indices.append(index)
             coverages.append(1.0)
             continue
-        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        if is_outside(group.forms[place][0], bounds, width, height):
             outcome.dropped.append((index, "outside"))
             continue
         visible, share = cut_crossing(group.shape(place), bounds, width, height)

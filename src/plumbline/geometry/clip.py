@@ -17,7 +17,7 @@ from plumbline.geometry.shapes import Box, Polygon, Polyline, Quad, Shape, canon
 Ring = list[list[float]]
 
 SLIVER_PX = 1.0
-"""What the edge has cut down to less than this, in x or in y, shows nothing: it is dropped."""
+"""What the edge has cut down to less than this shows nothing and is dropped: an outline in x or y, a line in length."""
 
 
 def clip_to_canvas(shape: Shape, width: float, height: float) -> Shape | None:
@@ -43,19 +43,26 @@ def cut_at_canvas(shape: Shape, width: float, height: float) -> tuple[Shape | No
     x1, y1, x2, y2 = shape.bounds()
     if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
         return shape, 1.0
-    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+    if is_outside(shape.kind, (x1, y1, x2, y2), width, height):
         return None, 0.0
     return cut_crossing(shape, (x1, y1, x2, y2), width, height)
+
+
+def is_outside(kind: str, bounds: tuple[float, float, float, float], width: float, height: float) -> bool:
+    """Whether nothing of a shape can be in the picture. A line may run along the edge, an outline there has no area."""
+    x1, y1, x2, y2 = bounds
+    if kind == Polyline.kind:
+        return x2 < 0 or y2 < 0 or x1 > width or y1 > height
+    return x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
 
 
 def cut_crossing(
     shape: Shape, bounds: tuple[float, float, float, float], width: float, height: float
 ) -> tuple[Shape | None, float]:
     """`cut_at_canvas` of a shape that is known to be neither inside nor outside. bounds: of the shape."""
-    x1, y1, x2, y2 = bounds
     points, visible, whole = _cut_points(shape, width, height)
     share = min(1.0, visible / whole) if whole > 0 else float(bool(points))
-    if not points or _is_sliver(points, (x2 - x1, y2 - y1)):
+    if not points or _is_sliver(shape, points, bounds):
         return None, share
     clamped = [[min(max(x, 0.0), width), min(max(y, 0.0), height)] for x, y in points]
     if isinstance(shape, Box | Polyline):
@@ -80,7 +87,7 @@ def _cut_points(shape: Shape, width: float, height: float) -> tuple[Ring, float,
         pieces = list(_visible_pieces(points, width, height))
         lengths = [_length(piece) for piece in pieces]
         longest = max(range(len(pieces)), key=lengths.__getitem__, default=None)
-        kept = [] if longest is None or lengths[longest] == 0 else pieces[longest]
+        kept = [] if longest is None or lengths[longest] == 0 else _without_needless(pieces[longest])
         return kept, sum(lengths), _length(points)
     convex = _is_convex(points)
     ring = _cut_ring(points, width, height, convex) if convex or not is_self_crossing(points) else None
@@ -99,6 +106,16 @@ def _cut_any(shape: Shape, width: float, height: float) -> tuple[Ring, float, fl
     largest = max(pieces, key=shapely.area, default=None)
     ring = [] if largest is None else shapely.get_coordinates(largest.exterior)[:-1].tolist()
     return ring, float(shapely.area(inside)), float(shapely.area(outline))
+
+
+def _without_needless(line: Ring) -> Ring:
+    """The line without vertices on a straight stretch: what a cut leaves is as short as it can be."""
+    kept = line[:1]
+    for before, point, after in zip(line, line[1:], line[2:], strict=False):
+        ahead = (point[0] - before[0]) * (after[0] - point[0]) + (point[1] - before[1]) * (after[1] - point[1]) > 0
+        if not ahead or _turn(before, point, after) != 0:
+            kept.append(point)
+    return [*kept, line[-1]]
 
 
 def _length(points: Ring) -> float:
@@ -196,12 +213,18 @@ def _turn(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
     return (b[0] - a[0]) * (c[1] - b[1]) - (b[1] - a[1]) * (c[0] - b[0])
 
 
-def _is_sliver(points: Ring, whole: tuple[float, float]) -> bool:
-    """Thinner than SLIVER_PX in x or y because of the cut; a shape that was thin before is not blamed for it."""
-    for axis, before in enumerate(whole):
+def _is_sliver(shape: Shape, points: Ring, bounds: tuple[float, float, float, float]) -> bool:
+    """Below SLIVER_PX because of the cut; a shape that was as thin, or a line as short, before is not blamed for it.
+
+    points: what is left of the shape; bounds: of the whole.
+    """
+    if isinstance(shape, Polyline):
+        left = _length(points)
+        return left < SLIVER_PX and left < _length(shape.points.tolist())
+    for axis in (0, 1):
         values = [point[axis] for point in points]
         extent = max(values) - min(values)
-        if extent < SLIVER_PX and extent < before:
+        if extent < SLIVER_PX and extent < bounds[axis + 2] - bounds[axis]:
             return True
     return False
 
