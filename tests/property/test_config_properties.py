@@ -179,12 +179,17 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
     out["model"]["model"] = "m"
     out["custom"] |= {"train_jsonl": "t.jsonl", "trainer_variant": None}
     out["custom"].get("visual_kd", {}).pop("enabled", None)  # it needs a teacher
+    out["custom"].pop("plugins", None)  # they would be imported
+    for phase in ((out["custom"].get("augmentation") or {}).get("curriculum") or {}).get("phases") or ():
+        if phase.get("until_percent"):
+            phase["until_percent"] = max(1.0, phase["until_percent"])  # a share below 1 is refused as ambiguous
     out["global_max_length"] = draw(st.none() | st.integers(1, 10**6))
     kind = draw(st.none() | st.sampled_from(["gkd", "grpo"]))
     ours = section_of(RlhfConfig)
     if kind or any(home(key) == "rlhf" for name in SECTIONS for key in out[name]):
         alone = [name for name in ours.fields if name not in ("teacher_cache", "token_weights")]  # ask for own answers
         out["rlhf"] = draw(_sections(ours, alone)) | {"rlhf_type": kind or "gkd", "teacher_model": "m"}
+        out["rlhf"].setdefault("llm_kd_weight", 1.0)  # beta: 0 without it is refused as ambiguous
     out["tuner"]["resume_from_checkpoint"] = draw(st.none() | st.just("a/b"))
     return out
 

@@ -23,13 +23,19 @@ def accounts(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_mixture_trains_with_a_loss_per_source(train, tmp_path, make_records):
-    other = make_records(tmp_path / "other", "other", 6, 4)
+    other, held_out = make_records(tmp_path / "other", "other", 6, 4), make_records(tmp_path / "held", "held", 6, 5)
     chat = tmp_path / "chat.jsonl"
     turns = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}]
     chat.write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(5)), encoding="utf-8")
     sources = [
         {"name": "talk", "train_jsonl": str(chat), "mode": "chat", "ratio": 0.25},
-        {"name": "elsewhere", "train_jsonl": str(other), "mode": "irrelevant", "ratio": 0.5, "val_jsonl": str(other)},
+        {
+            "name": "elsewhere",
+            "train_jsonl": str(other),
+            "mode": "irrelevant",
+            "ratio": 0.5,
+            "val_jsonl": str(held_out),
+        },
     ]
     run = train(
         custom={"fusion": {"sources": sources, "evaluate_sources": True}},

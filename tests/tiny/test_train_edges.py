@@ -38,7 +38,9 @@ def stop_at_first_step(monkeypatch):
 
 
 def test_every_answer_of_a_chat_is_supervised_with_and_without_a_teacher(train, chats, tiny_model):
-    custom = {"train_jsonl": str(chats), "val_jsonl": str(chats)}
+    held_out = chats.with_name("held_out.jsonl")
+    held_out.write_text(chats.read_text(encoding="utf-8").replace("六七", "八九"), encoding="utf-8")
+    custom = {"train_jsonl": str(chats), "val_jsonl": str(held_out)}
     plain = train("plain", custom=custom, training={"max_steps": 1})
     anchored = train(
         "gkd", custom=custom, training={"max_steps": 1}, rlhf={"rlhf_type": "gkd", "teacher_model": str(tiny_model)}

@@ -208,7 +208,7 @@ def _with_a_broken_picture(jsonl, folder):
 
 
 def test_an_over_long_record_is_named_with_the_limit(train):
-    with pytest.raises(DataError, match="the limit is 32 tokens"):
+    with pytest.raises(DataError, match="tokens, the limit is 32"):
         train(global_max_length=32)
 
 

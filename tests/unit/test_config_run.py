@@ -175,9 +175,31 @@ def test_own_rlhf_keys_stay_and_others_pass_through(load: Load) -> None:
     assert not {"beta", "teacher_model", "rlhf_type"} & run.upstream.keys()
 
 
-def test_notes_on_beta_zero_and_on_sampling_that_does_not_happen(load: Load) -> None:
-    notes = load(GKD + "  beta: 0\n  temperature: 0.7\n  max_completion_length: 9\n").notes
-    assert any("full-weight forward KL" in note for note in notes)
+def test_beta_zero_alone_is_refused_with_both_rewrites(load: Load) -> None:
+    """Earlier versions switched the term off by it; here it is forward KL at full weight."""
+    (said,) = refusal(load, GKD + "  beta: 0\n")
+    assert "rlhf.beta: beta: 0 switched" in said and "`llm_kd_weight: 0`" in said and "`llm_kd_weight: 1.0`" in said
+    assert load(GKD + "  beta: 0\n  llm_kd_weight: 1.0\n").run.rlhf.beta == 0
+    assert load(GKD + "  llm_kd_weight: 0\n").run.rlhf.llm_kd_weight == 0
+    assert load(GKD + "  beta: 0.0\n  llm_kd_weight: 0\n").run.rlhf.llm_kd_weight == 0
+
+
+def test_a_resolved_configuration_with_beta_zero_loads_again(load: Load) -> None:
+    first = load(GKD + "  beta: 0\n  llm_kd_weight: 0.5\n")
+    assert load(first.to_yaml()).resolved == first.resolved
+
+
+@pytest.mark.parametrize(("percent", "readings"), [("0.5", ("0.5 %", "50 %")), ("0.25", ("0.25 %", "25 %"))])
+def test_a_share_for_a_percentage_is_refused_with_both_readings(load: Load, percent: str, readings: tuple) -> None:
+    text = "model: {model: m}\ncustom: {train_jsonl: t.jsonl, augmentation: {curriculum: {phases: [{until_percent: "
+    (said,) = refusal(load, text + percent + "}]}}}\n")
+    assert "run.yaml:2:" in said and "phases[0].until_percent" in said
+    assert all(reading in said for reading in readings)
+    assert load(text + "1}]}}}\n")
+
+
+def test_notes_on_sampling_that_does_not_happen(load: Load) -> None:
+    notes = load(GKD + "  temperature: 0.7\n  max_completion_length: 9\n").notes
     assert sum("is ignored" in note for note in notes) == 2
     assert not load(GKD + "  temperature: 0.7\n  lmbda: 0.5\n").notes
 

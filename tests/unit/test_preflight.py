@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from plumbline.batch.schedule import SingleSchedule
 from plumbline.errors import ConfigError
@@ -20,7 +22,7 @@ PROCESSOR = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, 
 
 
 def model_folder(folder, *, vocab=("a", "b"), template="{{ x }}", processor=PROCESSOR, **config):
-    """The files of a model folder; these checks want to see weights and never open them."""
+    """The files of a model folder; of its weights these checks read names and shapes."""
     folder.mkdir(parents=True)
     base = {"model_type": "qwen3_vl", "image_token_id": 1, "text_config": {"vocab_size": 9}}
     files = {
@@ -31,7 +33,8 @@ def model_folder(folder, *, vocab=("a", "b"), template="{{ x }}", processor=PROC
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    (folder / "model.safetensors").touch()
+    layers = ("language_model.layers.0.self_attn.q_proj", "visual.blocks.0.attn.qkv", "visual.merger.linear_fc1")
+    save_file({f"model.{name}.weight": np.zeros((2, 2), np.float32) for name in layers}, folder / "model.safetensors")
     return folder
 
 

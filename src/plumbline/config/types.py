@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from plumbline.config.limits import Length, NameOrFile, Range
@@ -21,12 +20,20 @@ from plumbline.errors import Problem
 INVALID: Any = object()
 NO_DEFAULT: Any = object()
 MAX_HINTS = 100  # a file with more mistakes is not one that a suggestion mends
+_NEAR = 0.75  # of difflib's ratio: a slip of the keyboard, not another word
 _FALSE_FRIENDS = {"yes": True, "y": True, "on": True, "no": False, "n": False, "off": False}
+
+
+_INDEX = re.compile(r"\[\d+\]")
 
 
 @dataclass
 class Report:
-    """Collects problems; `hints` says for a key in the wrong place where it belongs."""
+    """Collects problems.
+
+    hints: what to write for a key in the wrong place (by its name), for a key or a value of another version (by its
+    path without the index of a list, or `path=value`).
+    """
 
     hints: Mapping[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -36,7 +43,12 @@ class Report:
         return INVALID
 
     def mismatch(self, node: Node, path: str, wanted: str, fix: str = "") -> Any:
-        return self.add(node.origin, f"{path} must be {wanted}, got {show(node)}", fix)
+        old = self.hint(f"{path}={node.value}") if isinstance(node, Scalar) else ""
+        return self.add(node.origin, f"{path} must be {wanted}, got {show(node)}", old or fix)
+
+    def hint(self, path: str) -> str:
+        """The hint for a path, empty where there is none."""
+        return self.hints.get(_INDEX.sub("", path), "")
 
     def scratch(self) -> Report:
         return Report(self.hints)
@@ -75,7 +87,7 @@ def show(node: Node) -> str:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean ...?` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=_NEAR)
     return f"did you mean `{near[0]}`?" if near else ""
 
 
@@ -292,7 +304,9 @@ class Interval:
 
     def check(self, node: Node, path: str, report: Report) -> Any:
         if not isinstance(node, ListNode) or len(node.items) != 2:
-            return report.mismatch(node, path, self.describe())
+            number = plain(node) if self.end.accepts(node) else None
+            fix = "" if number is None else f"for one value write [{number}, {number}]"
+            return report.mismatch(node, path, self.describe(), fix)
         values = [self.end.check(item, f"{path}[{i}]", report) for i, item in enumerate(node.items)]
         if INVALID in values:
             return INVALID
@@ -317,9 +331,9 @@ class NamedParams:
 
     load: Callable[[], Mapping[str, Section]]
 
-    @cached_property
+    @property
     def sections(self) -> Mapping[str, Section]:
-        """Name -> what its parameters may be."""
+        """Name -> what its parameters may be; a plugin may have added some."""
         return self.load()
 
     def accepts(self, node: Node) -> bool:
@@ -458,17 +472,19 @@ class Section:
             if key in self.fields:
                 values[key] = self.fields[key].type.check(entry.node, where, report)
             else:
-                values[key] = report.add(entry.origin, f"unknown key `{printable(where)}`", self._hint(key, report))
+                values[key] = report.add(
+                    entry.origin, f"unknown key `{printable(where)}`", self._hint(where, key, report)
+                )
         for key, known in self.fields.items():
             if known.required and key not in values:
                 values[key] = report.add(node.origin, f"{path or 'the file'} has no `{key}`", f"add `{key}: ...`")
         return INVALID if INVALID in values.values() else values
 
-    def _hint(self, key: str, report: Report) -> str:
+    def _hint(self, path: str, key: str, report: Report) -> str:
         if len(report.problems) > MAX_HINTS:
             return ""
         names = [name for name, known in self.fields.items() if not known.old]
-        return report.hints.get(key) or suggest(key, names) or suggest(key, report.hints)
+        return report.hint(path) or report.hints.get(key) or suggest(key, names)
 
     def make(self, value: Any) -> Any:
         return self.build(**{key: self.fields[key].type.make(item) for key, item in value.items()})

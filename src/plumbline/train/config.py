@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from plumbline.config.limits import Range
 from plumbline.config.load import load_tree
 from plumbline.config.render import render_yaml
 from plumbline.config.spec import section_of
-from plumbline.config.tree import Origin, leaves
+from plumbline.config.tree import ListNode, MapNode, Origin, leaves, plain
 from plumbline.config.types import (
     INVALID,
     AnyOf,
@@ -29,7 +29,9 @@ from plumbline.config.types import (
 from plumbline.config.upstream import SECTIONS, home, upstream_fields, version
 from plumbline.errors import ConfigError, Problem
 from plumbline.train.canonical import GONE, OWN_RLHF, RENAMED, WORDS, Canonical
-from plumbline.train.rules import cross_key_notes, cross_key_problems
+from plumbline.train.old_names import OLD_NAMES
+from plumbline.train.plugins import import_plugin
+from plumbline.train.rules import ambiguity_problems, cross_key_notes, cross_key_problems
 from plumbline.train.sections import (
     DEEPSPEED_NAMES,
     CustomConfig,
@@ -109,13 +111,13 @@ class LoadedRun:
         return render_yaml(self.resolved, self.origins)
 
 
-def load_train_run(path: Path | str, base_config: Path | str | None = None) -> LoadedRun:
+def load_train_run(path: Path | str, base_config: Path | str | None = None, *, plugins: bool = True) -> LoadedRun:
     """Read a run's YAML: each key by itself, then the rules between keys.
 
-    base_config: a file below everything that `path` says and extends.
+    base_config: a file below everything that `path` says and extends; plugins: whether `custom.plugins` are imported.
     Raises ConfigError with every problem at once. Paths inside the run are not opened.
     """
-    checked = check_file(path, base_config)
+    checked = check_file(path, base_config, plugins=plugins)
     problems = checked.problems or cross_key_problems(checked.resolved, checked.origins, str(path))
     if problems:
         raise ConfigError(problems)
@@ -123,15 +125,31 @@ def load_train_run(path: Path | str, base_config: Path | str | None = None) -> L
     return LoadedRun(_typed(checked.resolved), checked.resolved, checked.origins, notes)
 
 
-def check_file(path: Path | str, base_config: Path | str | None = None) -> CheckedFile:
-    """Judge each key by itself: names, types, ranges. Never raises for what the files say."""
+def check_file(path: Path | str, base_config: Path | str | None = None, *, plugins: bool = True) -> CheckedFile:
+    """Judge each key by itself: names, types, ranges. Never raises for what the files say.
+
+    plugins: whether `custom.plugins` are imported, which may add operations.
+    """
     canonical = Canonical()
     report = Report(_hints())
     tree = load_tree(path, base_config, canonical, report.problems)
+    if plugins:
+        report.problems.extend(_plugin_problems(tree))
     values = root_section().check(tree, "", report)
     origins = {name: entry.node.origin for name, entry in leaves(tree)}
     resolved = {} if report.problems or values is INVALID else _complete(values, Path(path).stem)
-    return CheckedFile(resolved, origins, tuple(canonical.notes), tuple(report.problems))
+    problems = report.problems or list(ambiguity_problems(resolved, origins))
+    return CheckedFile({} if problems else resolved, origins, tuple(canonical.notes), tuple(problems))
+
+
+def _plugin_problems(tree: MapNode) -> Iterator[Problem]:
+    """Import what `custom.plugins` names; a problem for each that cannot be imported."""
+    custom = tree.entries.get("custom")
+    named = custom.node.entries.get("plugins") if custom is not None and isinstance(custom.node, MapNode) else None
+    if named is not None and isinstance(named.node, ListNode):
+        for item in named.node.items:
+            if isinstance(name := plain(item), str) and (reason := import_plugin(name)):
+                yield Problem(f"{item.origin}: custom.plugins", reason, "correct the plugin, or take it out")
 
 
 @cache
@@ -181,7 +199,7 @@ def _hints() -> dict[str, str]:
     }
     hints["global_max_length"] = "`global_max_length` belongs at the top level"
     hints[_RESUME] = f"write `tuner.{_RESUME}` to take weights only, `training.{_RESUME}` to continue a run"
-    return hints | WORDS
+    return hints | WORDS | OLD_NAMES
 
 
 def _complete(values: dict[str, Any], stem: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _refuse_differences(folder: Path, resolved: Mapping[str, Any], data: dict[st
     problems = []
     before = folder / RESOLVED
     if before.is_file():
-        for key, old, new in _changed(load_train_run(before).resolved, resolved):
+        for key, old, new in _changed(load_train_run(before, plugins=False).resolved, resolved):
             problems.append(Problem(str(before), f"{key} was {old} and is now {new}", fix))
     manifest_file = folder / MANIFEST
     if manifest_file.is_file():

@@ -53,15 +53,14 @@ def check_run(run: TrainRun) -> None:
         *_machine_problems(run),
     ]
     if not problems:
-        problems = list(target_problems(run))
+        problems = list(_problems_of(lambda: _require_targets(run)))
     if problems:
         raise ConfigError(problems)
 
 
 def _not_built(run: TrainRun) -> Iterator[Problem]:
-    custom, rlhf, upstream = run.custom, run.rlhf, run.upstream
+    rlhf, upstream = run.rlhf, run.upstream
     asked = {
-        "custom.plugins": bool(custom.plugins),
         "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
         "rlhf.teacher_adapters": bool(upstream.get("teacher_adapters")),
         "rlhf.gkd_logits_topk without a teacher_model_server": upstream.get("gkd_logits_topk") is not None
@@ -300,6 +299,11 @@ def _checkpoint_problems(run: TrainRun) -> Iterator[Problem]:
             others = [str(path) for path in sorted(folder.parent.glob("checkpoint-*")) if is_complete(path)]
             fix = f"complete ones: {', '.join(others)}" if others else "there is no complete checkpoint beside it"
             yield Problem("training.resume_from_checkpoint", f"{folder} {reason}", fix)
+
+
+def _require_targets(run: TrainRun) -> None:
+    if problems := list(target_problems(run)):
+        raise ConfigError(problems)
 
 
 def _problems_of(check: Any) -> Iterator[Problem]:

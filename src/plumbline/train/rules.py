@@ -40,16 +40,39 @@ def cross_key_problems(resolved: Resolved, origins: Origins, file: str) -> tuple
     return tuple(found)
 
 
+def ambiguity_problems(resolved: Resolved, origins: Origins) -> Iterator[Problem]:
+    """Values that earlier configurations used in another sense: both readings are offered, none is taken."""
+    rlhf = resolved.get("rlhf") or {}
+    beta, weight = origins.get("rlhf.beta"), origins.get("rlhf.llm_kd_weight")
+    if beta is not None and weight is None and rlhf["beta"] == 0 and rlhf.get("rlhf_type") != "grpo":
+        what = "beta: 0 switched the distillation term off in earlier versions and is full-weight forward KL here"
+        fix = "to switch the term off write `llm_kd_weight: 0` and take beta out; for forward KL keep `beta: 0` and "
+        yield Problem(f"{beta}: rlhf.beta", what, f"{fix}write `llm_kd_weight: 1.0` next to it")
+    curriculum = resolved["custom"]["augmentation"].get("curriculum") or {}
+    for number, phase in enumerate(curriculum.get("phases", ())):
+        percent = phase.get("until_percent")
+        if percent is not None and percent < 1:
+            path = f"custom.augmentation.curriculum.phases[{number}].until_percent"
+            where = f"{_origin(path, origins)}: {path}"
+            what = f"{percent:g} could mean {percent:g} % of the run, or {100 * percent:g} %"
+            fix = f"for {100 * percent:g} % write `until_percent: {100 * percent:g}`; for {percent:g} % use until_step"
+            yield Problem(where, what, fix)
+
+
+def _origin(path: str, origins: Origins) -> str:
+    """Where a path was written, or the nearest one above it; the file is named at least."""
+    while path and path not in origins:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return str(origins[path]) if path else next((str(place) for place in origins.values()), "")
+
+
 def cross_key_notes(resolved: Resolved, origins: Origins) -> Iterator[str]:
     """What works, and that the user should know."""
     rlhf = resolved.get("rlhf") or {}
-    if rlhf.get("rlhf_type") == "gkd":
-        if rlhf["beta"] == 0:
-            yield "rlhf.beta is 0: full-weight forward KL(teacher||student), not a term that is switched off"
-        if rlhf["lmbda"] == 0 and not rlhf["seq_kd"]:
-            for name in ("temperature", "max_completion_length"):
-                if f"rlhf.{name}" in origins:
-                    yield f"rlhf.{name} is ignored: with lmbda 0 and seq_kd false nothing is sampled"
+    if rlhf.get("rlhf_type") == "gkd" and rlhf["lmbda"] == 0 and not rlhf["seq_kd"]:
+        for name in ("temperature", "max_completion_length"):
+            if f"rlhf.{name}" in origins:
+                yield f"rlhf.{name} is ignored: with lmbda 0 and seq_kd false nothing is sampled"
     if "deepspeed.config" in origins and not resolved["deepspeed"]["enabled"]:
         yield "deepspeed.config is set and deepspeed.enabled is not: the run goes without DeepSpeed"
     resume = "resume_from_checkpoint"

@@ -130,7 +130,7 @@ class CustomConfig:
     visual_kd: VisualKdConfig = field(default_factory=VisualKdConfig)
     """Distillation of visual features."""
     plugins: tuple[str, ...] = ()
-    """Python modules imported before training, e.g. for own rewards."""
+    """Python files or modules imported before the configuration is judged; they may register operations."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,11 @@
-"""The operations by the names that a configuration uses. A new one is a class in its file and a line here."""
+"""The operations by the names that a configuration uses. A new one is a class in its file and a line here.
+
+A plugin (`custom.plugins`) adds its own with `register`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from plumbline.augment.ops.affine import HFlip, Perspective, Rotate, Scale, Shear, VFlip
@@ -60,3 +64,21 @@ COLOUR: dict[str, type[Any]] = {
 }
 OPERATIONS: dict[str, type[Any]] = GEOMETRIC | COLOUR
 NAMES: dict[type[Any], str] = {cls: name for name, cls in OPERATIONS.items()}
+
+
+def register(name: str) -> Callable[[type[Any]], type[Any]]:
+    """Class decorator that makes an operation known under `name`.
+
+    The class is a frozen, keyword-only dataclass with a string below each field, like those in this folder. With
+    `apply` it changes values (as in `colour.py`), otherwise geometry (as in `affine.py`). Raises ValueError for a name
+    that is taken.
+    """
+
+    def add(cls: type[Any]) -> type[Any]:
+        if name in OPERATIONS:
+            raise ValueError(f"there is an operation called {name!r} already")
+        OPERATIONS[name] = (COLOUR if hasattr(cls, "apply") else GEOMETRIC)[name] = cls
+        NAMES[cls] = name
+        return cls
+
+    return add
