@@ -137,7 +137,7 @@ def test_train_where_nothing_can_be_made(plumbline, write_run, sealed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["weights", "tokenizer", "processor"])
+@pytest.mark.parametrize("damage", ["weights", "tokenizer", "processor", "upstream"])
 def test_whatever_a_library_raises_while_a_model_loads_is_one_message(
     plumbline, write_run, tiny_model, tmp_path, damage
 ):
@@ -146,9 +146,16 @@ def test_whatever_a_library_raises_while_a_model_loads_is_one_message(
     if damage == "weights":
         weights = broken / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-5_000])
-    else:
-        name = "tokenizer.json" if damage == "tokenizer" else "processor_config.json"
-        (broken / name).write_text("{")
+        said = f"{weights}: cannot be read"
+    elif damage == "tokenizer":
+        (broken / "tokenizer.json").write_text("{")
+        said = f"{broken / 'tokenizer.json'}: is not a tokenizer"
+    elif damage == "processor":
+        (broken / "processor_config.json").write_text("{")
+        said = f"{broken / 'processor_config.json'}: cannot be read"
+    else:  # what only the upstream reads
+        (broken / "tokenizer_config.json").write_text("{")
+        said = f"{broken}: cannot be loaded"
     code, error = plumbline("train", write_run(model={"model": str(broken)}))
-    assert code == 2 and f"{broken}: cannot be loaded" in error and "Traceback" not in error
+    assert code == 2 and said in error and "download the checkpoint again" in error and "Traceback" not in error
     assert not (tmp_path / "run").exists()

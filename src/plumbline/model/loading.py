@@ -39,7 +39,7 @@ def _remedy(error: Exception, text: str) -> str:
         return "install the package that it names"
     if "out of memory" in text.lower() or isinstance(error, MemoryError):
         return "free memory, use a smaller model, or load it in fewer bits"
-    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+    if isinstance(error, OSError) or type(error).__name__ in ("SafetensorError", "JSONDecodeError"):
         return "a file is missing, cut short or damaged: download the checkpoint again"
     return "is the checkpoint whole, and of this version of transformers?"
 

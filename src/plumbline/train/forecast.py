@@ -11,6 +11,7 @@ import math
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from plumbline.data.epoch import EpochDataset, Source
 from plumbline.data.images import image_size, is_data_url
 from plumbline.data.messages import own_images
 from plumbline.data.record import Record
-from plumbline.errors import ConfigError, DataError, Problem
+from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem
 from plumbline.forked import cores, forked_map
 from plumbline.model.checkpoints import checkpoint_folders
 from plumbline.train.config import TrainRun
@@ -200,8 +201,15 @@ def longest_of(samples: EpochDataset, tokens: Sequence[int]) -> tuple[Long, ...]
 
 
 def _model_side(run: TrainRun) -> tuple[TokenCounter, PixelLimits]:
+    """What counts a sample's tokens. Raises ConfigError where the model's files are damaged: nothing was started yet."""
     model = str(run.upstream["model"])
-    return TokenCounter(model), PixelLimits.of_folder(model, run.upstream.get("max_pixels"))
+    try:
+        return TokenCounter(model), PixelLimits.of_folder(model, run.upstream.get("max_pixels"))
+    except DamagedFileError as error:
+        fix = "it is cut short or damaged: download the checkpoint again"
+        raise ConfigError(
+            problem if problem.fix else replace(problem, fix=fix) for problem in error.problems
+        ) from error
 
 
 # ----------------------------------------------------------------------------------------------------------------- disk
