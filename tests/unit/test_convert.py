@@ -187,6 +187,15 @@ def test_many_annotations_keep_their_order_and_their_pictures(tmp_path, capsys, 
     assert report["objects"] == 200
 
 
+@pytest.mark.parametrize("written", [2, 2.0, "2"])
+def test_coco_ids_are_one_however_they_are_written(tmp_path, capsys, written) -> None:
+    images = [{"id": written, "file_name": "a.jpg", "width": 200, "height": 100}]
+    boxes = [{"bbox": [1, 2, 3, 4], "image_id": image} for image in (2, 2.0, "2")]
+    records, report = convert(capsys, coco_file(tmp_path, boxes, images=images), "coco")
+    assert [len(record["objects"]) for record in records] == [3]
+    assert report["lost"] == {}
+
+
 def test_the_way_back_to_coco_and_again_to_the_contract(tmp_path, capsys) -> None:
     objects = [
         {"bbox_2d": [1, 2, 30, 40], "desc": "BBU设备/品牌:华为"},
@@ -320,6 +329,18 @@ def test_paths_follow_the_folder_of_pictures(tmp_path, capsys) -> None:
 def task(*results: dict, image: str = "/data/upload/1/ab12-a.jpg", **change: Any) -> dict:
     size = {"original_width": 200, "original_height": 100, "image_rotation": 0, "from_name": "label"}
     return {"data": {"image": image}, "annotations": [{"result": [size | item for item in results]}]} | change
+
+
+def test_label_studio_results_without_an_id_belong_to_the_picture(tmp_path, capsys) -> None:
+    box = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": ["cabinet"]}
+    results = [
+        {"type": "rectanglelabels", "value": box},
+        {"type": "choices", "from_name": "state", "value": {"choices": ["ok"]}},
+    ]
+    records, report = convert(capsys, saved(tmp_path, [task(*results)]), "label-studio")
+    assert [item["desc"] for item in records[0]["objects"]] == ["cabinet"]
+    assert records[0]["metadata"]["state"] == ["ok"]
+    assert report["lost"] == {}
 
 
 def test_label_studio_percents_become_pixels(tmp_path, capsys) -> None:

@@ -63,10 +63,12 @@ def _categories(source: Path, report: Report) -> dict[str, str]:
 
 
 def _key(value: object) -> str | None:
-    """An id as text; 1 and "1" stay apart."""
+    """An id as text: 2, 2.0 and "2" are one, because tools write the same id in all three ways."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    return json.dumps(value)
+    return json.dumps(str(value))
 
 
 def _place(source: Path, table: sqlite3.Connection, report: Report) -> int:

@@ -69,12 +69,13 @@ def _read(picture: Picture, results: list[Mapping[str, Any]], report: Report) ->
         place = f"{picture.place}: result[{index}]"
         kind = str(item.get("type"))
         if kind in ("choices", "textarea", "rating", "number", "taxonomy"):
-            _tell(picture, item, {str(region.get("id")) for region in regions}, told)
+            _tell(picture, item, {str(region["id"]) for region in regions if region.get("id") is not None}, told)
         elif kind not in _REGIONS:
             report.lose(f"result of the kind {shown(kind)}", place)
     for index, item in enumerate(results):
         if str(item.get("type")) in _REGIONS:
-            _add(picture, item, f"result[{index}]", told.get(str(item.get("id")), []), report)
+            own = [] if item.get("id") is None else told.get(str(item["id"]), [])
+            _add(picture, item, f"result[{index}]", own, report)
 
 
 def _tell(picture: Picture, item: Mapping[str, Any], regions: set[str], told: dict[str, list[str]]) -> None:
@@ -83,7 +84,7 @@ def _tell(picture: Picture, item: Mapping[str, Any], regions: set[str], told: di
     said = value.get(str(item.get("type")), value.get("text"))
     texts = [str(text) for text in (said if isinstance(said, list) else [said]) if text is not None]
     name = str(item.get("from_name"))
-    if str(item.get("id")) in regions:
+    if item.get("id") is not None and str(item["id"]) in regions:
         told.setdefault(str(item["id"]), []).append(f"{name}:{','.join(texts)}")
     else:
         picture.metadata.setdefault(name, []).extend(texts)
