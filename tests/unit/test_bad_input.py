@@ -119,3 +119,15 @@ def test_odd_pictures_are_upright_rgb_before_anything_moves(tmp_path, make, midd
     plan = Augmentation((OPERATIONS["hflip"](),)).plan(record, SIZE, keyed_generator(1, 0, 0, "test"))
     mirrored = render(np.asarray(picture), plan)
     assert np.abs(mirrored[:, ::-1].astype(int) - np.asarray(picture)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-32", "UTF-32")],
+)
+def test_a_file_in_a_wide_encoding_is_named_with_the_command_that_converts_it(tmp_path, written, named) -> None:
+    path = tmp_path / "a b.jsonl"
+    path.write_bytes('{"images": ["a.jpg"]}\n'.encode(written))
+    with pytest.raises(DataError, match=f"this file is {named}, not UTF-8") as caught:
+        list(read_records(path))
+    assert f"iconv -f {named} -t UTF-8 '{path}'" in str(caught.value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -76,15 +78,34 @@ def read_lines(path: str | Path) -> Iterator[Line]:
                 yield Line(number, start, data, is_ended, size)
 
 
-def open_data(path: str | Path) -> BufferedReader:
-    """The file, open for reading bytes; DataError when that cannot be."""
+def open_data(path: str | Path, *, is_xml: bool = False) -> BufferedReader:
+    """The file, open for reading bytes; DataError when that cannot be. is_xml: it names its own encoding."""
     try:
         if not Path(path).is_file():
             what = "is not a file" if Path(path).exists() else "no such file"
             raise DataError(Problem(shown_path(path), what, "give the path of a JSONL file"))
+        with Path(path).open("rb") as stream:
+            encoding = None if is_xml else _wide_encoding(stream.read(4))
+        if encoding is not None:
+            fix = f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(shown_path(path))} > NEW_FILE"
+            raise DataError(Problem(shown_path(path), f"this file is {encoding}, not UTF-8", fix))
         return Path(path).open("rb")
     except (OSError, ValueError) as error:
         raise DataError(Problem(shown_path(path), f"cannot be opened: {error}")) from error
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """The encoding of two or four bytes a character that a file begins in; None for any other."""
+    for mark, encoding in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32")):
+        if head.startswith(mark):
+            return encoding
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    if len(head) == 4 and head[1] == head[3] == 0 and head[0] and head[2]:
+        return "UTF-16LE"
+    if len(head) == 4 and head[0] == head[2] == 0 and head[1] and head[3]:
+        return "UTF-16BE"
+    return None
 
 
 def shown_path(path: str | Path) -> str:

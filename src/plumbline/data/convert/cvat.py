@@ -22,7 +22,7 @@ def read_cvat(source: Path, report: Report) -> Iterator[Picture]:
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import ParseError, iterparse
 
-    with open_data(source) as stream:
+    with open_data(source, is_xml=True) as stream:
         try:
             yield from _pictures(iterparse(stream, events=("start", "end")), source, report)
         except (ParseError, DefusedXmlException, ValueError) as error:
