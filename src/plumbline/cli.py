@@ -170,6 +170,7 @@ def data_convert(
     images: Annotated[Path | None, Parameter(help="Folder of the pictures: they must be there.")] = None,
     classes: Annotated[Path | None, Parameter(help="YOLO: data.yaml or a text file with one name per line.")] = None,
     boxes: Annotated[bool, Parameter(negative=(), help="Write quads and outlines as upright boxes.")] = False,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace an output that is there already.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Convert other tools' annotations to JSONL, or JSONL to COCO, and tell what was lost. Exit 0, or 3 with losses.
@@ -178,7 +179,7 @@ def data_convert(
     """
     from plumbline.data.convert import verbs
 
-    options = verbs.ConvertOptions(images, classes, boxes)
+    options = verbs.ConvertOptions(images, classes, boxes, overwrite)
     return verbs.convert(source, from_, to, output, options, as_json=as_json)
 
 

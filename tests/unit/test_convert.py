@@ -196,6 +196,16 @@ def test_coco_ids_are_one_however_they_are_written(tmp_path, capsys, written) ->
     assert report["lost"] == {}
 
 
+def test_an_output_that_is_there_is_replaced_only_on_request(tmp_path, capsys) -> None:
+    source, output = coco_file(tmp_path, [{"bbox": [1, 2, 3, 4]}]), tmp_path / "out.jsonl"
+    output.write_text("mine", encoding="utf-8")
+    assert run(source, "--from", "coco", "--output", output) == EXIT_USAGE
+    assert "--overwrite" in capsys.readouterr().err
+    assert output.read_text(encoding="utf-8") == "mine"
+    assert run(source, "--from", "coco", "--output", output, "--overwrite") == EXIT_OK
+    assert len(list(read_records(output))) == 1
+
+
 def test_the_way_back_to_coco_and_again_to_the_contract(tmp_path, capsys) -> None:
     objects = [
         {"bbox_2d": [1, 2, 30, 40], "desc": "BBU设备/品牌:华为"},
@@ -636,7 +646,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path, capsys, monkeypatch, sourc
         source = many_pictures(tmp_path, source_format, count)
         if sizes:
             tracemalloc.start()
-        code = verbs.convert(source, source_format, target, tmp_path / "out", verbs.ConvertOptions(), as_json=True)
+        code = verbs.convert(
+            source, source_format, target, tmp_path / "out", verbs.ConvertOptions(overwrite=True), as_json=True
+        )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         sizes.append(source.stat().st_size)

@@ -24,11 +24,15 @@ FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb"
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """images: the folder of the pictures. classes: names for YOLO. boxes: outlines become upright boxes."""
+    """images: the folder of the pictures. classes: names for YOLO. boxes: outlines become upright boxes.
+
+    overwrite: an output that is there already is replaced.
+    """
 
     images: Path | None = None
     classes: Path | None = None
     boxes: bool = False
+    overwrite: bool = False
 
 
 def convert(
@@ -45,6 +49,8 @@ def convert(
         raise DataError(Problem(shown_path(source), "no such file or folder"))
     if output.exists() and output.samefile(source):
         raise DataError(Problem(shown_path(output), "is the source", "give another --output"))
+    if output.exists() and not options.overwrite:
+        raise DataError(Problem(shown_path(output), "exists already", "give another --output, or --overwrite"))
     if not output.absolute().parent.is_dir():
         raise DataError(Problem(shown_path(output.parent), "no such folder", "make it first"))
     report = Report()
