@@ -83,7 +83,7 @@ def test_a_row_that_is_no_ticket_is_told_with_its_line(tmp_path: Path, changes: 
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize("line", [b"[1]", b'"x"', b"null", b'{"group_id": "QC-1"', b"\xff\xfe", b'{"label": NaN}'])
+@pytest.mark.parametrize("line", [b"[1]", b'"x"', b"null", b'{"group_id": "QC-1"', b"\xff\xff", b'{"label": NaN}'])
 def test_a_line_that_is_no_object_is_told(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(line + b"\n")

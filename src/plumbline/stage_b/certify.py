@@ -55,7 +55,7 @@ def setting_of(run: MissionRun) -> Setting:
         raise UserError(Problem(str(run.folder), "has no guidance yet", "run it first (plumbline stage-b run)"))
     config = run.config
     told = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
-    told["weights"] = asdict(config.judge.weights)
+    told |= {"weights": asdict(config.judge.weights), "items": run.items}
     told["labels"] = run.of_split("calibration").digest()  # a corrected one speaks against a bound on the old one
     return Setting(guidance.hash, json.dumps(told, ensure_ascii=False, sort_keys=True), prompts_hash())
 

@@ -180,6 +180,16 @@ class StageBConfig:
 
 
 @dataclass(frozen=True)
+class MissionEntry:
+    """A mission: what passes, and which things it is about."""
+
+    focus: str
+    """What a pass takes, in a sentence."""
+    items: tuple[str, ...] = ()
+    """Kinds of things whose faults count, as summaries name them; without them those that the focus names."""
+
+
+@dataclass(frozen=True)
 class LoadedStageB:
     """A run that can be started, and its YAML with every default filled in and each value's origin."""
 
@@ -211,19 +221,24 @@ def stage_b_section() -> Section:
     return Section("stage_b", {**own.fields, "extends": extends}, doc="A Stage-B run.")
 
 
-def read_missions(path: Path | str) -> dict[str, str]:
-    """Mission -> focus of a YAML file; ConfigError for anything else in it."""
-    problems: list[Problem] = []
-    tree = load_tree(path, None, lambda node, _: node, problems)
-    found: dict[str, str] = {}
+def read_missions(path: Path | str) -> dict[str, MissionEntry]:
+    """The missions of a YAML file by name, each a focus alone or a mapping; ConfigError for anything else in it."""
+    report, section = Report({}), section_of(MissionEntry)
+    tree = load_tree(path, None, lambda node, _: node, report.problems)
+    found: dict[str, MissionEntry] = {}
     for name, entry in tree.entries.items():
-        value = getattr(entry.node, "value", None)
-        if isinstance(entry.node, MapNode) or not isinstance(value, str) or not value.strip():
-            problems.append(Problem(str(entry.node.origin), f"the focus of {name} is not a text", "say what passes"))
+        if isinstance(entry.node, MapNode):
+            values = section.check(entry.node, name, report)
         else:
-            found[name] = value.strip()
-    if problems:
-        raise ConfigError(problems)
+            values = {"focus": getattr(entry.node, "value", None)}
+        if values is INVALID:
+            continue
+        if not isinstance(values["focus"], str) or not values["focus"].strip():
+            report.add(entry.node.origin, f"the focus of {name} is not a text", "say what passes")
+        else:
+            found[name] = MissionEntry(values["focus"].strip(), tuple(values.get("items", ())))
+    if report.problems:
+        raise ConfigError(report.problems)
     return found
 
 

@@ -191,7 +191,9 @@ def judge_split(
     output = run.folder / split / f"{guidance.hash}.jsonl"
     options = run.run_options(output, resume=True, most=budget.most, ends=budget.ends)
     items = Items(tickets, ways, 0)
-    report = run_work(items, Rollouts(guidance, config.judge.weights), engine, options, run.identity, progress=progress)
+    report = run_work(
+        items, Rollouts(guidance, config.judge.weights, run.items), engine, options, run.identity, progress=progress
+    )
     budget.spend(report.written - report.cached)
     tried.reports.append(report)
     if report.exit_code != EXIT_OK:  # a verdict that is missing must not decide

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from plumbline.config.limits import Range
 from plumbline.errors import ConfigError, Problem
+from plumbline.stage_b.summary_items import items_of
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import FAIL, VERDICT_OF_LABEL, Verdict
 from plumbline.stage_b.wording import Wording, bigrams, holds, treats
@@ -68,25 +69,34 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a reason should speak of. terms: phrases of the focus and the rules; fourgrams: of the same texts."""
+    """What a reason should speak of, and what a fault must belong to.
+
+    terms: phrases of the focus and the rules; fourgrams: of the same texts. kinds: of the things that the mission asks
+    about, e.g. BBU安装螺丝; none: any thing.
+    """
 
     terms: tuple[str, ...]
     fourgrams: frozenset[str]
+    kinds: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, focus: str, rules: Sequence[str] = (), wording: Wording | None = None) -> Criteria:
-        """From the guidance's texts."""
-        texts = (focus, *rules)
-        phrases = (phrase for text in texts for phrase in (wording or Wording()).phrases(text))
-        return cls(tuple(dict.fromkeys(phrases)), frozenset().union(*map(_fourgrams, texts)))
+    def of(
+        cls, focus: str, rules: Sequence[str] = (), wording: Wording | None = None, kinds: Sequence[str] = ()
+    ) -> Criteria:
+        """From the guidance's texts. kinds: given by the mission; without them those that the focus names."""
+        texts, wording = (focus, *rules), wording or Wording()
+        phrases = (phrase for text in texts for phrase in wording.phrases(text))
+        fourgrams = frozenset().union(*map(_fourgrams, texts))
+        return cls(tuple(dict.fromkeys(phrases)), fourgrams, tuple(kinds) or wording.kinds(focus))
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the summaries of a ticket say, read once for all its candidates.
 
-    pairs: bigrams of all of them. silent: share of the images that tell nothing, because they failed or are unsure.
-    tells_fault: a summary says that something does not comply. is_suspicious: a summary was flagged.
+    pairs: bigrams of all of them. silent: share of the images that say nothing, because they failed or every item of
+    them is unsure. tells_fault: an item of the mission's kinds says that something does not comply. is_suspicious: a
+    summary was flagged.
     """
 
     pairs: frozenset[str]
@@ -96,14 +106,17 @@ class Evidence:
     is_suspicious: bool
 
     @classmethod
-    def of(cls, ticket: Ticket, wording: Wording) -> Evidence:
-        """Read the summaries."""
-        texts = list(ticket.summaries.values())
-        unsure = sum(holds(text, wording.unsure) for text in texts)
+    def of(cls, ticket: Ticket, wording: Wording, kinds: Sequence[str] = ()) -> Evidence:
+        """Read the summaries item by item. kinds: what a fault must belong to; none: anything."""
+        photos = [items_of(text) for text in ticket.summaries.values()]
+        sure = [[item for item in items if not holds(item.text, wording.unsure)] for items in photos]
+        silent = sum(not items for items in sure)
+        told = (item for items in sure for item in items if wording.tells_fault(item.text))
+        has_fault = any(not kinds or item.is_about(kinds) for item in told)
         return cls(
-            frozenset().union(*map(bigrams, texts)),
-            (unsure + len(ticket.failed)) / len(ticket.images),
-            any(wording.tells_fault(text) for text in texts),
+            frozenset().union(*(bigrams(item.text) for items in photos for item in items)),
+            (silent + len(ticket.failed)) / len(ticket.images),
+            has_fault,
             bool(ticket.failed),
             bool(ticket.flags),
         )
@@ -118,7 +131,7 @@ class Judge:
     wording: Wording = field(default_factory=Wording)
 
     def evidence(self, ticket: Ticket) -> Evidence:
-        return Evidence.of(ticket, self.wording)
+        return Evidence.of(ticket, self.wording, self.criteria.kinds)
 
     def score(self, said: Verdict, evidence: Evidence) -> BlindScores | None:
         """The scores of a readable candidate; None for another.

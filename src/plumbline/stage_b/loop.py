@@ -141,7 +141,7 @@ def _epoch(
     log.info("%s, epoch %d: %d candidates under guidance %s", run.mission, epoch, len(items), guidance.hash)
     log.debug("the guidance reads:\n%s", prompt_of(guidance))
     options = run.run_options(run.trajectories, resume=True, most=budget.most, ends=budget.ends)
-    work = Rollouts(guidance, run.config.judge.weights)
+    work = Rollouts(guidance, run.config.judge.weights, run.items)
     done = run_work(items, work, engine, options, run.identity, progress=progress)
     budget.spend(done.written - done.cached)
     report.add(done)

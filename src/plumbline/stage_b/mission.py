@@ -16,7 +16,7 @@ from plumbline.infer.rows import read_rows
 from plumbline.infer.verbs import safe_name
 from plumbline.infer.work import Answered, RunOptions
 from plumbline.model.checkpoints import read_json_object, write_atomically
-from plumbline.stage_b.config import LoadedStageB, OutputConfig, StageBConfig, load_stage_b, read_missions
+from plumbline.stage_b.config import LoadedStageB, MissionEntry, OutputConfig, StageBConfig, load_stage_b, read_missions
 from plumbline.stage_b.engine import who_answers, window_of
 from plumbline.stage_b.guidance import FILE, Guidance, GuidanceStore, read_guidance, start
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
@@ -37,12 +37,14 @@ LOOKS = CALIBRATIONS, TEST_USES = "calibrations", "test_uses"
 
 @dataclass(frozen=True)
 class MissionRun:
-    """One mission of a configuration. tickets: all of them, in the order of the input."""
+    """One mission of a configuration. tickets: all of them, in the order of the input. items: kinds of things that
+    count for it, where its file names them."""
 
     config: StageBConfig
     mission: str
     focus: str
     tickets: Tickets
+    items: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -71,6 +73,7 @@ class MissionRun:
             "sampler": [asdict(way) for way in candidates_of(config.sampler, config.seed, 1)],
             "prompts": prompts_hash(),
             "weights": asdict(config.judge.weights),
+            "items": list(self.items),
             "tickets": digest.hexdigest()[:16],
         }
 
@@ -180,15 +183,16 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
     missions = [name for name in places if not only or name in only]
     if not missions:
         raise UserError(Problem(", ".join(config.stage_a_paths), "there is no ticket in it", "run stage-a first"))
-    focuses = read_missions(config.missions_file)
-    if config.guidance.path is None and (missing := [name for name in missions if name not in focuses]):
-        what = f"there is no focus for {', '.join(missions if not focuses else missing)}"
-        raise ConfigError(Problem(config.missions_file, what, f"it has {', '.join(focuses)}"))
+    described = read_missions(config.missions_file)
+    if config.guidance.path is None and (missing := [name for name in missions if name not in described]):
+        what = f"there is no focus for {', '.join(missions if not described else missing)}"
+        raise ConfigError(Problem(config.missions_file, what, f"it has {', '.join(described)}"))
     if config.guidance.path is not None and len(missions) > 1:
         what = f"is one guidance, and there are {len(missions)} missions"
         raise ConfigError(Problem("guidance.path", what, "choose one with --mission"))
-    limit = config.runner.limit
-    return [MissionRun(config, name, focuses.get(name, ""), tickets.at(places[name][:limit])) for name in missions]
+    limit, unknown_mission = config.runner.limit, MissionEntry("")
+    runs = [(name, described.get(name, unknown_mission), tickets.at(places[name][:limit])) for name in missions]
+    return [MissionRun(config, name, entry.focus, own, entry.items) for name, entry, own in runs]
 
 
 def open_mission(path: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:

@@ -88,4 +88,4 @@ def _judge_of(row: Mapping[str, Any], judges: Mapping[str, Judge], run: MissionR
 def _judges(run: MissionRun) -> dict[str, Judge]:
     store = run.store
     kept = [store.snapshot(step) for step in store.steps()]
-    return {guidance.hash: judge_of(guidance, run.config.judge.weights) for guidance in kept}
+    return {guidance.hash: judge_of(guidance, run.config.judge.weights, run.items) for guidance in kept}

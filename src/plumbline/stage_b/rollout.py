@@ -81,9 +81,9 @@ class Items(Sequence[Asked]):
 class Rollouts:
     """The work of one guidance: question, row. reply_tokens: of the rows made so far."""
 
-    def __init__(self, guidance: Guidance, weights: JudgeWeights):
+    def __init__(self, guidance: Guidance, weights: JudgeWeights, items: Sequence[str] = ()):
         self.guidance_hash = guidance.hash
-        self.judge = judge_of(guidance, weights)
+        self.judge = judge_of(guidance, weights, items)
         self._system = prompt_of(guidance)
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
         self.reply_tokens = 0
@@ -120,9 +120,9 @@ class Rollouts:
         return found
 
 
-def judge_of(guidance: Guidance, weights: JudgeWeights) -> Judge:
-    """The judge under a guidance."""
-    return Judge(Criteria.of(guidance.focus, [rule.text for rule in guidance.rules]), weights)
+def judge_of(guidance: Guidance, weights: JudgeWeights, items: Sequence[str] = ()) -> Judge:
+    """The judge under a guidance. items: kinds of things that the mission asks about, where its file names them."""
+    return Judge(Criteria.of(guidance.focus, [rule.text for rule in guidance.rules], kinds=items), weights)
 
 
 def question(ticket: Ticket) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from plumbline.stage_b.summary_items import items_of, read_statistics
+
 MAX_SUMMARY = 2000
 """Characters of a summary that are read; Stage-A's one line of 2,048 tokens at most rarely has 300."""
 
@@ -56,6 +58,13 @@ _SQUEEZED = (
 )
 
 
+_RUNS_THROUGH = re.compile(
+    r"(?<=[一-鿿])(?<![核定断查证以应可请该单论接不均全已])通过(?=[一-鿿A-Za-z0-9]{0,7}?"
+    r"(?:管|槽|孔|架|柜|板|口|井|箱|环|扣|套|道|桥|夹|器))"
+)
+"""A thing, 通过, and within the same words what it runs through; 审核通过 and the like are none."""
+
+
 def clean_summary(text: str) -> tuple[str, tuple[str, ...]]:
     """(the text on one line, why it is suspicious, each reason once).
 
@@ -70,9 +79,16 @@ def clean_summary(text: str) -> tuple[str, tuple[str, ...]]:
     if visible != text:
         reasons.append(CONTROL)
     clean, removed = without_roles(visible)
-    squeezed = _squeeze(visible)
-    told = [reason for reason, pattern in _SQUEEZED if pattern.search(squeezed)]
+    # Brackets and quotes of a JSON summary are its form; what it says is looked at text by text.
+    texts = [visible] if read_statistics(visible) is None else [item.text for item in items_of(visible)]
+    squeezed = [_squeeze(_without_honest(text)) for text in texts]
+    told = [reason for reason, pattern in _SQUEEZED if any(pattern.search(text) for text in squeezed)]
     return clean, (*reasons, *removed, *told)
+
+
+def _without_honest(text: str) -> str:
+    """The text without 通过 where it tells how something runs, as in 光纤通过蛇形管."""
+    return _RUNS_THROUGH.sub("", text)
 
 
 def _is_visible(char: str) -> bool:

@@ -23,13 +23,17 @@ class Wording:
     """Words by what they tell; a domain adds its own.
 
     fault: something does not comply. cleared: phrases that hold such a word and tell that nothing is wrong. unsure: the
-    photo does not show it. absent: something is not there. filler: parts phrases, tells nothing.
+    photo does not show it. absent: something is not there. filler: parts phrases, tells nothing. seen: a focus asks for
+    no more than that a thing is there. complying: what a focus asks of a thing.
     """
 
     fault: tuple[str, ...] = _words(
         "不符合 不合 不整齐 不正确 不完整 不规范 未 缺失 缺少 没有 错误 无保护 松动 松脱 脱落 散乱 破损 生锈"
     )
-    cleared: tuple[str, ...] = _words("未发现异常 未见异常 未发现问题 没有问题 没有异常 没有缺失 无异常 无问题 无缺失")
+    cleared: tuple[str, ...] = _words(
+        "未发现异常 未见异常 未发现问题 没有问题 没有异常 没有缺失 无异常 无问题 无缺失 "
+        "品牌未显示完整 未显示完整 显示不完整 未完全显示"
+    )
     unsure: tuple[str, ...] = _words("无法识别 无法判断 无法确认 看不清 模糊 无关图片")
     absent: tuple[str, ...] = _words("缺失 缺少 没有 未安装 未见 未发现 看不到")
     filler: tuple[str, ...] = _words(
@@ -37,11 +41,31 @@ class Wording:
         "且 和 与 及 或 的 应 需 均 都 已 则 若"
     )
 
+    seen: tuple[str, ...] = _words("看到 看见 可见 拍到")
+    complying: tuple[str, ...] = _words(
+        "符合要求 符合规范 捆扎整齐 整齐 正确 合理 完好 牢固 有保护措施 能够识别 可以识别 要求安装 安装时 安装"
+    )
+
     def tells_fault(self, text: str) -> bool:
         """Whether a text says that something does not comply."""
         for phrase in self.cleared:
             text = text.replace(phrase, "")
         return holds(text, self.fault)
+
+    def kinds(self, focus: str) -> tuple[str, ...]:
+        """The things that a focus asks about: its phrases without what they must comply with.
+
+        What need only be seen, and what stands in brackets, is no such thing.
+        """
+        bare = re.sub(r"[（(][^（）()]*[）)]", "", focus)
+        phrases = (part for part in self.phrases(bare) if not holds(part, self.seen))
+        return tuple(dict.fromkeys(thing for thing in map(self._thing, phrases) if len(thing) >= 2))
+
+    def _thing(self, phrase: str) -> str:
+        """A phrase of a focus without what is asked of the thing: BBU安装螺丝符合要求 is about BBU安装螺丝."""
+        for word in self.complying:
+            phrase = phrase.removeprefix(word).removesuffix(word)
+        return phrase
 
     def phrases(self, text: str) -> tuple[str, ...]:
         """The phrases of a text that tell something, each once: two characters or more between marks and fillers."""

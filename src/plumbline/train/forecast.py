@@ -201,7 +201,7 @@ def longest_of(samples: EpochDataset, tokens: Sequence[int]) -> tuple[Long, ...]
 
 
 def _model_side(run: TrainRun) -> tuple[TokenCounter, PixelLimits]:
-    """What counts a sample's tokens. Raises ConfigError where the model's files are damaged: nothing was started yet."""
+    """What counts a sample's tokens. Raises ConfigError where the model's files are damaged."""
     model = str(run.upstream["model"])
     try:
         return TokenCounter(model), PixelLimits.of_folder(model, run.upstream.get("max_pixels"))
