@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,5 +190,20 @@ def train(write_run: Callable[..., Path]) -> Callable[..., FinishedRun]:
         finished = FinishedRun(outcome.folder, outcome.exit_code)
         assert all(math.isfinite(value) for value in finished.series("loss"))
         return finished
+
+    return run
+
+
+@pytest.fixture
+def plumbline(monkeypatch, capsys):
+    """Runs the command line in this process: `plumbline("data", "check", ...)` -> (exit code, output, errors)."""
+    from plumbline import cli
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["plumbline", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return (ended.value.code, *capsys.readouterr())
 
     return run

@@ -506,6 +506,24 @@ def stage_b_edit(
     return verbs.edit(config, mission, change, as_json=as_json)
 
 
+@stage_b_app.command(name="import-guidance")
+def stage_b_import_guidance(
+    source: Path,
+    *,
+    output: Annotated[Path, Parameter(help="Folder for a guidance file per mission; name one in `guidance.path`.")],
+    mission: OneMission = None,
+    missions_file: Annotated[Path | None, Parameter(help="Where each mission's focus stands.")] = None,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace files that are there.")] = False,
+) -> int:
+    """Make guidance files of today from one of an earlier version ({mission: {experiences: {G0: text}}}).
+
+    Example: `plumbline stage-b import-guidance old/guidance.json --output guidance/`
+    """
+    from plumbline.stage_b import verbs
+
+    return verbs.import_guidance(source, output, mission, missions_file, overwrite=overwrite)
+
+
 @stage_b_app.command(name="effects")
 def stage_b_effects(config: RunOrConfig, *, mission: OneMission = None, as_json: AsJson = False) -> int:
     """Measure what each rule does: the propose tickets are judged with all rules and with all but one.
@@ -589,7 +607,9 @@ def review(
     config: RunOrConfig,
     *,
     mission: OneMission = None,
-    image_root: Annotated[Path | None, Parameter(help="Folder that stage-a read.")] = None,
+    image_root: Annotated[
+        Path | None, Parameter(help="Folder that stage-a read; without it no photo is shown.")
+    ] = None,
     captions: Annotated[Path | None, Parameter(help="JSONL of `plumbline infer`: its objects are drawn.")] = None,
     port: Annotated[int, Parameter(help="On 127.0.0.1; 0 for any that is free.")] = 0,
 ) -> int:

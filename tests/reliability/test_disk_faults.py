@@ -6,13 +6,11 @@ A limit on the size of a file stands for the full disk: the system refuses the s
 import json
 import resource
 import shutil
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from plumbline import cli
 from plumbline.errors import OutputError, disk_error, writing
 from plumbline.report.run import write_run_report
 
@@ -26,20 +24,6 @@ def room_for(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.fixture
-def plumbline(monkeypatch, capsys):
-    """Runs the command line in this process: `plumbline("data", "check", ...)` -> (exit code, standard error)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["plumbline", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, capsys.readouterr().err
-
-    return run
 
 
 @pytest.fixture
@@ -80,32 +64,32 @@ def test_a_read_only_place_is_named():
 def test_convert_on_a_full_disk(plumbline, tmp_path):
     source, target = labelme(tmp_path / "labels"), tmp_path / "out.jsonl"
     with room_for(2_000):
-        code, error = plumbline("data", "convert", source, "--from", "labelme", "--output", target)
+        code, _, error = plumbline("data", "convert", source, "--from", "labelme", "--output", target)
     assert code == 1 and f"{target}: cannot be written" in error and "make room" in error
     assert not target.exists() and not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_convert_to_where_nothing_can_be_made(plumbline, tmp_path, sealed):
-    code, error = plumbline("data", "convert", labelme(tmp_path / "labels"), "--from", "labelme", "--output", sealed)
+    code, _, error = plumbline("data", "convert", labelme(tmp_path / "labels"), "--from", "labelme", "--output", sealed)
     assert code == 2 and f"{sealed.parent}: no such folder" in error, "refused before anything was read"
 
 
 def test_the_page_of_a_check_on_a_full_disk(plumbline, records, tmp_path):
     page = tmp_path / "findings.html"
     with room_for(500):
-        code, error = plumbline("data", "check", records[0], "--html", page)
+        code, _, error = plumbline("data", "check", records[0], "--html", page)
     assert code == 1 and f"{page}: cannot be written" in error
     assert not list(tmp_path.iterdir())
 
 
 def test_the_page_of_a_check_where_nothing_can_be_made(plumbline, records, sealed):
-    code, error = plumbline("data", "check", records[0], "--html", sealed / "findings.html")
+    code, _, error = plumbline("data", "check", records[0], "--html", sealed / "findings.html")
     assert code == 1 and str(sealed) in error
 
 
 def test_demo_on_a_full_disk(plumbline, tmp_path):
     with room_for(100_000):
-        code, error = plumbline("demo", "--prepare-only", "--output", tmp_path / "demo")
+        code, _, error = plumbline("demo", "--prepare-only", "--output", tmp_path / "demo")
     assert code == 1 and "make room" in error and "Traceback" not in error
 
 
@@ -115,13 +99,13 @@ def test_train_merge_and_report_on_a_full_disk(plumbline, write_run, tmp_path):
     config = write_run(training={"max_steps": 2, "save_steps": 1})
     folder = tmp_path / "run"
     with room_for(30_000):
-        code, error = plumbline("train", config)
+        code, _, error = plumbline("train", config)
     assert code == 1 and "checkpoint-1: cannot be written" in error and "Traceback" not in error
     assert not folder.exists(), "a run that has not saved anything leaves nothing"
     assert plumbline("train", config)[0] == 0
     merged = tmp_path / "merged"
     with room_for(1_000_000):
-        code, error = plumbline("merge", "--adapter", folder, "--output", merged)
+        code, _, error = plumbline("merge", "--adapter", folder, "--output", merged)
     assert code == 1 and f"{merged}: cannot be written" in error
     assert not merged.exists() and not list(tmp_path.glob(".merged*"))
     (folder / "report.html").unlink()
@@ -132,7 +116,7 @@ def test_train_merge_and_report_on_a_full_disk(plumbline, write_run, tmp_path):
 
 @pytest.mark.slow
 def test_train_where_nothing_can_be_made(plumbline, write_run, sealed):
-    code, error = plumbline("train", write_run(training={"output_dir": str(sealed)}))
+    code, _, error = plumbline("train", write_run(training={"output_dir": str(sealed)}))
     assert code in (1, 2) and str(sealed) in error and "Traceback" not in error
 
 
@@ -156,6 +140,6 @@ def test_whatever_a_library_raises_while_a_model_loads_is_one_message(
     else:  # what only the upstream reads
         (broken / "tokenizer_config.json").write_text("{")
         said = f"{broken}: cannot be loaded"
-    code, error = plumbline("train", write_run(model={"model": str(broken)}))
+    code, _, error = plumbline("train", write_run(model={"model": str(broken)}))
     assert code == 2 and said in error and "download the checkpoint again" in error and "Traceback" not in error
     assert not (tmp_path / "run").exists()

@@ -22,7 +22,7 @@ from plumbline.stage_b.simulation import (
 from plumbline.stage_b.splits import Fractions, HashedTicket, check_splits, split_tickets
 from plumbline.stage_b.suspects import Voted, find_suspects
 from plumbline.stage_b.tickets import read_tickets
-from plumbline.stage_b.verdict import FAIL, PASS, read_verdict
+from plumbline.stage_b.verdict import PASS, read_verdict
 
 # ----------------------------------------------------------------------------------------------------- case 14: replies
 GOOD = "通过\n理由: 挡风板方向正确，螺丝符合要求"
@@ -97,7 +97,7 @@ def test_no_mutated_reply_is_a_pass():
         assert read_verdict(text).problems
     for policy in POLICIES:
         alone = selected(MUTATED, policy)
-        assert (alone.verdict, alone.selected_candidate, alone.confidence) == (FAIL, None, 0)
+        assert (alone.verdict, alone.selected_candidate, alone.confidence) == (None, None, 0)
         assert alone.summary_confidence == NEEDS_REVIEW
         assert selected([GOOD, *MUTATED[:3]], policy).confidence == pytest.approx(0.25)
 

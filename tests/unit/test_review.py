@@ -130,6 +130,18 @@ def test_a_ticket_shows_everything(run: MissionRun, client: TestClient) -> None:
     assert "only a pass can stand by itself" in page
 
 
+def test_without_photos_the_summaries_are_reviewed(run: MissionRun) -> None:
+    captions = folder_of(run) / "captions.jsonl"
+    app = review_app(run, image_root=None, captions=captions, reviewer="li")
+    client = TestClient(app, base_url=BASE, follow_redirects=False)
+    page = client.get("/ticket/1").text
+    assert all(text in page for text in run.tickets[0].summaries.values())
+    assert "/photo/" not in page and page.count('<figure id="photo-') == 3 and "2 objects" in page
+    assert 'class="photos texts' in page
+    assert "no folder of photos was named" in client.get("/photo/1/1/page").text
+    assert decide(client, 1, "pass").status_code == 303
+
+
 def test_what_is_not_there_is_not_found(client: TestClient) -> None:
     for path in (
         "/ticket/0",

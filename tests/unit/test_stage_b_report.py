@@ -106,8 +106,6 @@ def test_what_cannot_be_reported_or_reviewed_is_said(config: Path, tmp_path: Pat
         report(config, MISSIONS[1], None)
     with pytest.raises(ConfigError, match="there are 2 missions"):
         review(config, None, tmp_path, None, 0)
-    with pytest.raises(ConfigError, match="where do the photos lie"):
-        review(config, MISSIONS[0], None, None, 0)
     with pytest.raises(ConfigError, match="is no folder"):
         review(config, MISSIONS[0], tmp_path / "none", None, 0)
 

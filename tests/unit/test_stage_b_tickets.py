@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumbline.errors import DamagedFileError, DataError
+from plumbline.errors import DataError
 from plumbline.stage_a.summaries import ticket_row
 from plumbline.stage_a.tickets import Ticket as Folder
 from plumbline.stage_b.simulation import simulate_tickets
@@ -77,7 +77,7 @@ def test_summaries_come_in_the_order_of_the_images_and_flags_name_theirs(tmp_pat
 )
 def test_a_row_that_is_no_ticket_is_told_with_its_line(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     path = write(tmp_path / "a.jsonl", row(), row(**{"group_id": "QC-2", **changes}))
-    with pytest.raises(DamagedFileError) as error:
+    with pytest.raises(DataError) as error:
         read_tickets([path])
     assert error.value.problems[0].where == f"{path}:2"
     assert told in str(error.value)
@@ -87,7 +87,7 @@ def test_a_row_that_is_no_ticket_is_told_with_its_line(tmp_path: Path, changes: 
 def test_a_line_that_is_no_object_is_told(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(line + b"\n")
-    with pytest.raises(DamagedFileError, match=r"a\.jsonl:1"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1"):
         read_tickets([path])
 
 
@@ -95,13 +95,13 @@ def test_the_same_ticket_twice_is_refused_with_both_places(tmp_path: Path) -> No
     first = write(tmp_path / "a.jsonl", row(), row(label="fail"))
     second = write(tmp_path / "b.jsonl", row())
     assert [ticket.label for ticket in read_tickets([first])] == ["pass", "fail"], "one id under both labels"
-    with pytest.raises(DamagedFileError, match=r"b\.jsonl:1: .* at .*a\.jsonl:1"):
+    with pytest.raises(DataError, match=r"b\.jsonl:1: .* at .*a\.jsonl:1"):
         read_tickets([first, second])
 
 
 def test_many_problems_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *[row(label="?", group_id=f"QC-{number}") for number in range(MOST_TOLD + 5)])
-    with pytest.raises(DamagedFileError) as error:
+    with pytest.raises(DataError) as error:
         read_tickets([path])
     assert len(error.value.problems) == MOST_TOLD + 1
     assert "5 more" in error.value.problems[-1].what
@@ -126,7 +126,7 @@ def test_whatever_a_row_holds_it_is_a_ticket_or_told(tmp_path_factory: pytest.Te
     path.write_text(json.dumps(value) + "\n", encoding="utf-8")
     try:
         (ticket,) = read_tickets([path])
-    except DamagedFileError as error:
+    except DataError as error:
         assert all(problem.where.startswith(f"{path}:1") for problem in error.problems)
     else:
         assert set(ticket.summaries) | set(ticket.failed) == {f"image_{n + 1}" for n in range(len(ticket.images))}

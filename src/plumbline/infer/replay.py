@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbline.errors import DataError, Problem
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.rows import read_rows
+from plumbline.infer.rows import read_recorded
 
 UNKNOWN = "replay"
 """Error of a request that nothing was recorded for."""
@@ -23,7 +24,7 @@ class ReplayEngine:
     @classmethod
     def of_rows(cls, path: Path) -> ReplayEngine:
         """From a file of rows with `key` and `text`, such as captions; rows that are errors are left out."""
-        rows = (row for row in read_rows(path) if not row["status"].startswith("error:"))
+        rows = (row for row in read_recorded(path) if not row["status"].startswith("error:"))
         return cls({row["key"]: _text(row, path) for row in rows}, f"replay of {path.name}")
 
     @property
@@ -43,9 +44,7 @@ class ReplayEngine:
 
 
 def _text(row: Mapping[str, Any], path: Path) -> str:
-    from plumbline.errors import DamagedFileError, Problem
-
     text = row.get("text")
     if not isinstance(text, str):
-        raise DamagedFileError(Problem(str(path), f"the row {row['key']!r} has no text"))
+        raise DataError(Problem(str(path), f"the row {row['key']!r} has no text"))
     return text

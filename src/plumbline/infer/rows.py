@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
 
 from plumbline.data.read import write_lines
-from plumbline.errors import DamagedFileError, OutputError, Problem
+from plumbline.errors import DamagedFileError, DataError, OutputError, Problem
 
 TORN_SUFFIX = ".torn"
 Found = TypeVar("Found")
@@ -102,14 +103,27 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     return _read(path, _row)
 
 
+def read_recorded(path: Path) -> Iterator[dict[str, Any]]:
+    """As `read_rows`, from a file that others may have written: a row without a status is `ok`.
+
+    Raises DataError for a line that is not a row, and for a file that is not there.
+    """
+    if not path.is_file():
+        raise DataError(Problem(str(path), "no such file", "name a JSONL with `key` and `text`"))
+    try:
+        yield from _read(path, lambda line: _row(line, {"status": "ok"}))
+    except DamagedFileError as error:
+        raise DataError(error.problems) from error
+
+
 def _head(line: bytes) -> tuple[str, str]:
     head = _HEADS.decode(line)
     line.decode()  # texts that are passed over are not looked at
     return head.key, head.status
 
 
-def _row(line: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = json.loads(line)
+def _row(line: bytes, missing: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    row: dict[str, Any] = {**missing, **json.loads(line)}
     if not isinstance(row.get("key"), str) or not isinstance(row.get("status"), str):
         raise ValueError("it has no key or no status")
     return row
@@ -122,7 +136,7 @@ def _read(path: Path, decode: Callable[[bytes], Found]) -> Iterator[Found]:
                 return
             try:
                 found = decode(line)
-            except (msgspec.MsgspecError, ValueError, AttributeError, RecursionError) as error:
+            except (msgspec.MsgspecError, ValueError, AttributeError, TypeError, RecursionError) as error:
                 what = f"is not a row: {error}"
                 raise DamagedFileError(Problem(f"{path}:{number}", what, "mend the line, or start anew")) from error
             yield found

@@ -144,6 +144,8 @@ def tell(report: RunReport, things: str, as_json: bool) -> None:
     if report.errors > SHOWN:
         quarantine = report.output.name + QUARANTINE_SUFFIX
         print(f"failed: {report.errors} in all, see {quarantine}", file=sys.stderr)
+    if report.unreadable:
+        print(f"failed: none of the replies could be read: {printable(report.unreadable)}", file=sys.stderr)
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False))
     else:

@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,7 +30,7 @@ from plumbline.infer.engine import Engine, Reply, Request, request_id
 from plumbline.infer.rows import RowFile, Statuses, drop_rows, read_heads, read_rows, set_torn_line_aside
 from plumbline.model.checkpoints import read_json_object, write_atomically
 
-ERROR = "error:"
+OK, INVALID, ERROR = "ok", "invalid", "error:"
 IDENTITY_SUFFIX = ".run.json"
 LOCK_SUFFIX = ".lock"
 QUARANTINE_SUFFIX = ".quarantine.jsonl"
@@ -94,7 +94,11 @@ class RunOptions:
 
 @dataclass
 class RunReport:
-    """What a run did. statuses: of every row of the output, earlier runs included; written: rows of this run."""
+    """What a run did. statuses: of every row of the output, earlier runs included; written: rows of this run.
+
+    unreadable: the most common reason, where there are replies and none of them could be read. needs_all: a reply that
+    cannot be read is a finding.
+    """
 
     items: int
     output: Path
@@ -107,6 +111,8 @@ class RunReport:
     over_budget: bool = False
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unreadable: str = ""
+    needs_all: bool = False
 
     @property
     def errors(self) -> int:
@@ -119,7 +125,8 @@ class RunReport:
             return EXIT_INTERRUPTED
         if self.over_budget:
             return EXIT_BUDGET
-        return EXIT_FINDINGS if self.errors else EXIT_OK
+        is_lacking = self.errors or self.unreadable or (self.needs_all and self.statuses[INVALID])
+        return EXIT_FINDINGS if is_lacking else EXIT_OK
 
     def as_dict(self) -> dict[str, Any]:
         content = asdict(self) | {"output": str(self.output), "statuses": dict(self.statuses), "errors": self.errors}
@@ -184,8 +191,23 @@ def run_work(
             _write_rows(answered, rows, options, report, on_row, progress)
         report.over_budget |= options.most is not None and options.most < waiting and not report.interrupted
         _write_quarantine(path, report)
+    if report.statuses[INVALID] and not report.statuses[OK]:
+        report.unreadable = _why_unreadable(path, {item.key for item in mine})
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _why_unreadable(path: Path, keys: Set[str]) -> str:
+    """What most of the replies that cannot be read have wrong with them."""
+    invalid = (row for row in read_rows(path) if row["status"] == INVALID and row["key"] in keys)
+    (why, count), *_ = Counter(map(_first_problem, invalid)).most_common(1)
+    return f"{why} ({count} times)"
+
+
+def _first_problem(row: Mapping[str, Any]) -> str:
+    result = row.get("result")
+    problems = row.get("problems") or ([result["reason"]] if isinstance(result, Mapping) else [])
+    return str(problems[0]) if problems else "no reason is known"
 
 
 def _write_rows(

@@ -126,6 +126,8 @@ def _figures(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     names = ("fixed", "broken", "new_false_passes", "cured_false_passes", "tickets", "fails")
     found = [(name.replace("_", " "), str(counts[name])) for name in names]
+    if counts.get("without_verdict"):  # older rows have no such count
+        found.append(("without a verdict", str(counts["without_verdict"])))
     found.append(("p-value", f"{row['p_value']:.3g} against {row['alpha']:.3g}"))
     found.append(("veto p-value", f"{row['veto_p_value']:.3g}"))
     if row["tickets_needed"] is not None:

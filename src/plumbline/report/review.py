@@ -51,8 +51,10 @@ _STATIC = {"review.js": "text/javascript", "review.css": "text/css"}
 _Next = Callable[[Request], Awaitable[Response]]
 
 
-def review_app(run: MissionRun, *, image_root: Path, captions: Path | None, reviewer: str) -> FastAPI:
-    """The page of one run. image_root: no photo outside it is shown. captions: JSONL of `plumbline infer` with objects.
+def review_app(run: MissionRun, *, image_root: Path | None, captions: Path | None, reviewer: str) -> FastAPI:
+    """The page of one run. image_root: no photo outside it is shown, and none without it.
+
+    captions: JSONL of `plumbline infer` with objects.
 
     reviewer: who decides. Raises UserError for a run without verdicts and for captions that are not there.
     """
@@ -200,7 +202,7 @@ def _decide(desk: Desk, reviewer: str, form: Mapping[str, str]) -> Response:
 def _decision(form: Mapping[str, str], ticket: Ticket, found: Found, reviewer: str) -> Decision:
     """What a form says, with the verdict that it is about."""
     row = found.selections.get(ticket.key)
-    seen = ("", "") if row is None else (row["guidance_hash"], row["result"]["verdict"])
+    seen = ("", "") if row is None else (row["guidance_hash"], row["result"]["verdict"] or "")
     note = form.get("note", "").replace("\r\n", "\n").strip()
     kind, label = form.get("decision", ""), form.get("label", "")
     return Decision(ticket.key, kind, label, note, reviewer, guidance_hash=seen[0], verdict=seen[1])
@@ -210,7 +212,7 @@ def _decision(form: Mapping[str, str], ticket: Ticket, found: Found, reviewer: s
 def serve_review(
     run: MissionRun,
     *,
-    image_root: Path,
+    image_root: Path | None,
     captions: Path | None,
     reviewer: str,
     port: int = 0,

@@ -180,7 +180,9 @@ def reasons_for_review(row: Mapping[str, Any], certificate: Certificate | None, 
     reasons = list(result["doubts"])
     if result["summary_confidence"] != OK and not reasons:
         reasons.append("the verdict needs a review")
-    if result["verdict"] != PASS:
+    if result["verdict"] is None:
+        reasons.append("there is no verdict: a person must decide")
+    elif result["verdict"] != PASS:
         reasons.append(f"the verdict is {result['verdict']}: only a pass can stand by itself")
     elif certificate is None:
         reasons.append(why_none)

@@ -15,7 +15,7 @@ from plumbline.data.contract import build_record, find_breaches
 from plumbline.data.findings import Findings
 from plumbline.data.images import ImagePolicy, image_size, load_image
 from plumbline.data.record import DataObject
-from plumbline.errors import DataError
+from plumbline.errors import DataError, Problem
 from plumbline.report.overlay import draw_objects
 from plumbline.report.review_desk import RowIndex
 
@@ -36,23 +36,28 @@ class Seen:
 
 
 class Photos:
-    """The photos below `root`. captions: rows with `objects` by the name of their picture."""
+    """The photos below `root`; without it none is shown. captions: rows with `objects` by the name of their picture."""
 
-    def __init__(self, root: Path, captions: RowIndex | None = None):
-        self.root = root.resolve()
+    def __init__(self, root: Path | None, captions: RowIndex | None = None):
+        self.root = None if root is None else root.resolve()
         self._policy = ImagePolicy(roots=(str(self.root),), extra_root=None)
         self._captions = captions
         self._encoded = lru_cache(KEPT)(self._encode)
 
     def jpeg(self, image: str, size: str, drawn: bool) -> bytes:
         """The photo, no larger than SIDES[size]; drawn: with its objects. DataError for one that cannot be shown."""
-        path = self._policy.resolve(image, self.root)
+        path = self._resolved(image)
         changed = path.stat().st_mtime_ns
         return self._encoded(path, changed, SIDES[size], self.seen(image).objects if drawn else ())
 
     def small(self, image: str) -> Image.Image:
         """The photo as a thumbnail; raises as `jpeg` does."""
-        return self._reduced(self._policy.resolve(image, self.root), SIDES["thumb"], ())
+        return self._reduced(self._resolved(image), SIDES["thumb"], ())
+
+    def _resolved(self, image: str) -> Path:
+        if self.root is None:
+            raise DataError(Problem(image, "is not shown: no folder of photos was named", "give --image-root"))
+        return self._policy.resolve(image, self.root)
 
     def seen(self, image: str) -> Seen:
         """The objects of a photo's caption; one that contradicts itself is not drawn, and said so."""
@@ -61,7 +66,7 @@ class Photos:
             return Seen()
         found, told = _objects_of(rows[-1]), (rows[-1].get("width"), rows[-1].get("height"))
         try:
-            real = image_size(self._policy.resolve(image, self.root))
+            real = image_size(self._resolved(image))
         except DataError:  # the photo itself says so
             return found
         if found.objects and told != real:
@@ -71,7 +76,9 @@ class Photos:
     def _name(self, image: str) -> str:
         """As captions name it: from the folder that both began at."""
         path = Path(image)
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else image
+        if self.root is None or not path.is_relative_to(self.root):
+            return image
+        return path.relative_to(self.root).as_posix()
 
     def _encode(self, path: Path, changed: int, side: int, objects: tuple[DataObject, ...]) -> bytes:
         stream = io.BytesIO()

@@ -84,6 +84,7 @@ def overview(desk: Desk, start: int) -> dict[str, Any]:
         "decided": decided,
         "first_open": next(open_ones, 0),
         "automatic": found.automatic,
+        "no_verdict": sum(entry.row["result"]["verdict"] is None for entry in found.queue),
         "unjudged": found.unjudged,
         "certificate": found.certificate,
         "why_uncertified": found.why_uncertified,

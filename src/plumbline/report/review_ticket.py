@@ -20,7 +20,10 @@ RAW_SHOWN = 1000
 
 @dataclass(frozen=True)
 class Photo:
-    """objects: descriptions in the order of their numbers; note: why none is drawn. failed: why there is no summary."""
+    """objects: descriptions in the order of their numbers; note: why none is drawn. failed: why there is no summary.
+
+    is_shown: there is a folder that it may lie in.
+    """
 
     number: int
     name: str
@@ -29,6 +32,7 @@ class Photo:
     flags: tuple[str, ...]
     objects: tuple[str, ...]
     note: str
+    is_shown: bool
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class RuleView:
 
 @dataclass(frozen=True)
 class TicketView:
-    """label: empty where it must stay unseen. guidance_kept: whether the rules of this verdict are still on record."""
+    """label: empty where it must stay unseen. verdict: None where no reply could be read. guidance_kept: whether the
+    rules of this verdict are still on record."""
 
     number: int
     group_id: str
@@ -64,7 +69,7 @@ class TicketView:
     split: str
     is_sealed: bool
     epoch: int
-    verdict: str
+    verdict: str | None
     votes: Mapping[str, int]
     confidence: float
     why: tuple[str, ...]
@@ -120,7 +125,7 @@ def view_photos(ticket: Ticket, photos: Photos) -> list[Photo]:
         name = visible(PurePosixPath(image.replace("\\", "/")).name or image)
         summary, failed = visible(ticket.summaries.get(key, "")), visible(ticket.failed.get(key, ""))
         objects = tuple(visible(item.desc) for item in seen.objects)
-        found.append(Photo(number, name, summary, failed, flags, objects, visible(seen.note)))
+        found.append(Photo(number, name, summary, failed, flags, objects, visible(seen.note), photos.root is not None))
     return found
 
 

@@ -34,7 +34,10 @@ def write_stage_b_report(run: MissionRun, path: Path, *, image_root: Path | None
     lines = [_line(entry, decisions, photos if n < MOST_WITH_PHOTOS else None) for n, entry in enumerate(shown)]
     suspects = suspect_lines(desk)
     told = overview(desk, 1)
-    context = {name: told[name] for name in ("decided", "automatic", "unjudged", "certificate", "why_uncertified")}
+    context = {
+        name: told[name]
+        for name in ("decided", "automatic", "no_verdict", "unjudged", "certificate", "why_uncertified")
+    }
     context |= {"mission": run.mission, "run": run.config.output.run, "tickets": len(run.tickets)}
     context |= {"splits": told["splits"], "test_uses": run.read_state().get("test_uses", 0)}
     context |= {"queue_count": len(found.queue), "lines": lines, "history": read_history(run)}

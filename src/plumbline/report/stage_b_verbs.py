@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 from pathlib import Path
 
 from plumbline.errors import EXIT_OK, ConfigError, Problem
@@ -16,13 +17,14 @@ def review(config: Path, mission: str | None, image_root: Path | None, captions:
 
     config: a configuration, or the folder of a run.
     image_root: folder that the tickets' image names start at; `splits.image_root` of the configuration without it.
+    Without both the page shows the summaries alone.
     """
     from plumbline.report.review import serve_review
 
     run, _ = open_mission(config, mission)
     root = _image_root(run, image_root)
     if root is None:
-        raise ConfigError(Problem("--image-root", "is needed: where do the photos lie?", "or set splits.image_root"))
+        print("note: no photos are shown: give their folder with --image-root", file=sys.stderr)
     try:
         serve_review(run, image_root=root, captions=captions, reviewer=_user(), port=port)
     except KeyboardInterrupt:

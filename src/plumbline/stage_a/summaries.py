@@ -12,11 +12,11 @@ from typing import Any
 from plumbline.data.images import load_image
 from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, Problem, UserError
-from plumbline.infer.captions import INVALID, OK, read_end, read_summary
+from plumbline.infer.captions import read_end, read_summary
 from plumbline.infer.engine import Engine, Reply, Request
 from plumbline.infer.plan import answering, choose_mode, find_card, find_weights, run_options
 from plumbline.infer.rows import read_heads, read_rows
-from plumbline.infer.work import ERROR, Runner, RunOptions, RunReport, check_identity, check_ours, run_work
+from plumbline.infer.work import ERROR, INVALID, OK, Runner, RunOptions, RunReport, check_identity, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.tickets import Input, Photo, Ticket, of_mission, read_input, sample_tickets
@@ -188,27 +188,30 @@ def run_summaries(
     """Summarise the pictures of the plan and gather what is there; a shard gathers nothing."""
     work, options = Summaries(plan), plan.run_options
     report = run_work(plan.found.photos, work, engine, options, plan.identity, progress=progress, runner=runner)
+    report.needs_all = True
     if plan.settings.shard is None:
         gather(plan)
     return report
 
 
 def gather(plan: Plan) -> None:
-    """Write the file of the plan from the rows: tickets of which every picture has a row, or all summaries."""
+    """Write the file of the plan from the rows: tickets of which every picture has a row, or a line per picture."""
     path = plan.run_options.rows_path
     rows = {row["key"]: row for row in read_rows(path)} if path.exists() else {}
     lines: Iterable[Mapping[str, Any]]
     if plan.found.tickets:
         lines = _whole(plan.found.tickets, rows)
     else:
-        lines = (_flat(rows[photo.key]) for photo in plan.found.photos if rows.get(photo.key, {}).get("status") == OK)
+        lines = (_flat(rows[photo.key]) for photo in plan.found.photos if photo.key in rows)
     write_lines(plan.gathered, (json.dumps(line, ensure_ascii=False) for line in lines))
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, str]:
-    """The row of a picture outside of tickets; those without a summary are among the rows and in the quarantine."""
-    path = PurePosixPath(row["key"])
-    return {"image_id": path.with_suffix("").as_posix(), "summary": row["summary"]}
+    """The line of a picture outside of tickets; `failed` says why one has no summary."""
+    name = PurePosixPath(row["key"]).with_suffix("").as_posix()
+    if row["status"] == OK:
+        return {"image_id": name, "summary": row["summary"]}
+    return {"image_id": name, "summary": "", "failed": "; ".join(row["problems"])}
 
 
 def _whole(tickets: Iterable[Ticket], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

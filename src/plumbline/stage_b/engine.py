@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from plumbline.errors import DamagedFileError, Problem, UserError
+from plumbline.errors import DataError, Problem, UserError
 from plumbline.infer.engine import Engine
 from plumbline.infer.plan import find_weights
 from plumbline.infer.replay import ReplayEngine
-from plumbline.infer.rows import read_rows
+from plumbline.infer.rows import read_recorded
 from plumbline.infer.work import ERROR
 from plumbline.model.checkpoints import weights_stamp
 from plumbline.stage_b.config import EngineConfig
@@ -40,14 +40,14 @@ def open_verdict_engine(config: EngineConfig) -> Engine:
 
 def recorded_replies(path: Path) -> dict[str, str]:
     """key -> text of recorded replies: rows with `text`, or trajectories."""
-    return {row["key"]: _text(row, path) for row in read_rows(path) if not row["status"].startswith(ERROR)}
+    return {row["key"]: _text(row, path) for row in read_recorded(path) if not row["status"].startswith(ERROR)}
 
 
 def _text(row: dict[str, Any], path: Path) -> str:
     result = row.get("result")
     text = result.get("text") if isinstance(result, dict) else row.get("text")
     if not isinstance(text, str):
-        raise DamagedFileError(Problem(str(path), f"the row {row['key']!r} has no text"))
+        raise DataError(Problem(str(path), f"the row {row['key']!r} has no text"))
     return text
 
 

@@ -13,6 +13,7 @@ Safe: a wrong pass is worse than a wrong fail, so an edit must also show that it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -69,12 +70,17 @@ class AlphaBudget:
         return replace(self, used=self.used + 1)
 
 
+Known = Sequence[bool | None] | np.ndarray
+"""A flag per ticket, None where it is not known."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """What an edit changed on the gate tickets.
 
-    fixed: wrong before, right now; broken: the reverse. fails: tickets that are truly fails; new_false_passes and
-    cured_false_passes: those among them that are broken and fixed.
+    fixed: right now and not before; broken: the reverse. fails: tickets that are truly fails; new_false_passes and
+    cured_false_passes: those among them that pass now and did not before, and the reverse. without_verdict: tickets
+    that have none now; they are neither right nor a false pass.
     """
 
     tickets: int
@@ -83,16 +89,24 @@ class Counts:
     broken: int
     new_false_passes: int
     cured_false_passes: int
+    without_verdict: int = 0
 
     @classmethod
-    def of(cls, is_fail: ArrayLike, was_right: ArrayLike, is_right: ArrayLike) -> Counts:
-        """From three flags per ticket; of a true fail, being wrong is a false pass."""
-        fail, before, now = (np.asarray(flags, dtype=bool) for flags in (is_fail, was_right, is_right))
+    def of(cls, is_fail: ArrayLike, was_right: Known, is_right: Known) -> Counts:
+        """From three values per ticket; of a true fail, being wrong is a false pass. was_right, is_right: None where
+        there is no verdict."""
+        fail, before, now = np.asarray(is_fail, dtype=bool), *map(_three_valued, (was_right, is_right))
         if not fail.shape == before.shape == now.shape:
             raise ValueError("every ticket needs its truth, its old verdict and its new one")
-        fixed, broken = ~before & now, before & ~now
-        sums = (fail, fixed, broken, broken & fail, fixed & fail)
+        fixed, broken = (before != 1) & (now == 1), (before == 1) & (now != 1)
+        new, cured = (before != 0) & (now == 0), (before == 0) & (now != 0)
+        sums = (fail, fixed, broken, new & fail, cured & fail, now == -1)
         return cls(fail.size, *(int(flags.sum()) for flags in sums))
+
+
+def _three_valued(flags: Known) -> np.ndarray:
+    """1 right, 0 wrong, -1 no verdict."""
+    return np.array([-1 if flag is None else int(flag) for flag in np.asarray(flags, dtype=object)], dtype=int)
 
 
 @dataclass(frozen=True)

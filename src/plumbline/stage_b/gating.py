@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from plumbline.errors import EXIT_OK, UserError
+from plumbline.errors import UserError
 from plumbline.infer.engine import Engine
 from plumbline.infer.rows import read_rows
 from plumbline.infer.work import Answered, RunReport, run_work
@@ -110,7 +110,7 @@ def try_edit(
             run.store.write(after)
         return Tried(earlier)
     alpha = _next_alpha(run)
-    right: list[dict[str, bool]] = []
+    right: list[dict[str, bool | None]] = []
     for guidance in (current, after) if tickets and alpha else ():
         judged = judge_split(run, GATE, guidance, engine, budget, tried, progress)
         if judged is None:
@@ -125,7 +125,7 @@ def try_edit(
     return tried
 
 
-def _counts(tickets: Tickets, right: list[dict[str, bool]]) -> Counts:
+def _counts(tickets: Tickets, right: list[dict[str, bool | None]]) -> Counts:
     """What changed from the first guidance to the second; no change where nothing was judged."""
     if not right:
         return Counts(len(tickets), 0, 0, 0, 0, 0)
@@ -181,8 +181,10 @@ def judge_split(
     budget: Budget,
     tried: Tried,
     progress: Callable[[int], None],
-) -> dict[str, bool] | None:
-    """Ticket of a split -> whether its verdict under a guidance is that of its label; None where one is missing.
+) -> dict[str, bool | None] | None:
+    """Ticket of a split -> whether its verdict under a guidance is that of its label, None where it has none.
+
+    None instead of the dictionary where a row is missing.
 
     The rollouts of a guidance are kept under its hash, so that it is asked once. What was asked is added to `tried`.
     """
@@ -196,15 +198,12 @@ def judge_split(
     )
     budget.spend(report.written - report.cached)
     tried.reports.append(report)
-    if report.exit_code != EXIT_OK:  # a verdict that is missing must not decide
+    if report.errors or report.interrupted or report.over_budget:  # a verdict that is missing must not decide
         return None
-    label_of = {f"{head.key}/e0": VERDICT_OF_LABEL[head.label] for head in tickets.heads()}
+    right = {f"{head.key}/e0": VERDICT_OF_LABEL[head.label] for head in tickets.heads()}
     rows = selections(read_rows(output), config) if items else ()
-    return {
-        row["key"].removesuffix("/e0"): row["result"]["verdict"] == label_of[row["key"]]
-        for row in rows
-        if row["key"] in label_of
-    }
+    said = {row["key"]: row["result"]["verdict"] for row in rows if row["key"] in right}
+    return {key.removesuffix("/e0"): None if each is None else each == right[key] for key, each in said.items()}
 
 
 def fits(run: MissionRun, edit: Edit) -> str:

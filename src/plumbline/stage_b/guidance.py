@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from plumbline.data.findings import shown
-from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
+from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
 from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.summary_text import ROLE_TOKEN, without_roles
 
@@ -107,6 +108,15 @@ def start(mission: str, focus: str) -> Guidance:
     return Guidance(SCHEMA, mission, 0, now(), focus)
 
 
+def problem_of_text(text: str) -> str:
+    """Why a text is no rule; empty when it is one."""
+    if not text.strip() or "\n" in text or len(text) > LONGEST_RULE or not text.isprintable():
+        return f"its text is {shown(text)}: one printable line of at most {LONGEST_RULE} characters is wanted"
+    if ROLE_TOKEN in without_roles(text)[1]:
+        return f"its text holds a special token: {shown(text)}"
+    return ""
+
+
 def apply_edit(guidance: Guidance, edit: Edit, max_rules: int) -> Guidance:
     """The next step. Raises UserError for an edit that does not fit this guidance."""
     if problem := _why_not(guidance, edit, max_rules):
@@ -133,10 +143,8 @@ def _why_not(guidance: Guidance, edit: Edit, max_rules: int) -> str:
         return f"it names {len(edit.targets)} rules, not {least if edit.kind != 'merge' else '2 or more'}"
     if edit.kind == "retire":
         return "a rule that goes has no new text" if edit.text else ""
-    if not edit.text.strip() or "\n" in edit.text or len(edit.text) > LONGEST_RULE or not edit.text.isprintable():
-        return f"its text is {shown(edit.text)}: one printable line of at most {LONGEST_RULE} characters is wanted"
-    if ROLE_TOKEN in without_roles(edit.text)[1]:
-        return f"its text holds a special token: {shown(edit.text)}"
+    if problem := problem_of_text(edit.text):
+        return problem
     if edit.text in known.values():
         return "this rule is there already"
     if edit.kind == "add" and len(known) >= max_rules:
@@ -199,8 +207,11 @@ class GuidanceStore:
 
 
 def read_guidance(path: Path) -> Guidance:
-    """A guidance file; DamagedFileError for one that is not."""
+    """A guidance file; DamagedFileError for one that is not, DataError for one of an earlier version."""
     content = read_json_object(path)
+    if is_earlier_guidance(content):
+        fix = f"plumbline stage-b import-guidance {shlex.quote(str(path))} --output FOLDER"
+        raise DataError(Problem(str(path), "is the guidance of an earlier version", fix))
     try:
         guidance = msgspec.convert(content, Guidance)
     except msgspec.ValidationError as error:
@@ -211,6 +222,14 @@ def read_guidance(path: Path) -> Guidance:
     if len(set(ids)) != len(ids):
         raise DamagedFileError(Problem(str(path), "holds two rules of one id"))
     return guidance
+
+
+def is_earlier_guidance(content: Mapping[str, Any]) -> bool:
+    """Whether a file maps missions to experiences, as earlier versions wrote it."""
+    entries = content.values()
+    return bool(entries) and all(
+        isinstance(entry, dict) and isinstance(entry.get("experiences"), dict) for entry in entries
+    )
 
 
 def prompt_of(guidance: Guidance) -> str:

@@ -32,7 +32,8 @@ log = logging.getLogger("plumbline.stage_b")
 class MissionReport:
     """What a run did. calls: questions asked now; prompt_tokens: about how many they had, reply_tokens: of the replies;
     price: of both; decisions: of the edits that were tried now; splits: tickets in each; summary: figures per split,
-    but the sealed one; errors: questions without a reply."""
+    but the sealed one; errors: questions without a reply. unreadable: the most common reason, where no reply of the
+    newest epoch could be read."""
 
     mission: str
     folder: str
@@ -50,6 +51,7 @@ class MissionReport:
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     errors: int = 0
+    unreadable: str = ""
     interrupted: bool = False
     over_budget: bool = False
 
@@ -59,7 +61,7 @@ class MissionReport:
             return EXIT_INTERRUPTED
         if self.over_budget:
             return EXIT_BUDGET
-        return EXIT_FINDINGS if self.errors else EXIT_OK
+        return EXIT_FINDINGS if self.errors or self.unreadable else EXIT_OK
 
     def add(self, report: RunReport) -> None:
         """Count a part of the run."""
@@ -145,6 +147,7 @@ def _epoch(
     done = run_work(items, work, engine, options, run.identity, progress=progress)
     budget.spend(done.written - done.cached)
     report.add(done)
+    report.unreadable = done.unreadable
     report.reply_tokens += work.reply_tokens
     report.statuses = {status: report.statuses.get(status, 0) + count for status, count in done.statuses.items()}
     if report.interrupted or report.over_budget:
@@ -205,8 +208,8 @@ FIGURES = (
     "right",
     "false_passes",
     "false_fails",
+    "no_verdict",
     "needs_review",
-    "unreadable",
     "automatic",
     "automatic_wrong",
 )
@@ -220,7 +223,10 @@ def summarize(run: MissionRun) -> dict[str, dict[str, int]]:
 
 
 def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, dict[str, int]]:
-    """Split -> counts over its tickets that have a verdict. automatic: those that the certificate passes."""
+    """Split -> counts over its tickets that were judged: right, false_passes, false_fails and no_verdict make them up.
+
+    automatic: those that the certificate passes.
+    """
     newest = {key: _flags(row, certificate) for key, row in run.selections()}
     split_of = run.splits()
     figures = {split: dict.fromkeys(FIGURES, 0) for split in SPLITS}
@@ -228,14 +234,14 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
         key, should = head.key, head.label == "pass"
         if key not in newest or key not in split_of:
             continue
-        passes, needs_review, is_unreadable, is_automatic = newest[key]
+        passes, needs_review, is_automatic = newest[key]
         told = (
             True,
-            passes == should,
-            passes and not should,
-            should and not passes,
+            passes is should,
+            passes is True and not should,
+            passes is False and should,
+            passes is None,
             needs_review,
-            is_unreadable,
             is_automatic,
             is_automatic and not should,
         )
@@ -245,8 +251,8 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
     return figures
 
 
-def _flags(row: Mapping[str, Any], certificate: Certificate | None) -> tuple[bool, bool, bool, bool]:
-    """Whether a selection passes, needs a review, has no readable candidate, passes by itself."""
+def _flags(row: Mapping[str, Any], certificate: Certificate | None) -> tuple[bool | None, bool, bool]:
+    """Whether a selection passes (None: it has no verdict), needs a review, passes by itself."""
     result = row["result"]
-    needs_review = result["summary_confidence"] != "ok"
-    return result["verdict"] == PASS, needs_review, row["status"] != "ok", passes_by_itself(row, certificate)
+    passes = None if result["verdict"] is None else result["verdict"] == PASS
+    return passes, result["summary_confidence"] != "ok", passes_by_itself(row, certificate)

@@ -11,7 +11,7 @@ from typing import Any
 
 from plumbline.data.keyed import keyed_generator
 from plumbline.data.read import write_lines
-from plumbline.errors import ConfigError, DamagedFileError, Problem, UserError
+from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
 from plumbline.infer.rows import read_rows
 from plumbline.infer.verbs import safe_name
 from plumbline.infer.work import Answered, RunOptions
@@ -107,7 +107,10 @@ class MissionRun:
         path = self.config.guidance.path
         if path is None:
             return start(self.mission, self.focus)
-        found = read_guidance(Path(path))
+        try:
+            found = read_guidance(Path(path))
+        except DamagedFileError as error:  # the user's file, not one that a run wrote
+            raise DataError(error.problems) from error
         if found.mission != self.mission:
             what = f"is the guidance of {found.mission!r}, not of {self.mission!r}"
             raise UserError(Problem(path, what, "leave guidance.path out, or run one mission at a time"))

@@ -113,13 +113,16 @@ def told(run: MissionRun, guidance: Guidance, cases: list[dict[str, Any]]) -> st
 
 
 def wrong_cases(run: MissionRun) -> list[dict[str, Any]]:
-    """Tickets of the propose split whose newest verdict is not that of their label; false passes first."""
+    """Tickets of the propose split whose newest verdict is not that of their label; false passes first.
+
+    One without a verdict teaches nothing about the guidance.
+    """
     tickets = run.of_split("propose")
     chosen = run.latest_selections(tickets)
     found = []
     for ticket in tickets:
         row = chosen.get(ticket.key)
-        if row is not None and row["result"]["verdict"] != VERDICT_OF_LABEL[ticket.label]:
+        if row is not None and row["result"]["verdict"] not in (None, VERDICT_OF_LABEL[ticket.label]):
             case = {
                 "工单": clean_summary(ticket.group_id)[0],
                 "内容": json.loads(question(ticket)),

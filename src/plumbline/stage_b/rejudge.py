@@ -51,7 +51,7 @@ def rejudge(run: MissionRun) -> Rejudged:
     return Rejudged(output, write_lines(output, lines()), tuple(changed))
 
 
-def _said(row: Mapping[str, Any]) -> tuple[str, str]:
+def _said(row: Mapping[str, Any]) -> tuple[str | None, str]:
     return row["result"]["verdict"], row["result"]["summary_confidence"]
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, overload
 
-from plumbline.infer.captions import INVALID, OK, read_end
+from plumbline.infer.captions import read_end
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.work import ERROR
+from plumbline.infer.work import ERROR, INVALID, OK
 from plumbline.stage_b.config import SamplerConfig, StageBConfig, sampling_of
 from plumbline.stage_b.guidance import Guidance, Rule, now, prompt_of
 from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidence, Judge, JudgeWeights, label_scores
@@ -201,7 +201,7 @@ def selection_row(key: str, rows: Sequence[Mapping[str, Any]], config: StageBCon
         doubts.append("a candidate cannot be read")
     return {
         "key": key,
-        "status": INVALID if chosen.selected_candidate is None else OK,
+        "status": INVALID if chosen.verdict is None else OK,
         "guidance_hash": rows[0]["guidance_hash"],
         "group_id": rows[0]["group_id"],
         "mission": rows[0]["mission"],

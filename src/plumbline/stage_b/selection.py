@@ -1,6 +1,7 @@
 """Candidates to one verdict. No label is here, nor can one be passed: what decides could not know it.
 
-Every doubt ends in 不通过 and a review: a wrong fail costs a look, a wrong pass may cost a site.
+Every doubt ends in 不通过 and a review: a wrong fail costs a look, a wrong pass may cost a site. Where no reply can be
+read there is no verdict, and a person must look.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """The verdict of a ticket.
+    """The verdict of a ticket. verdict: None where no candidate can be read: no verdict is neither a pass nor a fail.
 
     selected_candidate: index of the one that speaks for it; None when none does. votes: candidates by verdict, those
     that cannot be read as `unreadable`. margin: weight of the winner over the other's, as a share of all weight.
@@ -42,7 +43,7 @@ class Selection:
     doubts: why a person should look, empty when `summary_confidence` is ok.
     """
 
-    verdict: str
+    verdict: str | None
     reason: str
     summary_confidence: str
     selected_candidate: int | None
@@ -70,7 +71,7 @@ def select(candidates: Sequence[Candidate], policy: str, tie_break: str = "seman
     votes = _count(candidates)
     if not readable:
         why = "no candidate could be read" if candidates else "there is no candidate"
-        return Selection(FAIL, why, NEEDS_REVIEW, None, votes, 0.0, None, (why,))
+        return Selection(None, why, NEEDS_REVIEW, None, votes, 0.0, None, (why,))
     weight = {verdict: _weight(readable, verdict, policy) for verdict in (PASS, FAIL)}
     total = sum(weight.values())
     margin = abs(weight[PASS] - weight[FAIL]) / total if total else 0.0

@@ -18,7 +18,7 @@ import msgspec
 from plumbline.data.contract import is_encodable
 from plumbline.data.findings import shown
 from plumbline.data.read import Line, parse_line, read_lines
-from plumbline.errors import DamagedFileError, DataError, Problem
+from plumbline.errors import DataError, Problem
 from plumbline.stage_b.summary_text import clean_summary
 
 LABELS = ("pass", "fail")
@@ -157,12 +157,12 @@ def _unpack(data: bytes, dictionary: bytes) -> Ticket:
 def read_tickets(paths: Iterable[str | Path]) -> Tickets:
     """The tickets of Stage-A files (JSONL), in their order.
 
-    Raises DamagedFileError with every row that is not a ticket or repeats one, DataError for a file that is not there.
+    Raises DataError with every row that is not a ticket or repeats one, and for a file that is not there.
     """
     problems: list[Problem] = []
     tickets = Tickets.of(_tickets(paths, problems))
     if problems:
-        raise DamagedFileError(_at_most(problems))
+        raise DataError(_at_most(problems))
     return tickets
 
 

@@ -17,9 +17,10 @@ from plumbline.infer.verbs import progress_bar
 from plumbline.infer.work import locked
 from plumbline.model.checkpoints import write_atomically
 from plumbline.stage_a.estimate import duration
+from plumbline.stage_b import earlier_guidance
 from plumbline.stage_b.certify import calibrate as calibrate_run
 from plumbline.stage_b.certify import read_certificate
-from plumbline.stage_b.config import LoadedStageB, load_stage_b
+from plumbline.stage_b.config import LoadedStageB, load_stage_b, read_missions
 from plumbline.stage_b.decisions import with_corrected_labels
 from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.engine import open_verdict_engine
@@ -106,6 +107,8 @@ def _tell(report: MissionReport) -> None:
         print(f"note: {printable(warning)}", file=sys.stderr)
     for failure in report.failures[:SHOWN]:
         print(f"failed: {printable(failure)}", file=sys.stderr)
+    if report.unreadable:
+        print(f"failed: none of the replies could be read: {printable(report.unreadable)}", file=sys.stderr)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items())) or "no rows"
     known = f", {report.cached} known replies" if report.cached else ""
     print(f"{printable(report.mission)}: {report.epochs} epochs, {counts}; {report.calls} questions now{known}")
@@ -151,6 +154,19 @@ def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> i
         return max(report.exit_code for report in tried.reports)
     print(json.dumps(tried.decision, ensure_ascii=False) if as_json else _edit_line(tried.decision))
     return EXIT_OK if tried.decision["outcome"] == ACCEPT else EXIT_GATE
+
+
+def import_guidance(
+    source: Path, output: Path, mission: str | None, missions_file: Path | None, *, overwrite: bool
+) -> int:
+    """Write guidance files of today from one of an earlier version, and say what became of each text."""
+    described = {} if missions_file is None else read_missions(missions_file)
+    for found in earlier_guidance.import_guidance(source, output, described, mission, overwrite=overwrite):
+        guidance = found.guidance
+        print(f"{printable(guidance.mission)}: {len(guidance.rules)} rules, focus {printable(guidance.focus)!r}")
+        print(f"  {', '.join(f'{printable(old)} -> {new}' for old, new in found.names.items())}")
+        print(f"  wrote {found.path}; name it in guidance.path")
+    return EXIT_OK
 
 
 def effects(config: Path, mission: str | None, *, as_json: bool) -> int:

@@ -41,4 +41,5 @@ def check_verdicts(run: MissionRun) -> None:
 
 
 def _way(run: MissionRun) -> dict[str, Any]:
-    return asdict(run.config.selection) | {"format_filter": run.config.sampler.format_filter}
+    """How verdicts are selected. unreadable: what a ticket without a readable reply gets; it was 不通过 once."""
+    return asdict(run.config.selection) | {"format_filter": run.config.sampler.format_filter, "unreadable": None}
