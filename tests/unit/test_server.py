@@ -97,6 +97,8 @@ def test_what_passes_is_tried_again_and_what_stays_is_told(trouble, kind):
         ((404, {}, {"error": "no such model"}), "http_404"),
         ((200, {}, {"choices": []}), "damaged"),
         ((200, {}, [1]), "damaged"),
+        ((200, {}, {"error": {"message": "no such adapter", "code": 1}}), "refused"),
+        ((200, {}, {"error": "context\nreally too long", "choices": []}), "refused"),
         ((302, {"Location": "http://127.0.0.1:1/"}, b""), "http_302"),
     ],
 )
@@ -105,6 +107,28 @@ def test_what_will_not_pass_is_told_at_once(trouble, kind):
         with pytest.raises(ServerError) as caught:
             server.chat({"model": "m"})
         assert caught.value.kind == kind and len(seen) == 1 and "\nreally" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"error": {"message": "overloaded"}}, "overloaded"),
+        ({"error": {"code": 429}, "choices": None}, "429"),
+        ({"error": "Rate limit reached", "choices": []}, "Rate limit reached"),
+        ({"error": "the queue is full, try again", "code": "x"}, "the queue is full, try again x"),
+    ],
+)
+def test_an_overload_that_calls_itself_200_is_asked_again(answer, words):
+    with scripted((200, {}, answer)) as (url, seen):
+        heard = []
+        with ChatServer(url, on_retry=heard.append) as server:
+            assert server.chat({}) == GOOD
+        assert len(seen) == 2 and heard[0].overloaded and words in str(heard[0])
+
+
+def test_choices_with_an_error_beside_them_are_taken():
+    with scripted((200, {}, GOOD | {"error": None})) as (url, seen), ChatServer(url) as server:
+        assert server.chat({})["choices"] == GOOD["choices"] and len(seen) == 1
 
 
 def test_the_server_says_how_long_to_wait():

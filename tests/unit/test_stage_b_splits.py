@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from PIL import Image, ImageEnhance
 
 from plumbline.errors import ConfigError, DataError
 from plumbline.stage_b.picture_hash import RADIUS, PictureHash, hash_picture, near_pairs
-from plumbline.stage_b.splits import SPLITS, Fractions, HashedTicket, check_splits, cluster_tickets, split_tickets
+from plumbline.stage_b.splits import (
+    SPLITS,
+    Fractions,
+    HashedTicket,
+    check_splits,
+    cluster_tickets,
+    split_tickets,
+    tiny_classes,
+)
 
 EVEN = Fractions(0.25, 0.25, 0.25, 0.25)
 
@@ -101,13 +110,50 @@ def test_every_ticket_is_in_one_split_and_shares_are_met() -> None:
     check_splits(splits.keys, tickets)
 
 
-def test_a_split_depends_on_the_seed_and_not_on_other_tickets() -> None:
+def test_a_split_depends_on_the_seed_and_not_on_the_order() -> None:
     tickets = many(200)
     whole = split_tickets(tickets, 1, EVEN)
-    part = split_tickets(tickets[100:], 1, EVEN)
-    assert all(set(part.keys[name]) <= set(whole.keys[name]) for name in SPLITS)
-    assert split_tickets(tickets[::-1], 1, EVEN).sizes == whole.sizes
+    turned = split_tickets(tickets[::-1], 1, EVEN)
+    assert all(set(turned.keys[name]) == set(whole.keys[name]) for name in SPLITS)
     assert split_tickets(tickets, 2, EVEN).keys != whole.keys
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["pass", "fail"]), st.integers(0, 400)), min_size=1, max_size=300),
+    st.integers(0, 9),
+)
+def test_every_split_has_its_share_of_each_label(made: list[tuple[str, int]], seed: int) -> None:
+    """As nearly as whole clusters allow: within the largest of them."""
+    tickets = [HashedTicket(f"m/{label}/{n}", f"m/{group}", (), label) for n, (label, group) in enumerate(made)]
+    found = split_tickets(tickets, seed, Fractions())
+    label_of = {each.key: each.label for each in tickets}
+    check_splits(found.keys, tickets)
+    for label in ("pass", "fail"):
+        count = sum(each.label == label for each in tickets)
+        for name, share in zip(SPLITS, astuple(Fractions()), strict=True):
+            have = sum(label_of[key] == label for key in found.keys[name])
+            assert abs(have - share * count) <= 2 * found.largest
+
+
+def test_a_tiny_class_is_in_every_split_that_it_can_be_in() -> None:
+    tickets = [HashedTicket(f"m/{n}", f"m/{n}", (), "fail" if n < 8 else "pass") for n in range(400)]
+    found = split_tickets(tickets, 3, EVEN)
+    fails = {each.key for each in tickets if each.label == "fail"}
+    assert [len(fails & set(keys)) for keys in found.keys.values()] == [2, 2, 2, 2]
+    assert found.sizes == dict.fromkeys(SPLITS, 100)
+
+
+@pytest.mark.parametrize(
+    ("labels", "notes"),
+    [
+        ({"pass": 200, "fail": 200}, []),
+        ({"pass": 200, "fail": 0}, ["no ticket is labelled fail"]),
+        ({"pass": 200, "fail": 8}, ["only 8 of 208 tickets are labelled fail: about 2 in propose"]),
+    ],
+)
+def test_tiny_classes_are_named(labels: dict[str, int], notes: list[str]) -> None:
+    found = tiny_classes(labels, Fractions())
+    assert [each.startswith(note) for each, note in zip(found, notes, strict=True)] == [True] * len(notes)
 
 
 def test_what_shares_a_picture_or_a_group_stays_together() -> None:

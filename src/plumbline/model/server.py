@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,14 +30,19 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
 _FIRST_WAIT = 0.5
+_BUSY = re.compile(
+    r"overload|busy|rate.?limit|too many|capacity|unavailable|try again|timed? ?out|\b(?:429|503)\b", re.IGNORECASE
+)
+"""What servers say that have too much to do."""
 _TRANSIENT = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
 
 class ServerError(UserError):
     """A server gave no usable answer.
 
-    kind: `unreachable` (no connection), `timeout`, `reset` (the answer broke off), `http_<status>`, or `damaged` (not
-    the JSON that was asked for). is_transient: whether asking again may help; wait: seconds that the server wants;
+    kind: `unreachable` (no connection), `timeout`, `reset` (the answer broke off), `http_<status>`, `damaged` (not the
+    JSON that was asked for), or, where it answers HTTP 200 with an error in the place of choices, `overloaded` or
+    `refused`. is_transient: whether asking again may help; wait: seconds that the server wants;
     overloaded: whether it has too much to do.
     """
 
@@ -49,7 +56,7 @@ class ServerError(UserError):
 
     @property
     def overloaded(self) -> bool:
-        return self.kind in ("http_429", "http_503", "timeout")
+        return self.kind in ("http_429", "http_503", "timeout", "overloaded")
 
 
 _ADVICE = {
@@ -161,6 +168,10 @@ class ChatServer:
             raise ServerError(self.url, "damaged", f"answers no JSON: {error}", is_transient=True) from error
         if not isinstance(answer, dict):
             raise ServerError(self.url, "damaged", "answers JSON that is not an object", is_transient=False)
+        if (said := _own_words(answer)) and not answer.get("choices"):
+            is_busy = bool(_BUSY.search(said))
+            kind = "overloaded" if is_busy else "refused"
+            raise ServerError(self.url, kind, f"answers with an error: {said}", is_transient=is_busy)
         return answer
 
 
@@ -203,6 +214,16 @@ def _read(response: httpx.Response) -> bytes:
         if len(content) > MAX_ANSWER_BYTES:
             raise httpx.ReadError(f"more than {MAX_ANSWER_BYTES} bytes")
     return bytes(content)
+
+
+def _own_words(answer: Mapping[str, Any]) -> str:
+    """The error that an answer of HTTP 200 holds, with its code, on one line; empty where there is none."""
+    error = answer.get("error")
+    if not error:
+        return ""
+    parts = [error.get("message"), error.get("code")] if isinstance(error, Mapping) else [error, answer.get("code")]
+    told = [str(part) for part in parts if part not in (None, "")] or [json.dumps(error, ensure_ascii=False)]
+    return _told(" ".join(told).encode("utf-8", "replace"))
 
 
 def _told(content: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from plumbline.stage_b.engine import who_answers, window_of
 from plumbline.stage_b.guidance import FILE, Guidance, GuidanceStore, read_guidance, start
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
 from plumbline.stage_b.split_file import SplitFile
-from plumbline.stage_b.tickets import Tickets, read_tickets
+from plumbline.stage_b.splits import tiny_classes
+from plumbline.stage_b.tickets import LABELS, Tickets, read_tickets
 
 TRAJECTORIES = "trajectories.jsonl"
 SELECTIONS = "selections.jsonl"
@@ -146,6 +148,11 @@ class MissionRun:
     def splits(self) -> dict[str, str]:
         """Ticket -> its split, drawn once and kept."""
         return self.split_file.read()
+
+    def notes(self) -> list[str]:
+        """What to know before the run: labels that too few tickets carry."""
+        count = Counter(head.label for head in self.tickets.heads())
+        return tiny_classes({label: count[label] for label in LABELS}, self.config.splits.shares)
 
     def of_split(self, split: str) -> Tickets:
         """The tickets of one split, in the order of the input."""

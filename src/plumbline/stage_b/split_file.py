@@ -74,11 +74,11 @@ class SplitFile:
     def _hashed(self) -> list[HashedTicket]:
         root = self.config.image_root
         if root is None:
-            return [HashedTicket(head.key, _group(head), ()) for head in self.tickets.heads()]
+            return [HashedTicket(head.key, _group(head), (), head.label) for head in self.tickets.heads()]
         if not Path(root).is_dir():
             raise ConfigError(Problem("splits.image_root", f"{root} is no folder", "name the folder that stage-a read"))
         return [
-            HashedTicket(ticket.key, _group(ticket), tuple(_hashes(Path(root), ticket.images)))
+            HashedTicket(ticket.key, _group(ticket), tuple(_hashes(Path(root), ticket.images)), ticket.label)
             for ticket in self.tickets
         ]
 

@@ -1,14 +1,14 @@
 """Tickets to propose, gate, calibration and test: no ticket, group or near-duplicate picture is in two of them.
 
 A split that shares a picture with another measures memory. Tickets that share one form a cluster, and a cluster goes to
-one split whole.
+one split whole. Every split gets its share of each label: a gate or a calibration without fails shows nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Annotated
 
@@ -20,6 +20,8 @@ SEALED = "test"
 """The split whose labels are in no figure but those of `stage-b test`."""
 SPLITS = ("propose", "gate", "calibration", SEALED)
 MOST_TOLD = 10
+LEAST = 5
+"""Tickets of a label in a split, below which its figures say little."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class HashedTicket:
     key: str
     group: str
     pictures: tuple[PictureHash, ...]
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,46 @@ class Splits:
 
 
 def split_tickets(tickets: Sequence[HashedTicket], seed: int, fractions: Fractions, radius: int = RADIUS) -> Splits:
-    """Each cluster to the split that a hash of the seed and its smallest key points to.
+    """Clusters of one set of labels are shared out together: large ones first, then in the order of a hash of the seed
+    and their smallest key, each to the split that lacks most of its share.
 
-    Shares are met on average, and a ticket's split does not depend on the tickets that share nothing with it.
+    So the shares hold for each label as nearly as whole clusters allow.
     """
     clusters = cluster_tickets(tickets, radius)
-    split_of = {}
+    label_of = {ticket.key: ticket.label for ticket in tickets}
+    strata: dict[frozenset[str], list[list[str]]] = defaultdict(list)
     for keys in clusters:
-        split = _draw(f"{seed}/splits/{min(keys)}", fractions)
-        split_of.update(dict.fromkeys(keys, split))
+        strata[frozenset(label_of[key] for key in keys)].append(keys)
+    split_of = {key: split for mine in strata.values() for key, split in _share_out(mine, seed, fractions)}
     found = {name: tuple(ticket.key for ticket in tickets if split_of[ticket.key] == name) for name in SPLITS}
     return Splits(found, len(clusters), max(map(len, clusters), default=0))
 
 
-def _draw(name: str, fractions: Fractions) -> str:
-    place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
-    total = 0.0
-    for split, share in zip(SPLITS, astuple(fractions), strict=True):
-        total += share
-        if place < total:
-            return split
-    return next(split for split, share in reversed(tuple(zip(SPLITS, astuple(fractions), strict=True))) if share)
+def _share_out(clusters: Sequence[list[str]], seed: int, fractions: Fractions) -> Iterator[tuple[str, str]]:
+    """(key, split) of the tickets of clusters."""
+    total = sum(map(len, clusters))
+    lacking = {split: share * total for split, share in zip(SPLITS, astuple(fractions), strict=True) if share}
+    for keys in sorted(clusters, key=lambda keys: (-len(keys), _drawn(f"{seed}/splits/{min(keys)}"))):
+        split = max(lacking, key=lambda name: lacking[name])
+        lacking[split] -= len(keys)
+        yield from ((key, split) for key in keys)
+
+
+def _drawn(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+
+
+def tiny_classes(labels: Mapping[str, int], fractions: Fractions) -> list[str]:
+    """What to know of labels that too few tickets carry. labels: tickets of each."""
+    shares = {split: share for split, share in zip(SPLITS, astuple(fractions), strict=True) if share}
+    notes, total = [], sum(labels.values())
+    for label, count in labels.items():
+        if not count:
+            notes.append(f"no ticket is labelled {label}: nothing shows how those are judged")
+        elif count * min(shares.values()) < LEAST:
+            each = ", ".join(f"about {round(count * share)} in {split}" for split, share in shares.items())
+            notes.append(f"only {count} of {total} tickets are labelled {label}: {each}; their figures say little")
+    return notes
 
 
 def check_splits(keys: Mapping[str, Iterable[str]], tickets: Sequence[HashedTicket], radius: int = RADIUS) -> None:

@@ -67,6 +67,7 @@ def run(config: Path, missions: Sequence[str], *, resume: bool, as_json: bool, d
 
 
 def _run_one(mission: MissionRun, loaded: LoadedStageB, engine: Any, budget: Budget, *, resume: bool) -> MissionReport:
+    _print_notes(mission)
     mission.folder.mkdir(parents=True, exist_ok=True)
     ways = len(loaded.run.sampler.grid) * loaded.run.sampler.samples_per_decode
     total = len(mission.tickets) * ways * loaded.run.runner.epochs
@@ -82,7 +83,9 @@ def _run_one(mission: MissionRun, loaded: LoadedStageB, engine: Any, budget: Bud
 
 
 def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
-    told = [estimate(mission).as_dict() for mission in runs]
+    told = [estimate(mission).as_dict() | {"notes": mission.notes()} for mission in runs]
+    for mission in runs:
+        _print_notes(mission)
     if as_json:
         print(json.dumps({"runs": told}, ensure_ascii=False))
         return EXIT_OK
@@ -96,6 +99,11 @@ def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
             print(f"  at least {duration(row['seconds'])} on this processor, no GPU")
         print(f"  writes {row['folder']}")
     return EXIT_OK
+
+
+def _print_notes(mission: MissionRun) -> None:
+    for note in mission.notes():
+        print(f"note: {printable(mission.mission)}: {note}", file=sys.stderr)
 
 
 def _price(price: float) -> str:
