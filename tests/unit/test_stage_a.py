@@ -178,6 +178,22 @@ def test_without_tickets_the_form_is_flat(tmp_path: Path, settings: Any) -> None
     assert plan.gathered.name == "summaries.jsonl" and MISSION in plan.focus
 
 
+def test_a_flat_file_has_a_line_for_every_picture(tmp_path: Path, settings: Any) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (40, 30)).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    replies = {f"{number}.png": "标签×1" if number % 4 else "两行\n摘要" for number in range(8)}
+    (plan,), _ = plan_summaries(settings(input=folder, output=tmp_path / "summaries.jsonl"))
+    report = run_summaries(plan, lambda: ReplayEngine(replies))
+    rows = rows_of(plan.gathered)
+    assert [row["image_id"] for row in rows] == [*map(str, range(8)), "broken"]
+    assert [row["image_id"] for row in rows if "failed" in row] == ["0", "4", "broken"]
+    assert all(row["failed"] and row["summary"] == "" for row in rows if "failed" in row)
+    assert report.exit_code == 3
+
+
 def test_the_mission_is_part_of_the_question(tmp_path: Path, settings: Any) -> None:
     from plumbline.stage_a.summaries import Summaries
 

@@ -188,7 +188,7 @@ def run_summaries(
     """Summarise the pictures of the plan and gather what is there; a shard gathers nothing."""
     work, options = Summaries(plan), plan.run_options
     report = run_work(plan.found.photos, work, engine, options, plan.identity, progress=progress, runner=runner)
-    report.needs_all = True
+    report.needs_all = not plan.found.tickets  # a ticket names what failed, and Stage-B judges without it
     if plan.settings.shard is None:
         gather(plan)
     return report
