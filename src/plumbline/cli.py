@@ -171,6 +171,9 @@ def data_convert(
     classes: Annotated[Path | None, Parameter(help="YOLO: data.yaml or a text file with one name per line.")] = None,
     boxes: Annotated[bool, Parameter(negative=(), help="Write quads and outlines as upright boxes.")] = False,
     overwrite: Annotated[bool, Parameter(negative=(), help="Replace an output that is there already.")] = False,
+    keep_empty: Annotated[
+        bool, Parameter(negative=(), help="Pictures without objects become records with `objects: []`.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Convert other tools' annotations to JSONL, or JSONL to COCO, and tell what was lost. Exit 0, or 3 with losses.
@@ -179,7 +182,7 @@ def data_convert(
     """
     from plumbline.data.convert import verbs
 
-    options = verbs.ConvertOptions(images, classes, boxes, overwrite)
+    options = verbs.ConvertOptions(images, classes, boxes, overwrite, keep_empty)
     return verbs.convert(source, from_, to, output, options, as_json=as_json)
 
 

@@ -113,3 +113,30 @@ def test_the_number_of_workers_changes_nothing(train):
     assert runs[0].series("loss") == runs[1].series("loss")
     assert accounts(runs[0].folder) == accounts(runs[1].folder)
     assert accounts(runs[0].folder)[0]["mode"] == {"dense": 2, "summary": 2}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_pictures_without_objects_train_augmented_and_packed(train, records, packing, caplog):
+    path = records[0]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows[:3]:
+        row["objects"] = []
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    run = train(
+        custom={
+            "augmentation": {"enabled": True, "ops": OPS},
+            "summary_ratio": 0.5,
+            "dump_conversation_text": True,
+        },
+        prompts={"negative_summary": "无关图片"},
+        training={
+            "max_steps": -1,
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 2,
+            "packing": packing,
+        },
+    )
+    assert "3 records say that there is no object" in caplog.text
+    for account in accounts(run.folder):
+        assert sum(account["mode"].values()) == len(rows)
+    assert all(line["train/sft_loss"] > 0 for line in run.log if "train/sft_loss" in line)

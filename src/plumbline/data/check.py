@@ -7,7 +7,7 @@ never hides the next one.
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -52,12 +52,14 @@ class _Picture(NamedTuple):
 
 
 class _Examined(NamedTuple):
-    """One line by itself. digest: hash of its bytes, None when it is no JSON object."""
+    """One line by itself. digest: hash of its bytes, None when it is no JSON object; objects: how many it lists, None
+    where it lists none at all."""
 
     number: int
     found: list[Finding]
     pictures: list[_Picture]
     digest: int | None
+    objects: int | None = None
 
 
 def _examine(file: str, lines: Sequence[Line]) -> list[_Examined]:
@@ -70,7 +72,10 @@ def _examine_line(file: str, line: Line) -> _Examined:
         return _Examined(line.number, list(found), [], None)
     pictures = list(_named_pictures(raw, found))
     check_content(raw, found)
-    return _Examined(line.number, list(found), pictures, hash(line.data))
+    objects = raw.get("objects")
+    return _Examined(
+        line.number, list(found), pictures, hash(line.data), len(objects) if isinstance(objects, list) else None
+    )
 
 
 class Check:
@@ -86,6 +91,9 @@ class Check:
         self.options = options or CheckOptions()
         self.records = 0
         self._pictures: dict[str, tuple[str, int]] = {}  # by absolute name: where each was met first
+        self._tellers: Counter[tuple[str, bool]] = (
+            Counter()
+        )  # by file and whether a record lists objects, or an empty list
         self._contents: dict[tuple[str, int], int] = {}  # by file and hash of the line: the line number
 
     def findings(self) -> Iterator[Finding]:
@@ -104,6 +112,15 @@ class Check:
             for found, tasks in waiting:
                 yield from _joined(found, tasks)
 
+    def notes(self) -> list[str]:
+        """What is worth knowing of whole files, and no finding; complete behind the last of `findings()`."""
+        fix = 'a picture without any has "objects": []'
+        return [
+            f"{shown_path(file)}: every record has objects: nothing teaches a model to say that there is none ({fix})"
+            for file in self.files
+            if self._tellers[file, True] and not self._tellers[file, False]
+        ]
+
     def _lines(self) -> Iterator[tuple[Findings, list[_Picture]]]:
         for file in self.files:
             folder = str(Path(file).parent.absolute())
@@ -113,6 +130,8 @@ class Check:
                 self.records += 1
                 found = Findings(file, examined.number)
                 found += examined.found
+                if examined.objects is not None:
+                    self._tellers[file, examined.objects > 0] += 1
                 self._check_repeats(examined, folder, found)
                 yield found, examined.pictures
             if not count and self.options.limit != 0:

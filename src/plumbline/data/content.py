@@ -36,8 +36,9 @@ def check_content(raw: Mapping[str, Any], found: Findings) -> None:
     if raw.get("images") and raw.get("width") is None and not raw.get("objects"):
         found.add("no-size", "width", "no width and height", "give the picture's size in pixels, EXIF applied")
     objects = raw.get("objects")
-    if raw.get("images") and not objects and summary is None:
-        found.add("no-target", "", "neither objects nor summary", "there is nothing to learn from this record")
+    if raw.get("images") and objects is None and summary is None:
+        fix = 'a picture without any object has "objects": []'
+        found.add("no-target", "", "neither objects nor summary: there is nothing to learn from this record", fix)
     if objects and "objects" not in broken:
         sound = list(enumerate(objects))
         if broken:

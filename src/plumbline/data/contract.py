@@ -78,11 +78,14 @@ def build_records(rows: Iterable[Mapping[str, Any]], file: str, lines: Sequence[
                 raw.get("summary"),
                 MappingProxyType(raw.get("metadata") or {}),
                 tuple(raw["messages"]) if raw.get("messages") is not None else None,
+                raw.get("objects") == [],
             )
         )
     return [
-        Record(images, width, height, GroupedObjects(descs, group), summary, metadata, messages, file, line)
-        for (images, width, height, descs, summary, metadata, messages), group, line in zip(
+        Record(
+            images, width, height, GroupedObjects(descs, group), summary, metadata, messages, file, line, is_negative
+        )
+        for (images, width, height, descs, summary, metadata, messages, is_negative), group, line in zip(
             told, ShapeGroup.of_outlines(outlines), lines, strict=True
         )
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -177,13 +177,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the whole dataset holds, counted before training. emptied: records that lost every object."""
+    """What the whole dataset holds, counted before training. emptied: records that lost every object; negatives:
+    records of each source that say there is none."""
 
     records: int
     objects: int
     clipped: int
     dropped: int
     emptied: tuple[str, ...]
+    negatives: Mapping[str, int] = field(default_factory=dict)
 
 
 class RecordDataset:

@@ -196,8 +196,10 @@ class EpochDataset:
         """
         counts: Counter[str] = Counter()
         emptied: list[str] = []
-        bare: list[str] = []
+        bare: list[Record] = []
+        negatives: dict[str, int] = {}
         for source in self.sources:
+            negatives[source.name] = 0
             for index in range(source.share.records):
                 record = source.records[index]
                 fitted = fit_for(record, "summary")
@@ -209,12 +211,23 @@ class EpochDataset:
                 )
                 if fitted.dropped and not fitted.record.objects:
                     emptied.append(record.place)
-                if source.share.mode in ("mixed", "summary") and record.summary is None and record.messages is None:
-                    bare.append(record.place)
+                negatives[source.name] += record.is_negative
+                if _lacks_summary(source, record):
+                    bare.append(record)
         if bare:
             what = f"{len(bare)} records have no `summary`, which summary_ratio or use_summary needs"
-            raise DataError(Problem(bare[0], what, "add them, or take the key out"))
-        return Survey(counts["records"], counts["objects"], counts["clipped"], counts["dropped"], tuple(emptied))
+            fix = "set prompts.negative_summary" if bare[0].is_negative else "add them, or take the key out"
+            raise DataError(Problem(bare[0].place, what, fix))
+        return Survey(
+            counts["records"], counts["objects"], counts["clipped"], counts["dropped"], tuple(emptied), dict(negatives)
+        )
+
+
+def _lacks_summary(source: Source, record: Record) -> bool:
+    """Whether a record has no summary, and its source tells one."""
+    if source.share.mode not in ("mixed", "summary") or record.summary is not None or record.messages is not None:
+        return False
+    return not (record.is_negative and source.settings.prompts.negative_summary)
 
 
 def _turn(turns: Sequence[Turn], position: int) -> Turn:

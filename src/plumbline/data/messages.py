@@ -20,6 +20,8 @@ from plumbline.errors import DataError, Problem
 
 Chat = dict[str, Any]
 
+NOTHING = "{}"
+"""The answer of dense mode for a picture without objects."""
 CONTROL_TEXT = re.compile(r"<\|[A-Za-z_0-9]{1,40}\|>|<(?:image|video|audio|bbox|ref-object|cot-process|start-image)>")
 """Text that a tokenizer or a template reads as a command: role marks, vision marks, media placeholders."""
 
@@ -37,7 +39,7 @@ def build_messages(
     if record.messages is not None:
         chat = _own_chat(record.messages)
     else:
-        answer = _answer(record, mode, emit_norm, ordering)
+        answer = _answer(record, mode, emit_norm, ordering, prompts.negative_summary)
         system, user = prompts.of_mode(mode)
         chat = ask_messages(record.images, system, user)
         chat["messages"].append({"role": "assistant", "content": answer})
@@ -60,7 +62,7 @@ def build_turn(
     for record in records:
         if record.messages is not None:
             raise DataError(Problem(record.place, f"is a chat of its own, which mode {mode} cannot use"))
-    answers = [_answer(record, mode, emit_norm, ordering) for record in records]
+    answers = [_answer(record, mode, emit_norm, ordering, prompts.negative_summary) for record in records]
     system, user = prompts.of_mode("summary" if mode == "irrelevant" else mode)
     chat = ask_messages([image for record in records for image in record.images], system, user)
     chat["messages"].append({"role": "assistant", "content": _joined_answers(answers, mode)})
@@ -119,15 +121,24 @@ def control_text(text: str) -> str:
     return match[0] if match else ""
 
 
-def _answer(record: Record, mode: str, emit_norm: str, ordering: str) -> str:
+def _summary(record: Record, negative_summary: str) -> str:
+    if record.summary is not None:
+        return record.summary
+    if record.is_negative and negative_summary:
+        return negative_summary
+    fix = "set prompts.negative_summary" if record.is_negative else "summary mode needs one on every record"
+    raise DataError(Problem(record.place, "no `summary`", fix))
+
+
+def _answer(record: Record, mode: str, emit_norm: str, ordering: str, negative_summary: str) -> str:
     if mode == "irrelevant":
         return irrelevant_answer()
     if mode == "chat":
         raise DataError(Problem(record.place, "no `messages`", "mode chat needs them on every record"))
     if mode == "summary":
-        if record.summary is None:
-            raise DataError(Problem(record.place, "no `summary`", "summary mode needs one on every record"))
-        return record.summary
+        return _summary(record, negative_summary)
+    if record.is_negative and not record.objects:
+        return NOTHING
     if not record.objects or record.width is None or record.height is None:
         raise DataError(Problem(record.place, "no `objects`", "dense mode needs at least one on every record"))
     try:

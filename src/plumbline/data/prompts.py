@@ -13,13 +13,15 @@ MODES = ("dense", "summary")
 class Prompts:
     """System and user text for the dense mode (objects with geometry) and the summary mode (one line).
 
-    An empty system prompt means that no system turn is sent.
+    An empty system prompt means that no system turn is sent. negative_summary: what summary mode answers for a record
+    without objects that has no summary of its own; empty: such a record is refused.
     """
 
     system_dense: str
     user_dense: str
     system_summary: str
     user_summary: str
+    negative_summary: str = ""
 
     def of_mode(self, mode: str) -> tuple[str, str]:
         """(system, user) text of "dense" or "summary"; ValueError for another mode."""

@@ -64,7 +64,7 @@ class Record:
 
     images: paths relative to the JSONL's folder, or data URLs. width, height: pixels of the stored picture, EXIF
     applied; None where the record says nothing. messages: a chat of its own, then the other fields are empty.
-    file, line: where it was read.
+    file, line: where it was read. is_negative: it says that there is no object, by an empty list of them.
     """
 
     images: tuple[str, ...] = ()
@@ -76,6 +76,7 @@ class Record:
     messages: tuple[Mapping[str, Any], ...] | None = None
     file: str = ""
     line: int = 0
+    is_negative: bool = False
     _group: ShapeGroup | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -111,6 +112,7 @@ class Record:
             messages=self.messages,
             file=self.file,
             line=self.line,
+            is_negative=self.is_negative,
         )
 
 
@@ -121,7 +123,7 @@ def record_to_mapping(record: Record) -> dict[str, Any]:
         row["images"] = list(record.images)
     if record.width is not None and record.height is not None:
         row |= {"width": record.width, "height": record.height}
-    if record.objects:
+    if record.objects or record.is_negative:
         row["objects"] = [_object_to_mapping(item) for item in record.objects]
     if record.summary is not None:
         row["summary"] = record.summary

@@ -17,11 +17,13 @@ _HISTOGRAM = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100
 
 @dataclass
 class Stats:
-    """Counts over a file. levels: how deep the descriptions are; classes: their first level or `类别=` value."""
+    """Counts over a file. negatives: records that say there is no object (`objects: []`). levels: how deep the
+    descriptions are; classes: their first level or `类别=` value."""
 
     records: int = 0
     chats: int = 0
     summaries: int = 0
+    negatives: int = 0
     objects: int = 0
     images: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -36,6 +38,7 @@ class Stats:
         self.records += 1
         self.chats += raw.get("messages") is not None
         self.summaries += raw.get("summary") is not None
+        self.negatives += raw.get("objects") == []
         self.objects += len(objects)
         self.images += len(raw.get("images") or ())
         self.objects_per_record[_bin(len(objects))] += 1

@@ -78,7 +78,7 @@ def stats(file: Path, *, top: int = 20, as_json: bool = False) -> int:
     row = counted.as_dict(top)
     print(
         f"{counted.records:,} records, {counted.images:,} images, {counted.objects:,} objects, "
-        f"{counted.chats:,} chats, summary on {row['summary_share']:.0%}"
+        f"{counted.chats:,} chats, {counted.negatives:,} negatives (objects: []), summary on {row['summary_share']:.0%}"
     )
     _print_counts("Geometry", row["kinds"])
     _print_counts("Objects per record", row["objects_per_record"])
@@ -118,6 +118,7 @@ def _print_check_json(run: Check, listed: Sequence[Finding], counts: Counter[str
         "records": run.records,
         "findings": counts.total(),
         "by_code": dict(counts.most_common()),
+        "notes": run.notes(),
         "items": [finding.as_dict() for finding in listed],
     }
     print(json.dumps(row, ensure_ascii=True))
@@ -131,4 +132,7 @@ def _print_check_text(run: Check, listed: Sequence[Finding], counts: Counter[str
         print(f"... and {hidden:,} more (--max-report)")
     if counts:
         _print_counts("Findings", dict(counts.most_common()))
-    print(f"{run.records:,} records, {counts.total():,} findings")
+    for note in run.notes():
+        print(f"note: {printable(note)}")
+    total = counts.total()
+    print(f"{run.records:,} record{'' if run.records == 1 else 's'}, {total:,} finding{'' if total == 1 else 's'}")

@@ -232,6 +232,7 @@ def _show_plan(run: TrainRun, how: Continuation, outlook: Outlook, *, as_json: b
         "samples_per_epoch": len(outlook.plan.samples),
         "val_records": outlook.val_records,
         "objects": survey.objects,
+        "negatives": sum(survey.negatives.values()),
         "objects_clipped": survey.clipped,
         "objects_dropped": survey.dropped,
         "steps": outlook.plan.steps,
@@ -261,6 +262,7 @@ def foresee(run: TrainRun, train: EpochDataset, val: EpochDataset | None, proces
     """What the run will meet, from the data, the model's headers and the disk; raises UserError for what stops it."""
     check_pictures(train, val, strict=run.custom.strict)
     survey = train.survey()
+    _say_negatives(train, survey)
     plan = _plan(run, train, processes)
     if isinstance(packs := plan.schedule, PackedSchedule):
         longest = longest_of(plan.samples, packs.lengths[0].tolist())
@@ -270,6 +272,18 @@ def foresee(run: TrainRun, train: EpochDataset, val: EpochDataset | None, proces
         check_lengths(run, val, "measuring the validation samples")
     size, copies = check_disk(run, plan.steps)
     return Outlook(survey, plan, longest, 0 if val is None else len(val), size, copies)
+
+
+def _say_negatives(train: EpochDataset, survey: Survey) -> None:
+    """Warn of a dense source in which every picture has an object; say how many have none elsewhere."""
+    for source in train.sources:
+        if source.share.mode not in ("dense", "mixed"):
+            continue
+        if count := survey.negatives.get(source.name, 0):
+            logger.info("%s: %d records say that there is no object", source.name, count)
+        else:
+            fix = 'a picture without any has "objects": []'
+            logger.warning("%s: nothing teaches the model to say that there is no object (%s)", source.name, fix)
 
 
 def _plan(run: TrainRun, samples: EpochDataset, ranks: int) -> TrainingPlan:

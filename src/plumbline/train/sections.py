@@ -145,6 +145,8 @@ class PromptsConfig:
     """System prompt of summary mode; the empty text sends none."""
     user_summary: str | None = None
     """User prompt of summary mode."""
+    negative_summary: str | None = None
+    """Summary of a record without objects (`objects: []`) that has none of its own, such as 无关图片."""
 
 
 @dataclass(frozen=True, kw_only=True)

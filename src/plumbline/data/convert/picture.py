@@ -21,7 +21,8 @@ _DECIMALS = 3
 
 @dataclass
 class Report:
-    """What happened to a source. lost: reason -> how many are not in the output; changed: written otherwise than drawn.
+    """What happened to a source. negatives: records of pictures without objects. lost: reason -> how many are not in
+    the output; changed: written otherwise than drawn.
 
     examples: reason -> the first places, as `file: where: what`.
     """
@@ -29,6 +30,7 @@ class Report:
     pictures: int = 0
     records: int = 0
     objects: int = 0
+    negatives: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Report:
             "pictures": self.pictures,
             "records": self.records,
             "objects": self.objects,
+            "negatives": self.negatives,
             "lost": dict(self.lost.most_common()),
             "changed": dict(self.changed.most_common()),
             "examples": self.examples,

@@ -19,6 +19,7 @@ from plumbline.data.read import shown_path, write_lines
 from plumbline.data.record import SCHEMA
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, DataError, Problem
 
+EMPTY = "picture without objects"
 FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb")
 
 
@@ -26,13 +27,15 @@ FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb"
 class ConvertOptions:
     """images: the folder of the pictures. classes: names for YOLO. boxes: outlines become upright boxes.
 
-    overwrite: an output that is there already is replaced.
+    overwrite: an output that is there already is replaced. keep_empty: a picture without objects becomes a record with
+    `objects: []`.
     """
 
     images: Path | None = None
     classes: Path | None = None
     boxes: bool = False
     overwrite: bool = False
+    keep_empty: bool = False
 
 
 def convert(
@@ -106,7 +109,7 @@ def _lines(
 ) -> Iterator[str]:
     """The records as JSON; what the contract refuses is counted and left out."""
     folder = output.absolute().parent
-    for picture in pictures:
+    for picture, is_whole in _with_losses(pictures, report):
         report.pictures += 1
         if not picture.name:
             report.lose("picture without a file name", picture.place)
@@ -115,18 +118,21 @@ def _lines(
         if file is not None and not file.is_file():
             report.lose("picture that is not in the folder of pictures", f"{picture.place}: {file}")
             continue
-        if file is not None and picture.width is None and picture.objects:
+        if file is not None and picture.width is None and (picture.objects or options.keep_empty):
             try:
                 picture.width, picture.height = image_size(file)
             except DataError as error:
                 report.lose("picture that cannot be read", str(error.problems[0]))
                 continue
-        if not picture.objects and picture.summary is None:
-            report.lose("picture without objects", picture.place)
+        is_negative = options.keep_empty and not picture.objects and is_whole
+        if not picture.objects and picture.summary is None and not is_negative:
+            report.lose(EMPTY, picture.place)
             continue
+        report.negatives += is_negative
         if options.boxes:
             picture.objects = [_as_box(item, picture.place, report) for item in picture.objects]
-        row = _row(picture, picture.name if file is None else Path(os.path.relpath(file.absolute(), folder)).as_posix())
+        name = picture.name if file is None else Path(os.path.relpath(file.absolute(), folder)).as_posix()
+        row = _row(picture, name, is_negative=is_negative)
         found = Findings(picture.place, 0)
         find_breaches(row, found)
         if found:
@@ -137,11 +143,19 @@ def _lines(
         yield json.dumps(row, ensure_ascii=False)
 
 
-def _row(picture: Picture, image: str) -> dict[str, Any]:
+def _with_losses(pictures: Iterator[Picture], report: Report) -> Iterator[tuple[Picture, bool]]:
+    """Each picture, and whether it was read without a loss: one that lost an object is no picture without objects."""
+    before = report.lost.total()
+    for picture in pictures:
+        yield picture, report.lost.total() == before
+        before = report.lost.total()
+
+
+def _row(picture: Picture, image: str, *, is_negative: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"schema": SCHEMA, "images": [image]}
     if picture.width is not None and picture.height is not None:
         row |= {"width": picture.width, "height": picture.height}
-    if picture.objects:
+    if picture.objects or is_negative:
         row["objects"] = picture.objects
     if picture.summary is not None:
         row["summary"] = picture.summary
@@ -183,6 +197,10 @@ def _print(report: Report, source: Path, output: Path, as_json: bool) -> None:
             print(f"  {count:>8,}  {reason}")
             for place in report.examples[reason]:
                 print(f"            {place}")
+    if report.lost[EMPTY]:
+        print("  --keep-empty keeps pictures without objects: what was lost aside, they say that nothing is there")
+    without = f" ({report.negatives:,} without objects)" if report.negatives else ""
     print(
-        f"{report.pictures:,} pictures -> {report.records:,} records, {report.objects:,} objects: {shown_path(output)}"
+        f"{report.pictures:,} pictures -> {report.records:,} records{without}, "
+        f"{report.objects:,} objects: {shown_path(output)}"
     )
