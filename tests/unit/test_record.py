@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from plumbline.data.content import check_content
 from plumbline.data.contract import build_record, find_breaches
 from plumbline.data.findings import Findings
 from plumbline.data.images import load_image
@@ -81,3 +84,20 @@ def test_checking_data_imports_no_torch(tmp_path) -> None:
         "sys.exit(bool({'torch', 'transformers', 'swift'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("item", "codes"),
+    [
+        ({"poly": [0, 0, 9, 0, 9, 9], "poly_points": 3, "desc": "x"}, []),
+        ({"poly": [0, 0, 9, 0, 9, 9], "poly_points": 4, "desc": "x"}, ["poly-points"]),
+        ({"poly": [0, 0, 9, 0, 9, 9], "poly_points": True, "desc": "x"}, ["poly-points"]),
+        ({"line": [0, 0, 9, 9], "poly_points": 2, "desc": "x"}, ["poly-points"]),
+    ],
+)
+def test_a_stated_count_of_corners_must_agree(item, codes):
+    found = Findings("a.jsonl", 1)
+    raw = {"images": ["a.png"], "width": 10, "height": 10, "objects": [item]}
+    find_breaches(raw, found)
+    check_content(raw, found)
+    assert [finding.code for finding in found] == codes

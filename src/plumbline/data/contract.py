@@ -18,7 +18,9 @@ from plumbline.geometry import KINDS
 from plumbline.geometry.group import Outline, ShapeGroup
 
 RECORD_KEYS = ("schema", "images", "width", "height", "objects", "summary", "metadata", "messages")
-OBJECT_KEYS = (*KINDS, "line_points", "desc")
+COUNTS_OF_POINTS = {"line_points": "line", "poly_points": "poly"}
+"""Keys that may state how many points a geometry has."""
+OBJECT_KEYS = (*KINDS, *COUNTS_OF_POINTS, "desc")
 ROLES = ("system", "user", "assistant")
 MAX_SIDE = 1_000_000
 MAX_COORDINATE = 1e9
@@ -228,8 +230,9 @@ def _check_object(item: dict[str, Any], where: str, found: Findings) -> None:
         found.add("geometry-count", where, what, f"give exactly one of {', '.join(KINDS)}")
     for kind in kinds:
         _check_numbers(kind, item[kind], f"{where}.{kind}", found)
-    if "line_points" in item:
-        _check_line_points(item, f"{where}.line_points", found)
+    for key, kind in COUNTS_OF_POINTS.items():
+        if key in item:
+            _check_count(item, key, kind, f"{where}.{key}", found)
 
 
 def _names(item: dict[str, Any]) -> str:
@@ -264,13 +267,13 @@ def is_right_count(kind: str, count: int) -> bool:
     return count % 2 == 0 and count >= (6 if kind == "poly" else 4)
 
 
-def _check_line_points(item: dict[str, Any], where: str, found: Findings) -> None:
-    line = item.get("line")
-    if not isinstance(line, list):
-        found.add("line-points", where, "without a `line`", "remove it, or give the line")
-    elif type(item["line_points"]) is not int or item["line_points"] * 2 != len(line):
-        what = f"says {shown(item['line_points'])}, the line has {len(line) / 2:g} points"
-        found.add("line-points", where, what, "make them agree, or leave line_points out")
+def _check_count(item: dict[str, Any], key: str, kind: str, where: str, found: Findings) -> None:
+    code, numbers = key.replace("_", "-"), item.get(kind)
+    if not isinstance(numbers, list):
+        found.add(code, where, f"without a `{kind}`", f"remove it, or give the {kind}")
+    elif type(item[key]) is not int or item[key] * 2 != len(numbers):
+        what = f"says {shown(item[key])}, the {kind} has {len(numbers) / 2:g} points"
+        found.add(code, where, what, f"make them agree, or leave {key} out")
 
 
 def _check_metadata(raw: dict[str, Any], found: Findings) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from plumbline.data.contract import MAX_COORDINATE, is_encodable, is_right_count
+from plumbline.data.contract import COUNTS_OF_POINTS, MAX_COORDINATE, is_encodable, is_right_count
 from plumbline.data.findings import shown
 from plumbline.geometry import KINDS
 
@@ -273,11 +273,12 @@ class _Reader:
     def _check_extras(self, fields: dict[str, Any], kind: str, numbers: tuple[float, ...], name: str) -> None:
         """What is wrong beside a usable geometry and desc: the object is kept, the reason told."""
         for key in fields:
-            if key not in (kind, "desc", "line_points"):
+            if key not in (kind, "desc", *COUNTS_OF_POINTS):
                 self.problems.append(f"{name}: unknown key {shown(key)}")
-        if "line_points" in fields and (kind != "line" or fields["line_points"] != len(numbers) // 2):
-            stated = shown(fields["line_points"])
-            self.problems.append(f"{name}: line_points says {stated}, {kind} has {len(numbers) // 2} points")
+        for key, counted in COUNTS_OF_POINTS.items():
+            if key in fields and (kind != counted or fields[key] != len(numbers) // 2):
+                stated = f"{key} says {shown(fields[key])}"
+                self.problems.append(f"{name}: {stated}, {kind} has {len(numbers) // 2} points")
 
 
 def _pairs(node: _Node) -> Iterable[tuple[str, Any]]:

@@ -85,7 +85,7 @@ def open_data(path: str | Path, *, is_xml: bool = False) -> BufferedReader:
             what = "is not a file" if Path(path).exists() else "no such file"
             raise DataError(Problem(shown_path(path), what, "give the path of a JSONL file"))
         with Path(path).open("rb") as stream:
-            encoding = None if is_xml else _wide_encoding(stream.read(4))
+            encoding = None if is_xml else wide_encoding(stream.read(4))
         if encoding is not None:
             fix = f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(shown_path(path))} > NEW_FILE"
             raise DataError(Problem(shown_path(path), f"this file is {encoding}, not UTF-8", fix))
@@ -94,7 +94,20 @@ def open_data(path: str | Path, *, is_xml: bool = False) -> BufferedReader:
         raise DataError(Problem(shown_path(path), f"cannot be opened: {error}")) from error
 
 
-def _wide_encoding(head: bytes) -> str | None:
+def _not_utf8(data: bytes, error: UnicodeDecodeError, file: str) -> tuple[str, str]:
+    """(what a line is instead of UTF-8, what to do)."""
+    what, command = (
+        f"byte {error.start} of the line is not UTF-8",
+        f"-t UTF-8 {shlex.quote(shown_path(file))} > NEW_FILE",
+    )
+    try:
+        data.decode("gb18030")
+    except UnicodeDecodeError:
+        return what, f"save the file as UTF-8: iconv -f ITS_ENCODING {command}"
+    return f"{what}; it can be read as GB18030 (GBK)", f"convert it: iconv -f GB18030 {command}"
+
+
+def wide_encoding(head: bytes) -> str | None:
     """The encoding of two or four bytes a character that a file begins in; None for any other."""
     for mark, encoding in ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32")):
         if head.startswith(mark):
@@ -133,7 +146,7 @@ def parse_line(line: Line, file: str) -> tuple[Any, Findings]:
     try:
         return _loads(line.data, found), found
     except UnicodeDecodeError as error:
-        found.add("not-utf8", "", f"byte {error.start} of the line is not UTF-8", "save the file as UTF-8")
+        found.add("not-utf8", "", *_not_utf8(line.data, error, file))
     except json.JSONDecodeError as error:
         _add_json_error(error, line, found)
     except (_NotJsonError, ValueError) as error:  # ValueError: a number of thousands of digits

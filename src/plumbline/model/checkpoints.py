@@ -21,6 +21,7 @@ from typing import Any, Literal
 from plumbline.data.answer import EMIT_NORMS
 from plumbline.data.prompts import MODES, Prompts
 from plumbline.errors import DamagedFileError, OutputError, Problem, UserError, writing
+from plumbline.model.hub import missing_model
 
 CARD_FILE = "plumbline.json"
 MARKER_FILE = "COMPLETE"
@@ -185,7 +186,9 @@ def locate(path: str | Path) -> Located:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(Problem(str(path), "no such folder", "name a run, a checkpoint, an adapter or a model folder"))
+        if folder.exists():
+            raise UserError(Problem(str(path), "is a file", "name a run, a checkpoint, an adapter or a model folder"))
+        raise UserError(Problem(str(path), *missing_model(str(path))))
     if (folder / "adapter_config.json").is_file():
         kind: Literal["adapter", "model"] = "adapter"
     elif (folder / "config.json").is_file():

@@ -17,6 +17,7 @@ from plumbline.config.types import (
     INVALID,
     AnyOf,
     Anything,
+    Bool,
     Field,
     ListOf,
     Null,
@@ -56,6 +57,7 @@ __all__ = [
     "root_section",
 ]
 _RESUME = "resume_from_checkpoint"
+_DOWNLOAD = "download"
 _DEEPSPEED = section_of(DeepSpeedConfig)
 _OWN = {"custom": CustomConfig, "prompts": PromptsConfig, "deepspeed": DeepSpeedConfig}
 
@@ -68,6 +70,7 @@ class TrainRun:
         there as `max_length` and `max_model_len`. Keys that the YAML does not set are absent.
     weights_from: another run's checkpoint of which only the weights are taken (`tuner.resume_from_checkpoint`).
     continue_from: the checkpoint of the run to continue (`training.resume_from_checkpoint`).
+    is_downloaded: models named as on the hub are downloaded (`model.download`).
     """
 
     rlhf: RlhfConfig | None
@@ -77,6 +80,7 @@ class TrainRun:
     upstream: Mapping[str, Any]
     weights_from: str | None
     continue_from: str | None
+    is_downloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,10 @@ def root_section() -> Section:
         "pass_through_with_resume", {**plain.fields, _RESUME: upstream_fields()[_RESUME]}, doc=plain.doc
     )
     sections: dict[str, Section] = {name: resumable if name in ("tuner", "training") else plain for name in SECTIONS}
+    doc = "Download a model that is named as on the hub (Qwen/...), into Hugging Face's cache."
+    sections["model"] = Section(
+        "model", {**plain.fields, _DOWNLOAD: Field(_DOWNLOAD, Bool(), False, doc)}, doc=plain.doc
+    )
     own = section_of(RlhfConfig)
     kind = replace(own.fields["rlhf_type"], required=False)  # a fragment may leave it to the file below; see rules.py
     sections["rlhf"] = Section("RlhfConfig", {**own.fields, "rlhf_type": kind, **plain.fields}, doc=own.doc)
@@ -235,7 +243,7 @@ def _with_defaults(section: Section, values: Mapping[str, Any]) -> dict[str, Any
 
 def _typed(resolved: Mapping[str, Any]) -> TrainRun:
     """The run's objects from checked values."""
-    ours = (_RESUME, "dataset", "deepspeed")
+    ours = (_RESUME, _DOWNLOAD, "dataset", "deepspeed")
     upstream = {key: value for name in SECTIONS for key, value in resolved.get(name, {}).items() if key not in ours}
     rlhf = resolved.get("rlhf")
     if rlhf:
@@ -257,4 +265,5 @@ def _typed(resolved: Mapping[str, Any]) -> TrainRun:
         upstream=upstream,
         weights_from=resolved.get("tuner", {}).get(_RESUME),
         continue_from=resolved.get("training", {}).get(_RESUME),
+        is_downloaded=bool(resolved.get("model", {}).get(_DOWNLOAD)),
     )

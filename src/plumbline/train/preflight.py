@@ -19,6 +19,7 @@ from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.model.address import checked_url
 from plumbline.model.checkpoints import CARD_MODES, Card, check_safetensors, is_complete, locate, why_incomplete
+from plumbline.model.hub import is_hub_name, missing_model
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
 from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
@@ -29,6 +30,7 @@ MODEL_TYPES = ("qwen3_vl",)
 TARGET = "target"
 """Name of `custom.train_jsonl` among the sources of a mixture."""
 _METRIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_DOWNLOAD = "; or set model.download: true"
 _NOT_BUILT = "this version does not do it yet: take the key out"
 
 
@@ -94,9 +96,12 @@ def _model_problems(run: TrainRun) -> Iterator[Problem]:
     model = upstream.get("model")
     if not model:
         yield Problem("model.model", "is not set", "name the folder of the base model")
+    elif not Path(model).exists():
+        what, fix = missing_model(str(model))
+        advice = "build the tiny one with `plumbline demo --prepare-only`" if "output/demo" in str(model) else fix
+        yield Problem("model.model", f"{model}: {what}", advice + (_DOWNLOAD if is_hub_name(str(model)) else ""))
     elif not (Path(model) / "config.json").is_file():
-        advice = "build the tiny one with `plumbline demo --prepare-only`" if "output/demo" in str(model) else ""
-        yield Problem("model.model", f"{model} holds no config.json", advice or "name the folder of the base model")
+        yield Problem("model.model", f"{model} holds no config.json", "name the folder of the base model")
     else:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
         if "auto_map" in config:
@@ -326,7 +331,8 @@ def _teacher_problems(run: TrainRun) -> Iterator[Problem]:
         yield Problem(key, what, "name the base model's folder")
         return
     if not Path(rlhf.teacher_model).is_dir():
-        yield Problem(key, f"{rlhf.teacher_model} is not a folder", "name the base model's folder")
+        what, fix = missing_model(str(rlhf.teacher_model))
+        yield Problem(key, f"{rlhf.teacher_model}: {what}", f"name the base model's folder; {fix}")
         return
     folder, adapters = resolve_teacher(rlhf.teacher_model)
     if not (Path(folder) / "config.json").is_file():

@@ -22,6 +22,7 @@ from plumbline.data.dataset import Survey
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError, writing
 from plumbline.model.checkpoints import latest_complete
+from plumbline.model.hub import downloaded, is_hub_name
 from plumbline.train.config import LoadedRun, TrainRun, load_train_run
 from plumbline.train.datasets import TrainingPlan, files_in_use, open_datasets, plan_training
 from plumbline.train.folder import Continuation, data_manifest, find_continuation, prepare_folder, require_trainer_state
@@ -95,6 +96,9 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
     if rank == 0:
         for note in loaded.notes:
             logger.info("note: %s", note)
+    if run.is_downloaded:
+        loaded = replace(loaded, run=with_downloads(run, only_local=options.dry_run or rank != 0))
+        run = loaded.run
     check_run(run)
     datasets = open_datasets(run)
     processes = wanted_processes(options.gpus)
@@ -115,6 +119,21 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
         return TrainOutcome(launch(config, options, processes, start))
     code = _train_or_clean_up(loaded, datasets, start, options)
     return TrainOutcome(_report_outcome(code), folder if rank == 0 else None)
+
+
+def with_downloads(run: TrainRun, *, only_local: bool) -> TrainRun:
+    """The run with the folders of the models that it names as on the hub. only_local: nothing is fetched."""
+    model, rlhf = str(run.upstream.get("model")), run.rlhf
+    if (
+        rlhf is not None
+        and rlhf.teacher_model
+        and is_hub_name(rlhf.teacher_model)
+        and not run.upstream.get("teacher_model_server")
+    ):
+        rlhf = replace(rlhf, teacher_model=str(downloaded(rlhf.teacher_model, only_local=only_local)))
+    if is_hub_name(model):
+        model = str(downloaded(model, only_local=only_local))
+    return replace(run, rlhf=rlhf, upstream={**run.upstream, "model": model})
 
 
 def _train_or_clean_up(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions) -> int:

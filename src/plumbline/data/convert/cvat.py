@@ -1,8 +1,9 @@
-"""CVAT's "CVAT for images 1.1" XML, streamed."""
+"""CVAT's XML, streamed: "CVAT for images 1.1", and the tracks of "CVAT for video 1.1" where their frames are there."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,36 +18,80 @@ _SHAPES = ("box", "polygon", "polyline", "ellipse", "mask")
 _OTHER = ("points", "cuboid", "skeleton")
 
 
-def read_cvat(source: Path, report: Report) -> Iterator[Picture]:
-    """The pictures of `source` in its order. Raises DamagedFileError where the file is no XML, or one that attacks."""
+def read_cvat(source: Path, report: Report, images: Path | None = None) -> Iterator[Picture]:
+    """The pictures of `source` in its order, then the frames of its tracks.
+
+    images: folder with the frames of a video as pictures (`frame_000012.png`); tracks are lost without it.
+    Raises DamagedFileError where the file is no XML, or one that attacks.
+    """
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import ParseError, iterparse
 
     with open_data(source, is_xml=True) as stream:
         try:
-            yield from _pictures(iterparse(stream, events=("start", "end")), source, report)
+            yield from _pictures(iterparse(stream, events=("start", "end")), source, report, images)
         except (ParseError, DefusedXmlException, ValueError) as error:
             what = f"is not CVAT's XML: {printable(str(error))[:200]}"
             raise DamagedFileError(Problem(shown_path(source), what, "export it as 'CVAT for images 1.1'")) from error
 
 
-def _pictures(events: Any, source: Path, report: Report) -> Iterator[Picture]:
+def _pictures(events: Any, source: Path, report: Report, images: Path | None) -> Iterator[Picture]:
     root = None
     count = 0
     depth = 0
+    frames = None if images is None else _Frames(source, images, report)
     for event, element in events:
         if event == "start":
             root = element if root is None else root
             depth += 1
             continue
         depth -= 1
-        if element.tag == "track":
-            report.lose("track of a video", f"{source}: track {element.get('id')}")
+        if element.tag == "track" and frames is not None:
+            frames.add(element)
+        elif element.tag == "track":
+            why = "give its frames as pictures with --images"
+            report.lose("track of a video", f"{source}: track {element.get('id')}: {why}")
         if element.tag == "image":
             yield _picture(element, f"{source}: image[{count}]", report)
             count += 1
         if depth == 1 and root is not None:
             root.clear()  # what was read is let go: a large file never stands in memory
+    if frames is not None:
+        yield from frames.pictures()
+
+
+class _Frames:
+    """The frames of a video below `images`, with what its tracks show in each."""
+
+    def __init__(self, source: Path, images: Path, report: Report):
+        self._source, self._report = source, report
+        files = sorted(file for file in images.rglob("*") if _FRAME.fullmatch(file.stem))
+        self._names = {int(file.stem.rpartition("_")[2]): file.relative_to(images).as_posix() for file in files}
+        self._found: dict[int, Picture] = {}
+
+    def add(self, track: Any) -> None:
+        """The shapes of a track, each to its frame; none where the thing is outside of the picture."""
+        name = f"{self._source}: track {track.get('id')}"
+        for index, shape in enumerate(track):
+            where, number = f"{shape.tag}[{index}]", whole(text_number(shape.get("frame")) + 1)
+            if shape.get("outside") == "1":
+                continue
+            if number is None or number - 1 not in self._names:
+                self._report.lose("shape of a frame without a picture", f"{name}: {where}")
+            elif shape.tag not in _SHAPES:
+                self._report.lose(f"shape of the kind {printable(str(shape.tag))[:60]}", f"{name}: {where}")
+            else:
+                frame = number - 1
+                picture = self._found.setdefault(frame, Picture(self._names[frame], f"{self._source}: frame {frame}"))
+                _add(picture, shape, f"track {track.get('id')}", self._report, track.get("label"))
+
+    def pictures(self) -> Iterator[Picture]:
+        """In the order of the frames; those in which nothing is shown, too, where there are tracks."""
+        for frame in sorted(self._names) if self._found else ():
+            yield self._found.get(frame) or Picture(self._names[frame], f"{self._source}: frame {frame}")
+
+
+_FRAME = re.compile(r"(?:frame_)?\d{1,9}")
 
 
 def _picture(element: Any, place: str, report: Report) -> Picture:
@@ -70,10 +115,13 @@ def _picture(element: Any, place: str, report: Report) -> Picture:
     return picture
 
 
-def _add(picture: Picture, shape: Any, where: str, report: Report) -> None:
+def _add(picture: Picture, shape: Any, where: str, report: Report, label: str | None = None) -> None:
+    """label: of the track that the shape belongs to; its own without one."""
     place = f"{picture.place}: {where}"
     attributes = [(item.get("name"), (item.text or "").strip()) for item in shape.iter("attribute")]
-    desc = with_attributes(shape.get("label"), [(name, "" if text == "false" else text) for name, text in attributes])
+    desc = with_attributes(
+        label or shape.get("label"), [(name, "" if text == "false" else text) for name, text in attributes]
+    )
     if shape.get("occluded") == "1":
         report.lose("mark of occlusion", place)
     number = {name: text_number(shape.get(name)) for name in ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry")}

@@ -76,8 +76,13 @@ def _open(
     if source.is_dir() and not is_folder_format and source_format != "labelme":
         raise DataError(Problem(shown_path(source), "is a folder", f"{source_format} is one file"))
     if is_folder_format:
-        from plumbline.data.convert.yolo import pictures_folder, read_yolo
+        from plumbline.data.convert.yolo import pictures_folder, read_yolo, read_yolo_splits, splits_folder
 
+        if source.suffix in (".yaml", ".yml") and source.is_file():
+            if options.images is not None:
+                raise DataError(Problem("--images", "data.yaml names its pictures itself", "leave it out"))
+            is_turned = source_format == "yolo-obb"
+            return read_yolo_splits(source, report, classes=options.classes, is_turned=is_turned), splits_folder(source)
         images = options.images or pictures_folder(source)
         is_turned = source_format == "yolo-obb"
         return read_yolo(source, images, report, classes=options.classes, is_turned=is_turned), images
@@ -85,12 +90,15 @@ def _open(
         raise DataError(Problem(shown_path(options.images), "no such folder", "give the folder of the pictures"))
     if options.classes is not None:
         raise DataError(Problem("--classes", f"{source_format} carries its own names", "leave it out"))
+    if source_format == "cvat":
+        from plumbline.data.convert.cvat import read_cvat
+
+        return read_cvat(source, report, options.images), options.images
     return _reader(source_format)(source, report), options.images
 
 
 def _reader(source_format: str) -> Callable[[Path, Report], Iterator[Picture]]:
     from plumbline.data.convert.coco import read_coco
-    from plumbline.data.convert.cvat import read_cvat
     from plumbline.data.convert.label_studio import read_label_studio
     from plumbline.data.convert.labelme import read_labelme
 
@@ -99,7 +107,6 @@ def _reader(source_format: str) -> Callable[[Path, Report], Iterator[Picture]]:
         "lvis": partial(read_coco, is_lvis=True),
         "labelme": read_labelme,
         "label-studio": read_label_studio,
-        "cvat": read_cvat,
     }
     return readers[source_format]
 
@@ -115,7 +122,7 @@ def _lines(
             report.lose("picture without a file name", picture.place)
             continue
         file = None if images is None or "://" in picture.name else images / picture.name
-        if file is not None and not file.is_file():
+        if file is not None and not _is_there(file):
             report.lose("picture that is not in the folder of pictures", f"{picture.place}: {file}")
             continue
         if file is not None and picture.width is None and (picture.objects or options.keep_empty):
@@ -141,6 +148,13 @@ def _lines(
         report.records += 1
         report.objects += len(picture.objects)
         yield json.dumps(row, ensure_ascii=False)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _with_losses(pictures: Iterator[Picture], report: Report) -> Iterator[tuple[Picture, bool]]:

@@ -1,20 +1,25 @@
-"""YOLO's text files, one per picture: boxes, outlines (segmentation) or turned boxes (OBB), in fractions."""
+"""YOLO's text files, one per picture: boxes, outlines (segmentation) or turned boxes (OBB), in fractions.
+
+The source is a folder of labels, a folder that holds `images` and `labels`, or a `data.yaml` that names its splits.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from plumbline.data.convert.picture import Picture, Report, text_number
+from plumbline.data.convert.picture import Picture, Report, mapping, text_number
 from plumbline.data.findings import printable, shown
 from plumbline.data.images import image_size
-from plumbline.data.read import shown_path
+from plumbline.data.read import shown_path, wide_encoding
 from plumbline.errors import DataError, Problem
 
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+_SPLITS = ("train", "val", "test")
 _MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -42,25 +47,114 @@ def read_yolo(
             fix = f"give the folder of {what}" + (" with --images" if what == "pictures" else "")
             raise DataError(Problem(shown_path(folder), f"is no folder of {what}", fix))
     names = _class_names(classes or _find_classes(source))
-    pictures = sorted(file for file in images.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    used = set()
-    for file in pictures:
+    used: set[Path] = set()
+    for file in _pictures_below(images):
         below = file.relative_to(images)
         labels = (source / below).with_suffix(".txt")
-        picture = Picture(below.as_posix(), str(labels if labels.is_file() else file))
-        try:
-            picture.width, picture.height = image_size(file)
-        except DataError as error:
-            report.lose("picture that cannot be read", str(error.problems[0]))
-            used.add(labels)
-            continue
-        if labels.is_file():
-            used.add(labels)
-            _read(picture, labels, names, is_turned, report)
-        yield picture
-    for labels in sorted(set(source.rglob("*.txt")) - used):
-        if labels.name not in _CLASS_FILES:
+        if not labels.is_file():
+            labels = _swapped(file, "images", "labels").with_suffix(".txt")
+        used.add(labels.absolute())
+        if (picture := _read_picture(below.as_posix(), file, labels, names, is_turned, report)) is not None:
+            yield picture
+    for labels in sorted(source.rglob("*.txt")):
+        is_list = labels.name in _CLASS_FILES or labels.with_suffix("").name in _SPLITS
+        if not is_list and labels.absolute() not in used and not _has_picture(labels):
             report.lose("labels without a picture", str(labels))
+
+
+def read_yolo_splits(
+    file: Path, report: Report, *, classes: Path | None = None, is_turned: bool = False
+) -> Iterator[Picture]:
+    """The pictures of the splits that a `data.yaml` names, with their names relative to `splits_folder`.
+
+    A split is a folder of pictures, a text file with one picture per line, or a list of these. The split is kept as
+    metadata. Raises DataError for a file that names none, or one that is not there.
+    """
+    names, base = _class_names(classes or file), splits_folder(file)
+    seen: set[Path] = set()
+    for split, places in _splits(file).items():
+        for place in places:
+            for picture_file in _pictures_of(place, file, base):
+                path = Path(os.path.normpath(picture_file.absolute()))
+                if path in seen:
+                    report.lose("picture in several splits", f"{path}: {split}")
+                    continue
+                seen.add(path)
+                labels = _swapped(path, "images", "labels").with_suffix(".txt")
+                name = Path(os.path.relpath(path, base.absolute())).as_posix()
+                picture = _read_picture(name, path, labels, names, is_turned, report)
+                if picture is not None:
+                    picture.metadata["split"] = split
+                    yield picture
+
+
+def splits_folder(file: Path) -> Path:
+    """The folder that a `data.yaml` counts from: its `path`, relative to the file; else the file's own folder."""
+    path = mapping(_yaml(file)).get("path")
+    if isinstance(path, str) and (file.parent / path).is_dir():
+        return file.parent / path
+    return file.parent
+
+
+def _splits(file: Path) -> dict[str, list[str]]:
+    raw = mapping(_yaml(file))
+    found = {}
+    for split in _SPLITS:
+        places = raw.get(split)
+        texts = [text for text in (places if isinstance(places, list) else [places]) if isinstance(text, str) and text]
+        if texts:
+            found[split] = texts
+    if not found:
+        raise DataError(Problem(shown_path(file), f"names none of {', '.join(_SPLITS)}", "train: images/train"))
+    return found
+
+
+def _pictures_of(place: str, file: Path, base: Path) -> list[Path]:
+    """The pictures of one entry of a split."""
+    entry = next((folder / place for folder in (base, file.parent) if (folder / place).exists()), base / place)
+    if entry.is_dir():
+        return _pictures_below(entry)
+    if not entry.is_file():
+        raise DataError(Problem(shown_path(file), f"{shown(place)} is not there, looked for at {entry}", "correct it"))
+    try:
+        lines = entry.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(Problem(shown_path(entry), f"cannot be read: {printable(str(error))[:200]}")) from error
+    return [entry.parent / line.strip() for line in lines if line.strip()]
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+
+
+def _swapped(file: Path, part: str, other: str) -> Path:
+    """The same path with its last folder called `part` called `other`; the path itself where there is none."""
+    parts = list(file.absolute().parts)
+    places = [index for index, name in enumerate(parts[:-1]) if name == part]
+    if places:
+        parts[places[-1]] = other
+    return Path(*parts)
+
+
+def _has_picture(labels: Path) -> bool:
+    """Whether the picture of labels lies where the convention has it, outside of the folder that is read."""
+    picture = _swapped(labels, "labels", "images")
+    return any(picture.with_suffix(suffix).is_file() for suffix in _SUFFIXES) if picture != labels.absolute() else False
+
+
+def _read_picture(
+    name: str, file: Path, labels: Path, names: dict[int, str], is_turned: bool, report: Report
+) -> Picture | None:
+    """A picture with its labels; None for one that cannot be opened."""
+    picture = Picture(name, str(labels if labels.is_file() else file))
+    try:
+        picture.width, picture.height = image_size(file)
+    except DataError as error:
+        report.lose("picture that cannot be read", str(error.problems[0]))
+        return None
+    if labels.is_file():
+        _read(picture, labels, names, is_turned, report)
+    return picture
 
 
 _CLASS_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
@@ -80,24 +174,33 @@ def _find_classes(source: Path) -> Path:
 def _class_names(file: Path) -> dict[int, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        if file.suffix not in (".yaml", ".yml"):
-            return {index: line.strip() for index, line in enumerate(text.splitlines())}
-        raw: Any = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(Problem(shown_path(file), f"cannot be read: {printable(str(error))[:200]}")) from error
-    names = raw.get("names") if isinstance(raw, dict) else None
+    if file.suffix not in (".yaml", ".yml"):
+        return {index: line.strip() for index, line in enumerate(text.splitlines())}
+    names = mapping(_yaml(file)).get("names")
     pairs = enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ()
-    found = {key: str(name) for key, name in pairs if isinstance(key, int)}
+    found = {int(key): str(name) for key, name in pairs if isinstance(key, int) or str(key).isdecimal()}
     if not found:
         raise DataError(Problem(shown_path(file), "has no `names`", "names: [first, second] or {0: first, 1: second}"))
     return found
+
+
+def _yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(Problem(shown_path(file), f"cannot be read: {printable(str(error))[:200]}")) from error
 
 
 def _read(picture: Picture, labels: Path, names: dict[int, str], is_turned: bool, report: Report) -> None:
     try:
         if labels.stat().st_size > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")
-        lines = labels.read_text(encoding="utf-8-sig").splitlines()
+        data = labels.read_bytes()
+        if encoding := wide_encoding(data[:4]):
+            raise ValueError(f"this file is {encoding}, not UTF-8: iconv -f {encoding} -t UTF-8")
+        lines = data.decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         report.lose("labels that cannot be read", f"{labels}: {printable(str(error))[:100]}")
         return
