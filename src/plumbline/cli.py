@@ -218,6 +218,10 @@ def train(
     base_config: BaseConfig = None,
     gpus: Annotated[str | None, Parameter(help="Devices such as 0,1: one process each.")] = None,
     resume: Annotated[bool, Parameter(help="Go on where an interrupted run in output_dir stopped.")] = True,
+    extend: Annotated[
+        bool,
+        Parameter(negative=(), help="Train a run on, by more max_steps or num_train_epochs than it was made with."),
+    ] = False,
     dry_run: Annotated[bool, Parameter(negative=(), help="Check everything, load no weights, write nothing.")] = False,
     build_teacher_cache: Annotated[
         bool, Parameter(negative=(), help="Fill rlhf.teacher_cache with the teacher's rows, then stop.")
@@ -233,7 +237,7 @@ def train(
     from plumbline.train.run import TrainOptions, run_training
 
     outcome = run_training(
-        config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache)
+        config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache, extend)
     )
     if outcome.folder is not None:
         write_run_report(outcome.folder)

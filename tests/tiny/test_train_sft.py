@@ -229,3 +229,27 @@ def test_a_stop_signal_saves_and_ends_with_its_code(train, monkeypatch):
     assert run.exit_code == 143
     assert run.last.name == "checkpoint-1"
     assert is_complete(run.last)
+
+
+@pytest.mark.parametrize("length", ["max_steps", "num_train_epochs"])
+def test_a_finished_run_is_extended_when_that_is_asked_for(plumbline, write_run, tmp_path, length):
+    def config(count):
+        lengths = {"max_steps": 2 * count} if length == "max_steps" else {"max_steps": -1, "num_train_epochs": count}
+        return write_run(training=lengths | {"save_steps": 2, "lr_scheduler_type": "cosine"})
+
+    folder = tmp_path / "run"
+    assert plumbline("train", config(1))[0] == 0
+    first = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    code, _, error = plumbline("train", config(2))
+    assert code == 2 and f"training.{length} was" in error and "--extend" in error and "schedule" in error
+    code, _, error = plumbline("train", config(2), "--extend")
+    assert code == 0, error
+    steps = sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    assert steps[-1] == 2 * first
+    rates = [json.loads(line) for line in (folder / "logging.jsonl").read_text("utf-8").splitlines()]
+    assert [row["global_step/max_steps"].split("/")[0] for row in rates if "train/sft_loss" in row] == [
+        str(step) for step in range(1, steps[-1] + 1)
+    ]
+    assert plumbline("train", config(2), "--extend")[0] == 0, "finished: nothing to do"
+    code, _, error = plumbline("train", config(1), "--extend")
+    assert code == 2 and "--extend" not in error, "a shorter run is another run"

@@ -108,7 +108,7 @@ def test_a_model_that_brings_code_is_refused(problems, tmp_path):
 
 def test_distillation_without_a_teacher_is_refused(problems, tmp_path):
     assert (
-        "not a folder"
+        "no such folder"
         in problems(rlhf={"rlhf_type": "gkd", "teacher_model": str(tmp_path / "no")})["rlhf.teacher_model"]
     )
     assert problems(rlhf={"rlhf_type": "gkd", "teacher_model": str(problems.model)}) == {}

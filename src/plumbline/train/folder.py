@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping
@@ -51,12 +52,12 @@ def data_manifest(files: Mapping[str, int | None], policy: ImagePolicy, *, stric
 
 
 def find_continuation(
-    folder: Path, resolved: Mapping[str, Any], data: dict[str, Any] | None, *, resume: bool
+    folder: Path, resolved: Mapping[str, Any], data: dict[str, Any] | None, *, resume: bool, extend: bool = False
 ) -> Continuation:
     """Decide how a run starts in `folder`.
 
     resolved: this run's resolved configuration; data: its manifest, None where another rank compares; resume: False
-    refuses a folder with checkpoints.
+    refuses a folder with checkpoints; extend: more steps or epochs than before are no difference.
     Raises ConfigError when the folder holds another configuration's or other data's run.
     """
     latest = latest_complete(folder)
@@ -67,12 +68,21 @@ def find_continuation(
         what = f"holds a run already, its last checkpoint is {latest.folder.name}"
         raise ConfigError(Problem(str(folder), what, "name another training.output_dir, or remove the folder"))
     if data is not None:
-        _refuse_differences(folder, resolved, data)
+        notes += _refuse_differences(folder, resolved, data, extend=extend)
     require_trainer_state(latest.folder)
     state = json.loads((latest.folder / "trainer_state.json").read_text(encoding="utf-8"))
-    if state["global_step"] >= state["max_steps"]:
+    if _is_finished(state, resolved.get("training", {})):
         return Continuation(latest.folder, finished=True, notes=(*notes, f"{folder} is finished: nothing to do"))
     return Continuation(latest.folder, notes=(*notes, f"continuing from {latest.folder}"))
+
+
+def _is_finished(state: Mapping[str, Any], training: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is the last of a run of this length, which may be longer than the one that wrote it."""
+    steps, epochs = training.get("max_steps") or -1, training.get("num_train_epochs")
+    if steps > 0:
+        return bool(state["global_step"] >= steps)
+    is_longer = epochs is not None and math.ceil(epochs) > state.get("num_train_epochs", math.inf)
+    return state["global_step"] >= state["max_steps"] and not is_longer
 
 
 def require_trainer_state(checkpoint: Path) -> None:
@@ -84,19 +94,36 @@ def require_trainer_state(checkpoint: Path) -> None:
         raise ConfigError(Problem(str(checkpoint), what, fix))
 
 
-def _refuse_differences(folder: Path, resolved: Mapping[str, Any], data: dict[str, Any]) -> None:
+LENGTHS = {"training.max_steps": None, "training.num_train_epochs": 3.0}
+"""Keys that say how long a run is, and what they are where they are not set."""
+_SCHEDULE = "the learning rate goes on by the schedule of the longer run, so that a decayed one rises again"
+
+
+def _refuse_differences(folder: Path, resolved: Mapping[str, Any], data: dict[str, Any], *, extend: bool) -> list[str]:
+    """Raise ConfigError for what makes another run; returns notes on what makes a longer one, where that is wanted."""
     fix = "name another training.output_dir, or restore what was changed"
-    problems = []
+    problems, notes = [], []
     before = folder / RESOLVED
     if before.is_file():
         for key, old, new in _changed(load_train_run(before, plugins=False).resolved, resolved):
-            problems.append(Problem(str(before), f"{key} was {old} and is now {new}", fix))
+            is_longer = key in LENGTHS and _is_more(new, LENGTHS[key] if old is None else old)
+            if is_longer and extend:
+                notes.append(f"extended: {key} was {old} and is now {new}; {_SCHEDULE}")
+                continue
+            longer = f"to train on, add --extend ({_SCHEDULE}); else " if is_longer else ""
+            problems.append(Problem(str(before), f"{key} was {old} and is now {new}", longer + fix))
     manifest_file = folder / MANIFEST
     if manifest_file.is_file():
         changed = _changed_data(json.loads(manifest_file.read_text(encoding="utf-8")), data)
         problems += [Problem(str(manifest_file), what, fix) for what in changed]
     if problems:
         raise ConfigError(problems)
+    return notes
+
+
+def _is_more(new: Any, old: Any) -> bool:
+    """Whether one length of a run is more than another; a length that is not set is no number."""
+    return all(isinstance(length, int | float) and length > 0 for length in (new, old)) and new > old
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

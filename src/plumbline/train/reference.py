@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plumbline.config.reference import field_table, nested_sections
-from plumbline.config.types import Section
+from plumbline.config.types import Field, Section
 from plumbline.config.upstream import KNOWN, SECTIONS, home, upstream_fields, version
 from plumbline.train.canonical import GONE, OWN_RLHF, RENAMED
 from plumbline.train.config import root_section
@@ -71,10 +71,19 @@ def _pass_through() -> Iterator[str]:
     for section in (*SECTIONS, "rlhf"):
         own = [name for name in fields if home(name) == section]
         yield f"\n### `{section}`\n"
-        yield from field_table(fields[name] for name in KNOWN if name in own and name not in REPLACED)
+        ours = [_download()] if section == "model" else []
+        known = [fields[name] for name in KNOWN if name in own and name not in REPLACED]
+        yield from field_table([*known, *ours])
         others = [f"`{name}`" for name in own if name not in KNOWN and name not in REPLACED]
         if others:
             yield f"\nAlso: {', '.join(others)}.\n"
+
+
+def _download() -> Field:
+    """The key of `model` that is ours."""
+    section = root_section().fields["model"].type
+    assert isinstance(section, Section)
+    return section.fields["download"]
 
 
 def _old_names() -> Iterator[str]:

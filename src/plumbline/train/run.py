@@ -56,7 +56,7 @@ class TrainOptions:
     """What the command line says beside the YAML.
 
     gpus: device numbers such as "0,1", one process each; resume: go on in a folder that holds a run;
-    build_teacher_cache: let the teacher read the samples, train nothing.
+    build_teacher_cache: let the teacher read the samples, train nothing; extend: train a run on for more steps.
     """
 
     base_config: Path | None = None
@@ -66,6 +66,7 @@ class TrainOptions:
     resume: bool = True
     as_json: bool = False
     build_teacher_cache: bool = False
+    extend: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
     processes = wanted_processes(options.gpus)
     if options.build_teacher_cache and not options.dry_run:
         return TrainOutcome(_build_teacher_cache(config, run, datasets, options, processes))
-    start = _told_start() or _decide(loaded, resume=options.resume)
+    start = _told_start() or _decide(loaded, options)
     folder = Path(run.upstream["output_dir"])
     if options.dry_run:
         _show_plan(run, start.how, foresee(run, *datasets, processes), as_json=options.as_json)
@@ -345,7 +346,7 @@ class Start:
     data: dict[str, Any] | None
 
 
-def _decide(loaded: LoadedRun, *, resume: bool) -> Start:
+def _decide(loaded: LoadedRun, options: TrainOptions) -> Start:
     """How the run starts, from its folder; nothing is written."""
     run = loaded.run
     folder = Path(run.upstream["output_dir"])
@@ -355,7 +356,7 @@ def _decide(loaded: LoadedRun, *, resume: bool) -> Start:
         require_trainer_state(checkpoint)
         how = Continuation(checkpoint, notes=(f"continuing from {checkpoint}",))
     else:
-        how = find_continuation(folder, loaded.resolved, data, resume=resume)
+        how = find_continuation(folder, loaded.resolved, data, resume=options.resume, extend=options.extend)
     if _rank() == 0:
         for note in how.notes:
             logger.info("%s", note)
