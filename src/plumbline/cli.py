@@ -319,6 +319,9 @@ UrlHosts = Annotated[
     Parameter(negative=(), help="Host (or host:port) from which a JSONL's pictures are fetched; may be repeated."),
 ]
 EngineName = Annotated[str, Parameter(help="transformers, or vllm (to be installed with the extra of that name).")]
+Dtype = Annotated[str, Parameter(help="Of the weights: auto, bfloat16, float16 or float32.")]
+AttnImpl = Annotated[str | None, Parameter(help="Attention of transformers: sdpa, eager or flash_attention_2.")]
+MaxModelLen = Annotated[int | None, Parameter(help="Tokens of prompt and reply that vllm makes room for.")]
 ServedModel = Annotated[str | None, Parameter(help="The model's name on the servers, where they have several.")]
 
 
@@ -338,6 +341,9 @@ def infer(
     top_p: float = 0.9,
     limit: int | None = None,
     engine: EngineName = "transformers",
+    dtype: Dtype = "auto",
+    attn_impl: AttnImpl = None,
+    max_model_len: MaxModelLen = None,
     resume: bool = True,
     image_root: tuple[str, ...] = (),
     image_url_allow: UrlHosts = (),
@@ -367,6 +373,9 @@ def infer(
         sampling=Sampling(max_new_tokens, temperature, top_p),
         batch_size=batch_size,
         engine=engine,
+        dtype=dtype,
+        attn_impl=attn_impl,
+        max_model_len=max_model_len,
         resume=resume,
         image_roots=image_root,
         image_url_allow=image_url_allow,
@@ -415,6 +424,9 @@ def stage_a(
     groups: Annotated[int | None, Parameter(help="So many tickets per mission, drawn by --seed.")] = None,
     seed: int = 0,
     engine: EngineName = "transformers",
+    dtype: Dtype = "auto",
+    attn_impl: AttnImpl = None,
+    max_model_len: MaxModelLen = None,
     runner: Annotated[str, Parameter(help="local, or ray: on a cluster (extra `ray`).")] = "local",
     workers: Annotated[int | None, Parameter(help="Processes of the ray runner; else one per GPU.")] = None,
     resume: bool = True,
@@ -446,6 +458,9 @@ def stage_a(
         sampling=Sampling(max_new_tokens, temperature, top_p),
         batch_size=batch_size,
         engine=engine,
+        dtype=dtype,
+        attn_impl=attn_impl,
+        max_model_len=max_model_len,
         runner=runner,
         workers=workers,
         groups=groups,

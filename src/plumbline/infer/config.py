@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from plumbline.errors import ConfigError, Problem
 
 ENGINES = ("transformers", "vllm")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class RunSettings:
     own; image_url_allow: hosts from which its pictures may be fetched. shard: (number from 1, of how many), only that
     part of the input. max_error_rate: share of pictures without a reply that ends the run. replies: file of replies by
     content. servers: addresses that answer in the place of this process, with the model named `served_model` there;
-    then `model` only tells the card.
+    then `model` only tells the card. dtype: of the weights, the checkpoint's own by default; attn_impl: attention
+    kernel of transformers, its own choice by default. max_model_len: tokens of prompt and reply that vLLM makes room
+    for; by default those of training and a reply.
     """
 
     model: Path
@@ -65,6 +70,9 @@ class RunSettings:
     replies: Path | None = None
     servers: tuple[str, ...] = ()
     served_model: str | None = None
+    dtype: str = "auto"
+    attn_impl: str | None = None
+    max_model_len: int | None = None
 
     def __post_init__(self) -> None:
         if wrong := self.problems():
@@ -81,7 +89,23 @@ class RunSettings:
             wrong.append(Problem("--engine", f"{self.engine!r} is none of {', '.join(ENGINES)}"))
         elif self.servers and self.engine != ENGINES[0]:
             wrong.append(Problem("--engine", "the servers answer, no weights are run here", "give one of the two"))
-        return wrong
+        return wrong + list(self._weight_problems())
+
+    def _weight_problems(self) -> Iterator[Problem]:
+        """What cannot be right about how weights are run."""
+        if self.dtype not in DTYPES:
+            yield Problem("--dtype", f"{self.dtype!r} is none of {', '.join(DTYPES)}")
+        if self.attn_impl is not None and self.attn_impl not in ATTENTIONS:
+            yield Problem("--attn-impl", f"{self.attn_impl!r} is none of {', '.join(ATTENTIONS)}")
+        if self.max_model_len is not None and self.max_model_len < 1:
+            yield Problem("--max-model-len", f"{self.max_model_len} is not at least 1")
+        if self.servers and (self.dtype, self.attn_impl, self.max_model_len) != ("auto", None, None):
+            what = "the servers answer, no weights are run here"
+            yield Problem("--dtype, --attn-impl, --max-model-len", what, "leave them out")
+        elif self.engine == "vllm" and self.attn_impl is not None:
+            yield Problem("--attn-impl", "vllm chooses its kernel itself", "leave it out")
+        elif self.engine != "vllm" and self.max_model_len is not None:
+            yield Problem("--max-model-len", f"{self.engine} makes room as it goes", "leave it out, or --engine vllm")
 
 
 @dataclass(frozen=True, kw_only=True)

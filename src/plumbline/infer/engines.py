@@ -45,9 +45,17 @@ def open_engine(plan: EnginePlan, on_text: Callable[[str], None] | None = None) 
             raise ConfigError(Problem("--engine", what, "merge it first (plumbline merge)"))
         trained = plan.card.max_length
         longest = None if trained is None else trained + settings.sampling.max_new_tokens
-        return VllmEngine(plan.model, max_pixels=max_pixels, max_length=longest)
+        longest = settings.max_model_len or longest
+        return VllmEngine(plan.model, max_pixels=max_pixels, max_length=longest, dtype=settings.dtype)
     from plumbline.infer.local import TransformersEngine
 
-    engine = TransformersEngine(plan.model, plan.adapter, batch_size=settings.batch_size, max_pixels=max_pixels)
+    engine = TransformersEngine(
+        plan.model,
+        plan.adapter,
+        batch_size=settings.batch_size,
+        max_pixels=max_pixels,
+        dtype=settings.dtype,
+        attn_impl=settings.attn_impl,
+    )
     engine.on_text = on_text
     return engine

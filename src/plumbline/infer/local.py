@@ -66,10 +66,10 @@ class Batch:
 class TransformersEngine:
     """Qwen3-VL in this process, a base or merged model or one with an adapter.
 
-    model, adapter: folders as `plumbline.model.loading.load_model` takes them. batch_size: requests decoded at a time.
-    max_pixels: the largest image area that training used, or None for the image processor's own limit. Greedy replies
-    do not depend on `batch_size`, sampled ones on their own key and seed alone. on_text: where it is set, hears the
-    whole text of a reply so far after every token, for somebody who looks on (one request at a time).
+    model, adapter, dtype, attn_impl: as `plumbline.model.loading.load_model` takes them. batch_size: requests decoded
+    at a time. max_pixels: the largest image area that training used, or None for the image processor's own limit.
+    Greedy replies do not depend on `batch_size`, sampled ones on their own key and seed alone. on_text: where it is
+    set, hears the whole text of a reply so far after every token, for somebody who looks on (one request at a time).
     """
 
     def __init__(
@@ -79,14 +79,16 @@ class TransformersEngine:
         *,
         batch_size: int = 1,
         max_pixels: int | None = None,
+        dtype: str = "auto",
+        attn_impl: str | None = None,
     ):
         from plumbline.batch.lengths import PixelLimits
         from plumbline.model.checkpoints import weights_stamp
         from plumbline.model.loading import load_model, load_processor
 
-        self.model = load_model(model, adapter)
+        self.model = load_model(model, adapter, dtype, attn_impl=attn_impl)
         self.processor = load_processor(model)
-        self.batch_size = batch_size
+        self.batch_size, self._attn_impl = batch_size, attn_impl
         self.on_text: Callable[[str], None] | None = None
         self.limits = PixelLimits.of_processor(self.processor.image_processor, max_pixels)
         self._base: Any = self.model.get_base_model() if adapter is not None else self.model
@@ -98,7 +100,8 @@ class TransformersEngine:
 
     @property
     def identity(self) -> str:
-        return f"transformers {self._stamp} {self._base.dtype} {self.limits}"
+        kernel = "" if self._attn_impl is None else f" {self._attn_impl}"
+        return f"transformers {self._stamp} {self._base.dtype} {self.limits}{kernel}"
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """The replies in the order of the requests, whose keys must differ."""

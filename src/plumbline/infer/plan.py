@@ -154,4 +154,6 @@ def answering(settings: RunSettings, model: Path, adapter: Path | None, card: Ca
         "adapter": None if adapter is None else str(adapter.resolve()),
         "card": asdict(card),
         "sampling": asdict(settings.sampling),
+        "dtype": None if settings.dtype == "auto" else settings.dtype,
+        "attn_impl": settings.attn_impl,
     }

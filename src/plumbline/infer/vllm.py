@@ -21,11 +21,13 @@ class VllmEngine:
     """A base or merged model run by vLLM, which batches by itself.
 
     max_pixels: the largest image area that training used, or None for the image processor's own limit. max_length:
-    tokens of prompt and reply together, None for what the model allows. Raises ConfigError where vLLM is not installed
-    and for adapters: vLLM leaves out what they change in the vision encoder.
+    tokens of prompt and reply together, None for what the model allows. dtype: of the weights. Raises ConfigError where
+    vLLM is not installed and for adapters: vLLM leaves out what they change in the vision encoder.
     """
 
-    def __init__(self, model: Path, *, max_pixels: int | None = None, max_length: int | None = None):
+    def __init__(
+        self, model: Path, *, max_pixels: int | None = None, max_length: int | None = None, dtype: str = "auto"
+    ):
         try:
             import vllm
         except ImportError as error:
@@ -36,11 +38,13 @@ class VllmEngine:
         self.processor = load_processor(folder)
         self.limits = PixelLimits.of_processor(self.processor.image_processor, max_pixels)
         self.identity = f"vllm {vllm.__version__} {weights_stamp(folder)} {self.limits}"
+        self.identity += "" if dtype == "auto" else f" {dtype}"
         self._llm = vllm.LLM(
             model=str(folder),
             load_format="safetensors",
             trust_remote_code=False,
             max_model_len=max_length,
+            dtype=dtype,
             limit_mm_per_prompt={"image": MOST_PICTURES},
         )
 

@@ -45,11 +45,16 @@ def _remedy(error: Exception, text: str) -> str:
 
 
 def load_model(
-    model: str | Path, adapter: str | Path | None = None, dtype: str = "auto", device: str | None = None
+    model: str | Path,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    attn_impl: str | None = None,
 ) -> Any:
     """The model, in evaluation mode, on the GPU where there is one; with `adapter`, PEFT's wrapper around it.
 
     model: folder of a base or merged model. adapter: an adapter's folder. dtype: `auto` is the checkpoint's own.
+    attn_impl: attention kernel; without it the library's choice.
     Raises UserError for another architecture or pickled weights, DamagedFileError for a folder that is not whole.
     """
     import torch
@@ -64,6 +69,7 @@ def load_model(
         network: Any = Qwen3VLForConditionalGeneration.from_pretrained(
             located.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=attn_impl,
             device_map={"": place} if quantized else None,  # weights in few bits cannot be moved afterwards
             use_safetensors=True,
             trust_remote_code=False,
