@@ -30,7 +30,9 @@ from swift.rlhf_trainers.utils import _ForwardRedirection as ForwardRedirection
 from swift.trainers import Seq2SeqTrainer, TrainerFactory
 from swift.trainers import disable_gradient_checkpointing as without_checkpointing
 from swift.trainers.mixin import DataLoaderMixin
+from swift.trainers.patcher import PrinterCallbackNew as PrinterCallback
 from swift.trainers.patcher import ProgressCallbackNew as ProgressCallback
+from swift.trainers.patcher import add_train_message
 from swift.utils import get_logger as _upstream_logger
 from transformers import Trainer as HfTrainer
 from transformers.integrations import TensorBoardCallback
@@ -41,11 +43,13 @@ __all__ = [
     "ForwardRedirection",
     "GKDTrainer",
     "HfTrainer",
+    "PrinterCallback",
     "ProgressCallback",
     "Seq2SeqTrainer",
     "SwiftRLHF",
     "SwiftSft",
     "TensorBoardCallback",
+    "add_train_message",
     "build_arguments",
     "export_quantized",
     "gathered",

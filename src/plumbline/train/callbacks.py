@@ -53,10 +53,13 @@ class EpochAccount(TrainerCallback):
         self.path = folder / EPOCHS
         self._tally: Counter[str] = Counter()
         self._begin = 0.0
+        self.tokens = 0
+        """Tokens of this rank's batches so far, prompts included."""
 
     def add(self, tally: Counter[str]) -> None:
         """Add what a batch holds."""
         self._tally += tally
+        self.tokens += tally["tokens"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember how far the run is."""

@@ -28,6 +28,7 @@ from plumbline.train.kd.features import VisualKd, can_move
 from plumbline.train.kd.losses import LossWeights
 from plumbline.train.kd.server import TeacherServer
 from plumbline.train.kd.teacher import TeacherPlan
+from plumbline.train.progress import phase
 from plumbline.train.targets import VISUAL_SIDE_STAYS, TrainingTargets
 from plumbline.train.trainer import TrainerParts, base_of
 
@@ -90,7 +91,7 @@ class PipelineMixin:
         super().__init__(arguments)  # type: ignore[call-arg]
 
     def _prepare_model_tokenizer(self, **kwargs: Any) -> None:
-        with loading(self.args.model):
+        with phase("loading the model"), loading(self.args.model):
             super()._prepare_model_tokenizer(**kwargs)  # type: ignore[misc]
 
     def _prepare_template(self) -> None:

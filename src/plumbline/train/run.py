@@ -274,7 +274,7 @@ def _show_plan(run: TrainRun, how: Continuation, outlook: Outlook, *, as_json: b
 
 def _check_arguments(run: TrainRun) -> None:
     """Raise ConfigError for what the upstream refuses, without leaving the folder that it makes."""
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+    with phase("loading the libraries"), tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         upstream_arguments(replace(run, upstream={**run.upstream, "output_dir": folder}), Continuation(None))
 
 
@@ -466,8 +466,9 @@ def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
 
 def _train_here(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions) -> int:
     began, run = time.monotonic(), loaded.run
-    from plumbline.model.upstream import set_verbosity
-    from plumbline.train.pipeline import records_skipped, run_pipeline
+    with phase("loading the libraries"):
+        from plumbline.model.upstream import set_verbosity
+        from plumbline.train.pipeline import records_skipped, run_pipeline
 
     set_verbosity(debug=options.debug, main_process=_rank() == 0)
     job, arguments = job_of(run, datasets), upstream_arguments(run, start.how)

@@ -32,6 +32,7 @@ from plumbline.model.upstream import (
     DataLoaderShard,
     ForwardRedirection,
     HfTrainer,
+    PrinterCallback,
     ProgressCallback,
     TensorBoardCallback,
     gathered,
@@ -45,6 +46,7 @@ from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
 from plumbline.train.kd.server import TeacherServer
 from plumbline.train.kd.shared import Taught
 from plumbline.train.nonfinite import fault_flags
+from plumbline.train.step_lines import StepLines
 from plumbline.train.telemetry import Meter, window_metrics
 
 logger = logging.getLogger(__name__)
@@ -151,9 +153,10 @@ class StepMixin(DataLoaderMixin):
         if boards:
             self.add_callback(OncePrefixedTensorBoard())
         # The writer of logging.jsonl adds strings to the logs; it comes last so that everybody else sees numbers.
-        for callback in [c for c in self.callback_handler.callbacks if isinstance(c, ProgressCallback)]:
+        talkers = [c for c in self.callback_handler.callbacks if isinstance(c, ProgressCallback | PrinterCallback)]
+        for callback in talkers:
             self.remove_callback(callback)
-            self.add_callback(callback)
+        self.add_callback(StepLines(self.parts.account, with_bar=not self.args.disable_tqdm))
 
     def _get_data_collator(self, args: Any, template: Any) -> BatchCollator:
         return self.parts.collator
