@@ -121,7 +121,10 @@ def data_check(
 
         gallery = partial(write_gallery, html)
     options = verbs.options_of(images, image_root or [], limit)
-    return verbs.check(files, options, max_report=max_report, gallery=gallery, as_json=as_json)
+    code = verbs.check(files, options, max_report=max_report, gallery=gallery, as_json=as_json)
+    if html is not None:
+        print(f"page: {html}", file=sys.stderr)
+    return code
 
 
 @data_app.command(name="stats")
@@ -240,7 +243,8 @@ def train(
         config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache, extend)
     )
     if outcome.folder is not None:
-        write_run_report(outcome.folder)
+        page = write_run_report(outcome.folder)
+        print(f"report: {page}", file=sys.stderr)
     return outcome.exit_code
 
 

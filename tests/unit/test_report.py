@@ -198,3 +198,21 @@ def test_numbers_for_people():
     assert [number(value) for value in (None, 0.0, 1234567, 0.25, 1.2e-7, 123456.0)] == [
         "–", "0", "1,234,567", "0.25", "1.200e-07", "1.235e+05",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.00972, 0.01), ("0.0097", "0.01")),
+        ((2.5e-5, 9e-5), ("2e-05", "0.0001")),
+        ((0.0, 3.0), ("0", "3")),
+        ((17.6, 18.2), ("17.6", "18.2")),
+        ((1.2e7, 1.3e7), ("1.2e+07", "1.3e+07")),
+    ],
+)
+def test_labels_of_small_numbers_are_whole(values, texts):
+    chart = lay_out([Line("drift", Curve("drift", (1, 2), values))], 640, 290)
+    labels = [tick.text for tick in chart.y_ticks]
+    assert set(texts) <= set(labels)
+    assert all(chart.left - 9 - 7.4 * len(text) >= 0 for text in labels), "nothing is cut at the left edge"
+    assert len(set(labels)) == len(labels)

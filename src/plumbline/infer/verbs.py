@@ -46,6 +46,8 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
         # Libraries talk there, the result is ours alone.
         report = run_captions(plan, lambda: open_engine(plan), on_caption, advance)
     tell(report, "pictures", as_json)
+    if draw_folder is not None:
+        print(f"pictures with their objects: {draw_folder}", file=sys.stderr)
     return report.exit_code
 
 

@@ -17,6 +17,8 @@ from plumbline.report.log import Curve
 
 COLOURS = ("#2f6fdd", "#e0662f", "#1f9d74", "#9a57d6")
 _LARGEST = 1e12  # a value beyond this would flatten every other one: it is a gap in the line, like NaN
+_CHARACTER, _LABEL_GAP = 7.4, 16.0
+"""Pixels of a digit at the size of the axis, and of the room around a label."""
 _WINDOW = 7  # steps of the running mean
 
 Point = tuple[float, float]
@@ -94,12 +96,14 @@ def curve_picture(lines: Sequence[Line], width: int, height: int) -> Image.Image
 
 def lay_out(lines: Sequence[Line], width: int, height: int) -> Chart:
     """Place axes, ticks and strokes of the curves in a chart of the given size in pixels."""
-    left, right, top, bottom = 54.0, width - 18.0, 30.0, height - 42.0
+    right, top, bottom = width - 18.0, 30.0, height - 42.0
     steps = [step for line in lines for step in line.curve.steps]
     shown = [value for line in lines for value in line.curve.values if _is_shown(value)]
     x_low, x_high = (min(steps), max(steps)) if steps else (0, 1)
     y_low, y_high = (min(shown), max(shown)) if shown else (0.0, 1.0)
     y_values = nice_ticks(y_low, y_high, 5)
+    labels = [tick_text(value) for value in y_values]
+    left = max(54.0, _LABEL_GAP + _CHARACTER * max(map(len, labels)))
     x_scale = _Scale(x_low, max(x_high, x_low + 1), left, right)
     y_scale = _Scale(min(y_low, y_values[0]), max(y_high, y_values[-1]), bottom, top)
     strokes: list[Stroke] = []
@@ -112,11 +116,18 @@ def lay_out(lines: Sequence[Line], width: int, height: int) -> Chart:
     return Chart(
         width, height, left, right, top, bottom,
         tuple(Tick(x_scale(value), f"{value:g}") for value in x_values),
-        tuple(Tick(y_scale(value), f"{value:.6g}") for value in y_values),
+        tuple(Tick(y_scale(value), text) for value, text in zip(y_values, labels, strict=True)),
         tuple(strokes),
         tuple(dots),
         tuple((line.label, line.colour) for line in lines) if len(lines) > 1 else (),
     )  # fmt: skip
+
+
+def tick_text(value: float) -> str:
+    """A value as an axis has it: plain digits, or a power of ten where they would be many."""
+    plain = f"{value:.6f}".rstrip("0").rstrip(".")
+    is_plain = value == 0 or (1e-3 <= abs(value) < 1e6 and math.isclose(float(plain), value, rel_tol=1e-6))
+    return plain if is_plain and plain not in ("-0", "") else f"{value:.4g}"
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:

@@ -16,7 +16,7 @@ from plumbline.batch.schedule import Schedule, StepShape
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.model.checkpoints import Card, write_atomically
-from plumbline.model.loading import loading
+from plumbline.model.loading import bars_on_terminals_only, loading
 from plumbline.model.packed_attention import enable_packing
 from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
 from plumbline.train.adopt import adopt_weights
@@ -91,6 +91,7 @@ class PipelineMixin:
         super().__init__(arguments)  # type: ignore[call-arg]
 
     def _prepare_model_tokenizer(self, **kwargs: Any) -> None:
+        bars_on_terminals_only()
         with phase("loading the model"), loading(self.args.model):
             super()._prepare_model_tokenizer(**kwargs)  # type: ignore[misc]
 
