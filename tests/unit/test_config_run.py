@@ -104,7 +104,6 @@ def test_data_dataset_takes_any_value_and_reaches_nobody(load: Load) -> None:
         ("evaluation_strategy: no", "eval_strategy", "no"),
         ("save_safetensors: true", "safe_serialization", True),
         ("no_cuda: true", "use_cpu", True),
-        ("metric: acc", "eval_metric", "acc"),
     ],
 )
 def test_old_names_are_read_with_a_note(load: Load, old: str, new: str, value: Any) -> None:

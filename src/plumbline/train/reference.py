@@ -9,7 +9,7 @@ from plumbline.config.types import Field, Section
 from plumbline.config.upstream import KNOWN, SECTIONS, home, upstream_fields, version
 from plumbline.train.canonical import GONE, OWN_RLHF, RENAMED
 from plumbline.train.config import root_section
-from plumbline.train.rules import REPLACED
+from plumbline.train.unused import without_effect
 
 _HEAD = """\
 # Configuration reference
@@ -72,9 +72,9 @@ def _pass_through() -> Iterator[str]:
         own = [name for name in fields if home(name) == section]
         yield f"\n### `{section}`\n"
         ours = [_download()] if section == "model" else []
-        known = [fields[name] for name in KNOWN if name in own and name not in REPLACED]
+        known = [fields[name] for name in KNOWN if name in own and name not in without_effect()]
         yield from field_table([*known, *ours])
-        others = [f"`{name}`" for name in own if name not in KNOWN and name not in REPLACED]
+        others = [f"`{name}`" for name in own if name not in KNOWN and name not in without_effect()]
         if others:
             yield f"\nAlso: {', '.join(others)}.\n"
 
@@ -93,7 +93,7 @@ def _old_names() -> Iterator[str]:
     yield "| `max_new_tokens` (under `rlhf`) | `max_completion_length` |"
     yield "| `deepspeed: zero2` | `deepspeed: {enabled: true, config: zero2}` |"
     yield f"\nAccepted with a note that they have no effect any more: {', '.join(f'`{name}`' for name in GONE)}.\n"
-    yield "## Keys of the upstream that Plumbline answers itself\n"
+    yield "## Keys of the upstream that have no effect here\n"
     yield "Another value than the upstream's default stops the run.\n"
     yield "| key | instead |\n|---|---|"
-    yield from (f"| `{name}` | {fix} |" for name, fix in REPLACED.items())
+    yield from (f"| `{name}` | {fix} |" for name, fix in without_effect().items())

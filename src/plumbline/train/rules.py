@@ -8,30 +8,18 @@ from typing import Any
 from plumbline.config.tree import Origin, show_plain
 from plumbline.config.upstream import home, table
 from plumbline.errors import Problem
+from plumbline.train.unused import without_effect
 
 Origins = Mapping[str, Origin]
 Resolved = Mapping[str, Any]
 
-REPLACED = {  # keys of the upstream that Plumbline answers itself; another value than the default would be ignored
-    "val_dataset": "give `custom.val_jsonl`",
-    "cached_dataset": "give `custom.train_jsonl`",
-    "cached_val_dataset": "give `custom.val_jsonl`",
-    "custom_dataset_info": "give `custom.train_jsonl`",
-    "split_dataset_ratio": "give `custom.val_jsonl`",
-    "streaming": "remove it: records are read when they are needed",
-    "interleave_prob": "use `custom.fusion`",
-    "columns": "remove it: records have their own schema",
-    "external_plugins": "use `custom.plugins`",
-    "custom_register_path": "use `custom.plugins`",
-    "system": "use `prompts.system_dense` or `prompts.system_summary`",
-    "add_version": "remove it: `training.output_dir` is used as given",
-}
+_UNPROVEN = ("galore", "muon", "muonclip")
 _MIN_LR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
 
 def cross_key_problems(resolved: Resolved, origins: Origins, file: str) -> tuple[Problem, ...]:
     """Everything that cannot work although each key by itself is fine."""
-    rules = (_required, _lengths, _prompts, _rlhf, _schedule, _precision, _summary, _replaced)
+    rules = (_required, _lengths, _prompts, _rlhf, _schedule, _optimizer, _precision, _summary, _replaced)
     found = []
     for rule in rules:
         for path, what, fix in rule(resolved):
@@ -175,6 +163,15 @@ def _schedule(resolved: Resolved) -> Found:
             yield "training.lr_scheduler_type", what, "e.g. `lr_scheduler_kwargs: {min_lr: 1.0e-6}`"
 
 
+def _optimizer(resolved: Resolved) -> Found:
+    if (name := _key(resolved, "optimizer")) in _UNPROVEN:
+        what = f"{name} of the upstream does not run with this trainer"
+        yield "training.optimizer", what, "take it out, or write multimodal for rates of their own per part"
+    if _key(resolved, "neftune_noise_alpha") and resolved.get("rlhf"):
+        what = "the noise would reach the teacher too, which shares the student's embeddings"
+        yield "training.neftune_noise_alpha", what, "take it out of a distillation run"
+
+
 def _precision(resolved: Resolved) -> Found:
     if _key(resolved, "bf16") and _key(resolved, "fp16"):
         yield "training.fp16", "bf16 and fp16 are both true", "keep one of them"
@@ -188,7 +185,7 @@ def _summary(resolved: Resolved) -> Found:
 
 
 def _replaced(resolved: Resolved) -> Found:
-    for name, fix in REPLACED.items():
+    for name, fix in without_effect().items():
         value = _key(resolved, name)
         if value is not None and value != table()[name]["default"]:
             path = f"{home(name)}.{name}"
