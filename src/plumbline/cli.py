@@ -31,25 +31,37 @@ BaseConfig = Annotated[
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
 
 
+Kind = Annotated[
+    Literal["train", "stage-b", "missions"] | None,
+    Parameter(help="What FILE configures; recognised by its content without it."),
+]
+
+
 @config_app.command(name="check")
-def config_check(file: Path, *, base_config: BaseConfig = None, as_json: AsJson = False) -> int:
+def config_check(file: Path, *, base_config: BaseConfig = None, kind: Kind = None, as_json: AsJson = False) -> int:
     """Judge each key of FILE by itself: names, types, ranges. Exit 0 or 2.
 
     Example: `plumbline config check my.yaml --base_config configs/base.yaml`
     """
+    from plumbline.stage_b import config_verbs as stage_b_verbs
     from plumbline.train import config_verbs
 
+    if (found := kind or stage_b_verbs.recognised(file) or "train") != "train":
+        return stage_b_verbs.check(file, found, as_json=as_json)
     return config_verbs.check(file, base_config, as_json)
 
 
 @config_app.command(name="show")
-def config_show(file: Path, *, base_config: BaseConfig = None, as_json: AsJson = False) -> int:
+def config_show(file: Path, *, base_config: BaseConfig = None, kind: Kind = None, as_json: AsJson = False) -> int:
     """Print what FILE results in, each value with the place it comes from.
 
     Example: `plumbline config show configs/stage_3_gkd.yaml`
     """
+    from plumbline.stage_b import config_verbs as stage_b_verbs
     from plumbline.train import config_verbs
 
+    if (found := kind or stage_b_verbs.recognised(file) or "train") != "train":
+        return stage_b_verbs.show(file, found, as_json=as_json)
     return config_verbs.show(file, base_config, as_json)
 
 
@@ -65,14 +77,15 @@ def config_diff(first: Path, second: Path, *, as_json: AsJson = False) -> int:
 
 
 @config_app.command(name="schema")
-def config_schema() -> int:
+def config_schema(*, kind: Annotated[Literal["train", "stage-b"], Parameter(help="Of which run.")] = "train") -> int:
     """Print the JSON Schema (draft 2020-12) of a run's YAML, for editors.
 
     Example: `plumbline config schema > plumbline.schema.json`
     """
+    from plumbline.stage_b import config_verbs as stage_b_verbs
     from plumbline.train import config_verbs
 
-    return config_verbs.schema()
+    return config_verbs.schema() if kind == "train" else stage_b_verbs.schema()
 
 
 @config_app.command(name="reference")

@@ -48,7 +48,7 @@ def test_check_prints_every_problem(bad: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert f"{bad}:2:3: unknown key `model.mdoel`" in out
     assert f"{bad}:4:18: training.learning_rate must be a number" in out
-    assert "2 problem(s)" in out
+    assert "2 problems" in out
 
 
 def test_check_as_json_splits_the_place(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
