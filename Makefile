@@ -13,7 +13,7 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
 	test -x $(PY) || $(UV) venv --quiet --python ">=3.11" .venv
-	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) pip install --quiet --compile-bytecode --constraint constraints.txt --group dev --editable .
+	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) pip install --quiet --compile-bytecode --constraint constraints.txt --group dev --editable ".[demo]"
 	touch $@
 
 demo: setup

@@ -13,4 +13,6 @@ if [[ $# -gt 0 && $1 != --* ]]; then
   arguments+=(--base "$1")
   shift
 fi
-exec "$root/.venv/bin/plumbline" merge "${arguments[@]}" "$@"
+plumbline="$root/.venv/bin/plumbline"
+[[ -x $plumbline ]] || plumbline=plumbline   # copied elsewhere: the one on PATH
+exec "$plumbline" merge "${arguments[@]}" "$@"

@@ -6,4 +6,6 @@ if [[ $# -lt 1 ]]; then
   sed -n '2,3p' "$0" >&2
   exit 2
 fi
-exec "$(cd "$(dirname "$0")/.." && pwd)/.venv/bin/plumbline" stage-a "$@"
+plumbline="$(cd "$(dirname "$0")/.." && pwd)/.venv/bin/plumbline"
+[[ -x $plumbline ]] || plumbline=plumbline   # copied elsewhere: the one on PATH
+exec "$plumbline" stage-a "$@"

@@ -31,6 +31,8 @@ BaseConfig = Annotated[
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
 
 
+app.register_install_completion_command()
+
 Kind = Annotated[
     Literal["train", "stage-b", "missions"] | None,
     Parameter(help="What FILE configures; recognised by its content without it."),
@@ -63,6 +65,22 @@ def config_show(file: Path, *, base_config: BaseConfig = None, kind: Kind = None
     if (found := kind or stage_b_verbs.recognised(file) or "train") != "train":
         return stage_b_verbs.show(file, found, as_json=as_json)
     return config_verbs.show(file, base_config, as_json)
+
+
+@config_app.command(name="new")
+def config_new(
+    name: Annotated[str | None, Parameter(help="A recipe; without it they are listed.")] = None,
+    *,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="NAME.yaml without it.")] = None,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace a file that is there.")] = False,
+) -> int:
+    """Write a recipe that ships as one file of your own.
+
+    Example: `plumbline config new stage_3_gkd_forward_only -o my.yaml`
+    """
+    from plumbline.train import config_verbs
+
+    return config_verbs.new(name, output, overwrite=overwrite)
 
 
 @config_app.command(name="diff")

@@ -33,14 +33,15 @@ def test_a_model_that_cannot_judge_passes_nothing(tiny_model: Path, tmp_path: Pa
     assert app(["stage-b", "run", str(config), "--dry-run", "--json"], result_action="return_value") == 0
     (plan,) = json.loads(capsys.readouterr().out)["runs"]
     assert (plan["calls"], plan["reply_tokens"]) == (6, 24) and plan["seconds"] > 0
-    assert app(["stage-b", "run", str(config), "--json"], result_action="return_value") == 0
+    assert app(["stage-b", "run", str(config), "--json"], result_action="return_value") == 3
     (told,) = json.loads(capsys.readouterr().out)["runs"]
+    assert told["unreadable"].endswith(" times)")
     assert (told["calls"], told["statuses"], told["reply_tokens"]) == (6, {"invalid": 6}, 24)
     rows = list(read_rows(run.trajectories))
     assert all(row["result"]["verdict"] is None and row["result"]["scores"] is None for row in rows)
     chosen = [row["result"] for row in read_rows(run.folder / "selections.jsonl")]
     assert [(row["verdict"], row["summary_confidence"], row["selected_candidate"]) for row in chosen] == [
-        ("不通过", "needs_review", None)
+        (None, "needs_review", None)
     ] * 3
 
 

@@ -44,7 +44,7 @@ def photo_file(record: Record) -> Path:
     for folder in (found.submodule_search_locations or ()) if found else ():
         if (path := Path(folder) / inside).is_file():
             return path
-    raise DataError(Problem(f"{package}/{inside}", "photograph not found", "install scikit-learn and scikit-image"))
+    raise DataError(Problem(f"{package}/{inside}", "photograph not found", "pip install 'plumbline[demo]'"))
 
 
 def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, seed: int = 0) -> DemoData:

@@ -59,7 +59,9 @@ def ranks_file() -> Path:
     path = Path(spec.origin).parent / "resources" / "qwen.tiktoken" if spec and spec.origin else None
     if path is None or not path.is_file():
         raise UserError(
-            Problem("dashscope", "the Qwen vocabulary (qwen.tiktoken) is not installed", "pip install dashscope")
+            Problem(
+                "dashscope", "the Qwen vocabulary (qwen.tiktoken) is not installed", "pip install 'plumbline[demo]'"
+            )
         )
     return path
 

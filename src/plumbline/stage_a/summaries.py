@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from plumbline.config.recipes import or_shipped
 from plumbline.data.images import load_image
 from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, Problem, UserError
@@ -18,7 +19,7 @@ from plumbline.infer.plan import answering, choose_mode, find_card, find_weights
 from plumbline.infer.rows import read_heads, read_rows
 from plumbline.infer.work import ERROR, INVALID, OK, Runner, RunOptions, RunReport, check_identity, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
-from plumbline.stage_a.config import StageASettings
+from plumbline.stage_a.config import PROMPTS, StageASettings
 from plumbline.stage_a.tickets import Input, Photo, Ticket, of_mission, read_input, sample_tickets
 
 SUFFIX = "_stage_a.jsonl"
@@ -112,6 +113,7 @@ def _with_earlier_rows(plan: Plan, told: list[str]) -> Plan:
 
 def mission_prompt(folder: Path, mission: str) -> str:
     """The text of a mission; ConfigError for one that has none, naming those that have."""
+    folder = or_shipped(folder, PROMPTS)
     path = folder / f"{mission}.txt"
     known = sorted(file.stem for file in folder.glob("*.txt")) if folder.is_dir() else []
     if mission not in known:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plumbline.config.recipes import or_shipped
 from plumbline.data.keyed import keyed_generator
 from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
@@ -193,7 +194,7 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
     missions = [name for name in places if not only or name in only]
     if not missions:
         raise UserError(Problem(", ".join(config.stage_a_paths), "there is no ticket in it", "run stage-a first"))
-    described = read_missions(config.missions_file)
+    described = read_missions(or_shipped(Path(config.missions_file), Path(StageBConfig.missions_file)))
     if config.guidance.path is None and (missing := [name for name in missions if name not in described]):
         what = f"there is no focus for {', '.join(missions if not described else missing)}"
         raise ConfigError(Problem(config.missions_file, what, f"it has {', '.join(described)}"))

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.config.printed import print_check, print_json, print_notes
+from plumbline.config.recipes import recipe_text, recipes
 from plumbline.config.render import inline
 from plumbline.config.schema import json_schema
 from plumbline.config.tree import Origin
-from plumbline.errors import EXIT_OK, ConfigError
+from plumbline.errors import EXIT_OK, ConfigError, OutputError, Problem, writing
+from plumbline.model.checkpoints import write_atomically
 from plumbline.train.config import CheckedFile, check_file, root_section
 
 
@@ -44,6 +46,21 @@ def diff(first: Path, second: Path, as_json: bool) -> int:
         print(f"{path}: {_side(path, left, a.origins)} -> {_side(path, right, b.origins)}")
     if not paths:
         print("no difference")
+    return EXIT_OK
+
+
+def new(name: str | None, output: Path | None, *, overwrite: bool) -> int:
+    """Write a recipe as one file; without a name list the recipes."""
+    if name is None:
+        for each, headline in recipes().items():
+            print(f"{each:26} {headline}")
+        return EXIT_OK
+    text, path = recipe_text(name), output or Path(f"{name}.yaml")
+    if path.exists() and not overwrite:
+        raise OutputError(Problem(str(path), "is there already", "name another file with --output, or --overwrite"))
+    with writing(path):
+        write_atomically(path, text)
+    print(f"wrote {path}; next: plumbline config check {path}")
     return EXIT_OK
 
 
