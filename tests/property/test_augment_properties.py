@@ -250,6 +250,24 @@ def test_a_turn_with_expansion_keeps_every_object_whole_and_makes_quads_of_boxes
         assert [item.shape.kind for item in plan.record.objects] == ["quad", "quad", "poly", "line", "quad"]
 
 
+@given(st.integers(1, 400_000), st.sampled_from([1, 8, 32]), st.integers(0, 50))
+def test_a_wider_canvas_stays_within_its_limit(limit: int, multiple: int, seed: int) -> None:
+    """And shows the same picture, smaller: every object whole, sides in proportion."""
+    free = plan_of(build("rotate", max_deg=45.0), build("expand_to_fit_affine", multiple=multiple), seed=seed)
+    held = plan_of(
+        build("rotate", max_deg=45.0), build("expand_to_fit_affine", multiple=multiple, max_pixels=limit), seed=seed
+    )
+    assert held.width % multiple == held.height % multiple == 0
+    smallest = min(held.width, held.height) == multiple
+    assert held.width * held.height <= limit or smallest
+    if free.width * free.height <= limit:
+        assert np.array_equal(held.matrix, free.matrix)
+    corners = map_points(canvas_corners(WIDTH, HEIGHT), held.matrix)
+    assert corners.min() >= -1e-6 and (corners.max(0) <= np.array([held.width, held.height]) + 1e-6).all()
+    linear = held.matrix[:2, :2]
+    assert np.allclose(linear @ linear.T, np.eye(2) * np.linalg.det(linear)), "a turn and one factor"
+
+
 class TestCrops:
     """Left half of the picture is kept: coverage of each object is known."""
 

@@ -14,7 +14,7 @@ from plumbline.config.limits import Length, Range
 from plumbline.geometry import Polyline
 from plumbline.geometry.clip import visible_fraction
 from plumbline.geometry.group import Bounds, ShapeGroup, overlaps
-from plumbline.geometry.maps import IDENTITY, scaling, translation
+from plumbline.geometry.maps import IDENTITY, scaling, then, translation
 
 Multiple = Annotated[int, Range(ge=1, le=1024)]
 _ROUNDING_PX = 1e-6
@@ -28,6 +28,10 @@ def _aligned(side: float, multiple: int) -> int:
 def _padded(side: float, multiple: int) -> int:
     # A side that is a multiple up to rounding noise must not grow by a whole one.
     return max(1, math.ceil(side / multiple - 1e-9)) * multiple
+
+
+def _floored(side: float, multiple: int) -> int:
+    return max(multiple, math.floor(side / multiple + 1e-9) * multiple)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,8 @@ class ExpandToFitAffine:
 
     multiple: Multiple = 1
     """Both sides become a multiple of this many pixels."""
+    max_pixels: Annotated[int, Range(ge=1)] | None = None
+    """Largest area of the wider canvas: beyond it the picture shrinks with it. At least one `multiple` a side."""
     prob: Probability = 1.0
     """Chance that it acts."""
 
@@ -65,7 +71,19 @@ class ExpandToFitAffine:
                 return Skip("everything fits already")
             return Step(IDENTITY, width, height)
         width, height = (_padded(side, self.multiple) for side in (high - low).tolist())
-        return Step(translation(*(-low + ((width, height) - (high - low)) / 2)), width, height)
+        moved = translation(*(-low + ((width, height) - (high - low)) / 2))
+        return self._within(Step(moved, width, height))
+
+    def _within(self, step: Step) -> Step:
+        """The step, its canvas no larger than `max_pixels`; the picture keeps its proportions and its centre."""
+        area = step.width * step.height
+        if self.max_pixels is None or area <= self.max_pixels:
+            return step
+        shrink = math.sqrt(self.max_pixels / area)
+        width, height = (_floored(side * shrink, self.multiple) for side in (step.width, step.height))
+        factor = min(width / step.width, height / step.height)
+        centred = translation((width - factor * step.width) / 2, (height - factor * step.height) / 2)
+        return Step(then(then(step.matrix, scaling(factor, factor)), centred), width, height)
 
 
 @dataclass(frozen=True, kw_only=True)
