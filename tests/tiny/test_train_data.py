@@ -140,3 +140,15 @@ def test_pictures_without_objects_train_augmented_and_packed(train, records, pac
     for account in accounts(run.folder):
         assert sum(account["mode"].values()) == len(rows)
     assert all(line["train/sft_loss"] > 0 for line in run.log if "train/sft_loss" in line)
+
+
+def test_answers_in_the_form_of_an_earlier_checkpoint_train_packed(train):
+    form = {"key_order": "desc_first", "points": "pairs", "image_key": "图片_N"}
+    run = train(
+        custom={"answer": form, "dump_conversation_text": True},
+        training={"max_steps": 2, "packing": True},
+    )
+    told = next(run.folder.glob("conversation*")).read_text("utf-8")
+    assert '{"desc": "' in told and ": [[" in told
+    card = json.loads((run.last / "plumbline.json").read_text("utf-8"))
+    assert card["answer"] == form

@@ -18,6 +18,7 @@ from plumbline.batch.bins import GOOD, Pack, equalise, lower_bound, pack_samples
 from plumbline.batch.lengths import PixelLimits, exact_length, image_tokens, rendered_parts
 from plumbline.batch.schedule import SampleKey, StepShape, Unit
 from plumbline.batch.tokens import TokenCounter
+from plumbline.data.answer_form import PLAIN_FORM
 from plumbline.data.epoch import Drawn, EpochDataset
 from plumbline.data.keyed import keyed_generator
 from plumbline.data.messages import ask_messages
@@ -86,6 +87,8 @@ class LengthMeter:
         if width is None or height is None or len(record.images) != 1:
             return None
         settings = self.samples.sources[drawn.turn.source].settings
+        if settings.form != PLAIN_FORM:  # counted by writing it: no run of numbers is worth a second counter
+            return None
         told = plan.told if isinstance(plan, Plan) else Told.whole(plan.record if plan else record)
         return Answer(told, width, height, settings.emit_norm, settings.ordering)
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.contract import is_encodable
 from plumbline.data.findings import shown
 from plumbline.data.parse import AnswerObject, ParsedAnswer, parse_answer
@@ -34,7 +35,12 @@ _LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def encode_answer(
-    objects: Sequence[DataObject], width: int, height: int, emit_norm: str = "norm1000", ordering: str = "top_left"
+    objects: Sequence[DataObject],
+    width: int,
+    height: int,
+    emit_norm: str = "norm1000",
+    ordering: str = "top_left",
+    form: AnswerForm = PLAIN_FORM,
 ) -> str:
     """One line of JSON that tells `objects` (pixels of a picture of width x height) in the order of `ordering`.
 
@@ -46,14 +52,13 @@ def encode_answer(
     for number, index in enumerate(order_points(outlines, ordering), start=1):
         kind = objects[index].shape.kind
         numbers = _rounded(kind, outlines[index], width, height, emit_norm)
-        parts.append(f'"object_{number}": {{{object_text(kind, numbers, objects[index].desc)}}}')
+        parts.append(f'"object_{number}": {{{object_text(kind, numbers, objects[index].desc, form)}}}')
     return "{" + ", ".join(parts) + "}"
 
 
-def object_text(kind: str, numbers: Sequence[int], desc: str) -> str:
+def object_text(kind: str, numbers: Sequence[int], desc: str, form: AnswerForm = PLAIN_FORM) -> str:
     """What stands between the braces of one object; numbers: as the answer writes them, [x1, y1, ...]."""
-    count = f'"line_points": {len(numbers) // 2}, ' if kind == "line" else ""
-    return f'{count}"{kind}": {list(numbers)}, "desc": {_json_text(desc)}'
+    return form.object_text(kind, numbers, _json_text(desc))
 
 
 def scale_and_size(width: int, height: int, emit_norm: str) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol, overload
 
+from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.findings import Finding, data_error
 from plumbline.data.fit import Fitted, fit_record
 from plumbline.data.images import ImagePolicy, image_size, is_data_url
@@ -119,6 +120,7 @@ class DatasetSettings:
     ordering: str = "top_left"
     sample_limit: int | None = None
     policy: ImagePolicy = field(default_factory=ImagePolicy)
+    form: AnswerForm = PLAIN_FORM
 
 
 class PicturePlan(Protocol):
@@ -249,7 +251,7 @@ def build_sample(
         ]
     else:
         told = records
-    chat = build_turn(told, mode, settings.prompts, settings.emit_norm, settings.ordering)
+    chat = build_turn(told, mode, settings.prompts, settings.emit_norm, settings.ordering, settings.form)
     pictures = tuple(
         picture
         for number, record in enumerate(records)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from plumbline.data.answer import encode_answer
+from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.contract import image_of
 from plumbline.data.findings import shown
 from plumbline.data.prompts import Prompts, irrelevant_answer
@@ -27,7 +28,12 @@ CONTROL_TEXT = re.compile(r"<\|[A-Za-z_0-9]{1,40}\|>|<(?:image|video|audio|bbox|
 
 
 def build_messages(
-    record: Record, mode: str, prompts: Prompts, emit_norm: str = "norm1000", ordering: str = "top_left"
+    record: Record,
+    mode: str,
+    prompts: Prompts,
+    emit_norm: str = "norm1000",
+    ordering: str = "top_left",
+    form: AnswerForm = PLAIN_FORM,
 ) -> Chat:
     """{"messages": [...], "images": [str, ...]} of one training sample.
 
@@ -39,7 +45,7 @@ def build_messages(
     if record.messages is not None:
         chat = _own_chat(record.messages)
     else:
-        answer = _answer(record, mode, emit_norm, ordering, prompts.negative_summary)
+        answer = _answer(record, mode, emit_norm, ordering, prompts.negative_summary, form)
         system, user = prompts.of_mode(mode)
         chat = ask_messages(record.images, system, user)
         chat["messages"].append({"role": "assistant", "content": answer})
@@ -49,34 +55,39 @@ def build_messages(
 
 
 def build_turn(
-    records: Sequence[Record], mode: str, prompts: Prompts, emit_norm: str = "norm1000", ordering: str = "top_left"
+    records: Sequence[Record],
+    mode: str,
+    prompts: Prompts,
+    emit_norm: str = "norm1000",
+    ordering: str = "top_left",
+    form: AnswerForm = PLAIN_FORM,
 ) -> Chat:
     """The chat of one record, or of several whose pictures are asked about in one turn.
 
-    The answer to several is `{"image_1": <answer>, "image_2": <answer>}` with the pictures in the turn's order. mode
-    "irrelevant" asks as "summary" does and answers with the text of `prompts/irrelevant.txt`.
+    The answer to several is `{"image_1": <answer>, "image_2": <answer>}` with the pictures in the turn's order, named
+    as `form` says. mode "irrelevant" asks as "summary" does and answers with the text of `prompts/irrelevant.txt`.
     Raises DataError as `build_messages` does, and for a chat among several records.
     """
     if len(records) == 1 and mode != "irrelevant":
-        return build_messages(records[0], mode, prompts, emit_norm, ordering)
+        return build_messages(records[0], mode, prompts, emit_norm, ordering, form)
     for record in records:
         if record.messages is not None:
             raise DataError(Problem(record.place, f"is a chat of its own, which mode {mode} cannot use"))
-    answers = [_answer(record, mode, emit_norm, ordering, prompts.negative_summary) for record in records]
+    answers = [_answer(record, mode, emit_norm, ordering, prompts.negative_summary, form) for record in records]
     system, user = prompts.of_mode("summary" if mode == "irrelevant" else mode)
     chat = ask_messages([image for record in records for image in record.images], system, user)
-    chat["messages"].append({"role": "assistant", "content": _joined_answers(answers, mode)})
+    chat["messages"].append({"role": "assistant", "content": _joined_answers(answers, mode, form)})
     for record in records:
         _refuse_control_text(record, chat)
     check_image_places(chat, records[0].place)
     return chat
 
 
-def _joined_answers(answers: Sequence[str], mode: str) -> str:
+def _joined_answers(answers: Sequence[str], mode: str, form: AnswerForm) -> str:
     if len(answers) == 1:
         return answers[0]
     parts = answers if mode == "dense" else [json.dumps(answer, ensure_ascii=False) for answer in answers]
-    return "{" + ", ".join(f'"image_{number}": {part}' for number, part in enumerate(parts, start=1)) + "}"
+    return "{" + ", ".join(f'"{form.image_name(number)}": {part}' for number, part in enumerate(parts, start=1)) + "}"
 
 
 def ask_messages(images: Sequence[str], system: str, user: str) -> Chat:
@@ -130,7 +141,7 @@ def _summary(record: Record, negative_summary: str) -> str:
     raise DataError(Problem(record.place, "no `summary`", fix))
 
 
-def _answer(record: Record, mode: str, emit_norm: str, ordering: str, negative_summary: str) -> str:
+def _answer(record: Record, mode: str, emit_norm: str, ordering: str, negative_summary: str, form: AnswerForm) -> str:
     if mode == "irrelevant":
         return irrelevant_answer()
     if mode == "chat":
@@ -142,7 +153,7 @@ def _answer(record: Record, mode: str, emit_norm: str, ordering: str, negative_s
     if not record.objects or record.width is None or record.height is None:
         raise DataError(Problem(record.place, "no `objects`", "dense mode needs at least one on every record"))
     try:
-        return encode_answer(record.objects, record.width, record.height, emit_norm, ordering)
+        return encode_answer(record.objects, record.width, record.height, emit_norm, ordering, form)
     except DataError as error:
         raise DataError(
             Problem(f"{record.place}: {problem.where}", problem.what, problem.fix) for problem in error.problems

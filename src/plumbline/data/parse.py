@@ -21,10 +21,10 @@ MAX_DEPTH = 8
 """A multi-image answer with nested pairs has five levels; deeper text is skipped."""
 MAX_PROBLEMS = 50
 
-_START = re.compile(r'\{\s*"(?:object|image)_[0-9]{1,9}"\s*:')
-_BARE_START = re.compile(r'"(?:object|image)_[0-9]{1,9}"\s*:')
+_START = re.compile(r'\{\s*"(?:object|image|图片)_[0-9]{1,9}"\s*:')
+_BARE_START = re.compile(r'"(?:object|image|图片)_[0-9]{1,9}"\s*:')
 _OBJECT = re.compile(r"object_([0-9]{1,9})")
-_IMAGE = re.compile(r"image_([0-9]{1,9})")
+_IMAGE = re.compile(r"(?:image|图片)_([0-9]{1,9})")
 # Possessive quantifiers: a string is read once, whatever it holds.
 _TOKEN = re.compile(
     r"""\s*+(?:

@@ -26,7 +26,7 @@ class Captions:
         self.plan = plan
         self._system, self._user = plan.card.prompts.of_mode(plan.mode)
         bound = plan.settings.guided and plan.mode == "dense"
-        self._schema = dense_schema(plan.card.emit_norm) if bound else None
+        self._schema = dense_schema(plan.card.emit_norm, plan.card.answer) if bound else None
 
     def ask(self, item: Item) -> Request:
         picture = load_image(item.path())

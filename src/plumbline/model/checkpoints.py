@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from plumbline.data.answer import EMIT_NORMS
+from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.prompts import MODES, Prompts
 from plumbline.errors import DamagedFileError, OutputError, Problem, UserError, writing
 from plumbline.model.hub import missing_model
@@ -32,13 +33,17 @@ CARD_MODES = (*MODES, "mixed")
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
+ANSWER_CHOICES = {name: get_args(kind) for name, kind in get_type_hints(AnswerForm).items()}
+"""What each field of an AnswerForm may be."""
+
+
 @dataclass(frozen=True)
 class Card:
     """What a checkpoint must be used with (`plumbline.json`): training writes it, merging copies it, inference reads.
 
     emit_norm: one of EMIT_NORMS. mode: one of CARD_MODES, `mixed` when both kinds of answer were trained.
     max_length: tokens, or None when unlimited. max_pixels: the largest area of an image after resizing, in pixels,
-    where training set one; None means the limit of the checkpoint's own image processor.
+    where training set one; None means the limit of the checkpoint's own image processor. answer: spelling of answers.
     """
 
     emit_norm: str
@@ -48,6 +53,7 @@ class Card:
     template: str
     max_length: int | None
     max_pixels: int | None = None
+    answer: AnswerForm = PLAIN_FORM
 
     def __post_init__(self) -> None:
         if wrong := "; ".join(self._wrong()):
@@ -63,6 +69,9 @@ class Card:
             wrong.append("prompts must be Prompts")
         elif not all(isinstance(text, str) for text in self.prompts.as_dict().values()):
             wrong.append("every prompt must be a string")
+        for name, allowed in ANSWER_CHOICES.items():
+            if getattr(self.answer, name) not in allowed:
+                wrong.append(f"answer.{name} must be one of {', '.join(allowed)}, not {getattr(self.answer, name)!r}")
         for name in ("object_ordering", "template"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 wrong.append(f"{name} must be a name, not {getattr(self, name)!r}")
@@ -96,7 +105,11 @@ class Card:
         if unknown := sorted(content.keys() - known):
             raise DamagedFileError(Problem(str(path), f"unknown keys: {', '.join(map(repr, unknown))}"))
         try:
-            return cls(**content | {"prompts": Prompts(**content.get("prompts", {}))})
+            parts = {
+                "prompts": Prompts(**content.get("prompts", {})),
+                "answer": AnswerForm(**content.get("answer", {})),
+            }
+            return cls(**content | parts)
         except (TypeError, ValueError) as error:
             raise DamagedFileError(Problem(str(path), str(error))) from error
 

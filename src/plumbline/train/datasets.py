@@ -112,6 +112,7 @@ def _settings(run: TrainRun, named: FusionSource, mode: str) -> DatasetSettings:
         emit_norm=run.custom.emit_norm,
         ordering=run.custom.object_ordering,
         policy=image_policy(run),
+        form=run.custom.answer,
     )
 
 

@@ -394,4 +394,5 @@ def card_of(run: TrainRun) -> Card:
         template=str(run.upstream.get("template") or "qwen3_vl"),
         max_length=run.upstream.get("max_length"),
         max_pixels=run.upstream.get("max_pixels"),
+        answer=run.custom.answer,
     )

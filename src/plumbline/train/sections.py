@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from plumbline.augment.config import AugmentationConfig
 from plumbline.config.limits import Length, MayBeEmpty, NameOrFile, Range
+from plumbline.data.answer_form import AnswerForm
 from plumbline.data.config import FusionConfig
 
 DEEPSPEED_NAMES = ("zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
@@ -91,6 +92,8 @@ class CustomConfig:
     """Coordinates in the answer: pixels, or scaled to 0..100 or 0..1000 of the image."""
     object_ordering: Literal["top_left", "center"] = "top_left"
     """Order of the objects in the answer: by first corner or vertex, or by centre, top to bottom then left to right."""
+    answer: AnswerForm = field(default_factory=AnswerForm)
+    """How answers are spelled, for checkpoints that were taught otherwise."""
     user_prompt: str | None = None
     """User prompt of dense mode; the same as `prompts.user_dense`."""
     system_prompt_summary: str | None = None
