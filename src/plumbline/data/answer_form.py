@@ -16,7 +16,7 @@ class AnswerForm:
     points: Literal["flat", "pairs"] = "flat"
     """Coordinates as one list [x1, y1, x2, y2], or as pairs [[x1, y1], [x2, y2]]."""
     image_key: Literal["image_N", "图片_N"] = "image_N"
-    """Name of a picture where one answer tells several."""
+    """Name of a picture where one answer describes several."""
 
     def object_text(self, kind: str, numbers: Sequence[int], desc: str) -> str:
         """What is between the braces of an object. numbers: [x1, y1, ...]; desc: as JSON, with its quotes."""

@@ -224,7 +224,7 @@ class EpochDataset:
 
 
 def _lacks_summary(source: Source, record: Record) -> bool:
-    """Whether a record has no summary, and its source tells one."""
+    """Whether a record lacks the summary that its source trains on."""
     if source.share.mode not in ("mixed", "summary") or record.summary is not None or record.messages is not None:
         return False
     return not (record.is_negative and source.settings.prompts.negative_summary)

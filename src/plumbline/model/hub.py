@@ -1,4 +1,4 @@
-"""Names of models on a hub: told from paths, downloaded where a run asks for that."""
+"""Names of models on a hub: recognised against paths, downloaded where a run wants that."""
 
 from __future__ import annotations
 
