@@ -143,3 +143,32 @@ def test_whatever_a_library_raises_while_a_model_loads_is_one_message(
     code, _, error = plumbline("train", write_run(model={"model": str(broken)}))
     assert code == 2 and said in error and "download the checkpoint again" in error and "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_stage_b_and_its_report_where_nothing_can_be_made(plumbline, sealed, tmp_path):
+    from plumbline.stage_b.gating import Budget
+    from plumbline.stage_b.loop import run_mission
+    from stage_b_folders import Inspector, run_over, ticket_rows
+
+    replies = tmp_path / "replies.jsonl"
+    replies.write_text("")
+    run_over(tmp_path, ticket_rows(4), output={"root": str(sealed)}, engine={"kind": "replay", "replies": str(replies)})
+    code, _, error = plumbline("stage-b", "run", tmp_path / "stage_b.yaml")
+    assert (code, str(sealed) in error, "Traceback" in error) == (1, True, False), error
+    run = run_over(tmp_path, ticket_rows(4), reflection={"enabled": False})
+    run_mission(run, Inspector, Budget())
+    code, _, error = plumbline("stage-b", "report", tmp_path / "stage_b.yaml", "--output", sealed / "report.html")
+    assert (code, str(sealed) in error, "Traceback" in error) == (1, True, False), error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["infer", "stage-a"])
+def test_captions_and_summaries_where_nothing_can_be_made(plumbline, sealed, tiny_model, tmp_path, verb):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
+    flags = ("--emit-norm", "none") if verb == "infer" else ()
+    common = ("--model", tiny_model, "--input", tmp_path / "photos", "--max-new-tokens", 4)
+    code, _, error = plumbline(verb, *common, "--output", sealed / "rows.jsonl", *flags)
+    assert code in (1, 2) and str(sealed) in error and "Traceback" not in error
