@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from plumbline.data.answer_form import AnswerForm
 from plumbline.data.prompts import default_prompts
 from plumbline.errors import ConfigError, DataError, UserError
 from plumbline.infer.captions import caption_row
@@ -248,3 +249,15 @@ def test_an_overlay_stays_below_its_folder(key: str, name: str) -> None:
 def test_planning_needs_no_torch() -> None:
     code = "import sys, plumbline.infer.plan, plumbline.infer.verbs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rows_of_an_earlier_version_go_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    """An identity holds nothing that such a version did not know, unless it says something."""
+    identity = identity_of(plan_captions(InferSettings(**settings)))
+    assert not {"answer"} & identity["card"].keys() and "negative_summary" not in identity["card"]["prompts"]
+    assert (identity["dtype"], identity["attn_impl"]) == (None, None), "which an absent key equals"
+    form = AnswerForm(points="pairs")
+    other = make_model(tmp_path / "other", make_card(answer=form))
+    assert (
+        identity_of(plan_captions(InferSettings(**settings | {"model": other})))["card"]["answer"]["points"] == "pairs"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.data.answer import EMIT_NORMS
+from plumbline.data.answer_form import PLAIN_FORM
 from plumbline.data.prompts import MODES, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.config import InferSettings, RunSettings
@@ -147,12 +148,22 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     return answering(plan.settings, plan.model, plan.adapter, plan.card) | own
 
 
+def _known(card: Card) -> dict[str, Any]:
+    """A card as an identity keeps it: what earlier versions did not know is in it only where it is not the default."""
+    content = asdict(card)
+    if card.answer == PLAIN_FORM:
+        del content["answer"]
+    if not card.prompts.negative_summary:
+        del content["prompts"]["negative_summary"]
+    return content
+
+
 def answering(settings: RunSettings, model: Path, adapter: Path | None, card: Card) -> dict[str, Any]:
     """The part of an identity that tells who answers, and how."""
     return {
         "model": settings.served_model or "" if settings.servers else str(model.resolve()),
         "adapter": None if adapter is None else str(adapter.resolve()),
-        "card": asdict(card),
+        "card": _known(card),
         "sampling": asdict(settings.sampling),
         "dtype": None if settings.dtype == "auto" else settings.dtype,
         "attn_impl": settings.attn_impl,
