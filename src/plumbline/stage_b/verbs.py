@@ -119,7 +119,8 @@ def _tell(report: MissionReport) -> None:
         print(f"failed: none of the replies could be read: {printable(report.unreadable)}", file=sys.stderr)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(report.statuses.items())) or "no rows"
     known = f", {report.cached} known replies" if report.cached else ""
-    print(f"{printable(report.mission)}: {report.epochs} epochs, {counts}; {report.calls} questions now{known}")
+    epochs = f"{report.epochs} epoch{'' if report.epochs == 1 else 's'}"
+    print(f"{printable(report.mission)}: {epochs}, {counts}; {report.calls} questions now{known}")
     print(f"  about {report.prompt_tokens:,} tokens read, {report.reply_tokens:,} written", end="")
     print(f"{_price(report.price)}; {duration(report.seconds)}")
     print(f"  splits: {', '.join(f'{size} {split}' for split, size in report.splits.items())} (sealed)")
