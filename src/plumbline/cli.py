@@ -83,6 +83,25 @@ def config_new(
     return config_verbs.new(name, output, overwrite=overwrite)
 
 
+@config_app.command(name="migrate")
+def config_migrate(
+    old: Path,
+    *,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="Standard output without it.")] = None,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace a file that is there.")] = False,
+) -> int:
+    """Rewrite an earlier configuration in today's names, comments kept; what a person must decide is printed.
+
+    Exit 0, or 3 where something is left to decide.
+
+    Example: `plumbline config migrate old.yaml --output new.yaml`
+    """
+    from plumbline.stage_b import config_verbs as stage_b_verbs
+    from plumbline.train import config_verbs
+
+    return config_verbs.migrate(old, output, stage_b_verbs.problems_of, overwrite=overwrite)
+
+
 @config_app.command(name="diff")
 def config_diff(first: Path, second: Path, *, as_json: AsJson = False) -> int:
     """Print the keys in which two resolved configurations differ.

@@ -37,15 +37,24 @@ def recognised(file: Path) -> str | None:
 
 def check(file: Path, kind: str, *, as_json: bool) -> int:
     """Print every problem of a file; 0 without problems, else 2."""
-    problems: tuple[Problem, ...] = ()
+    return print_check(file, _problems(file, kind), (), as_json=as_json)
+
+
+def problems_of(file: Path) -> tuple[Problem, ...] | None:
+    """What is wrong with a Stage-B file; None for every other file."""
+    kind = recognised(file)
+    return None if kind is None else _problems(file, kind)
+
+
+def _problems(file: Path, kind: str) -> tuple[Problem, ...]:
     try:
         if kind == RUN:
             load_stage_b(file)
         else:
             read_missions(file)
     except ConfigError as error:
-        problems = error.problems
-    return print_check(file, problems, (), as_json=as_json)
+        return error.problems
+    return ()
 
 
 def show(file: Path, kind: str, *, as_json: bool) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from plumbline.config.printed import print_check, print_json, print_notes
@@ -11,9 +13,10 @@ from plumbline.config.recipes import recipe_text, recipes
 from plumbline.config.render import inline
 from plumbline.config.schema import json_schema
 from plumbline.config.tree import Origin
-from plumbline.errors import EXIT_OK, ConfigError, OutputError, Problem, writing
+from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, OutputError, Problem, writing
 from plumbline.model.checkpoints import write_atomically
 from plumbline.train.config import CheckedFile, check_file, root_section
+from plumbline.train.migrate import migrate as rewrite
 
 
 def check(file: Path, base_config: Path | None, as_json: bool) -> int:
@@ -62,6 +65,48 @@ def new(name: str | None, output: Path | None, *, overwrite: bool) -> int:
         write_atomically(path, text)
     print(f"wrote {path}; next: plumbline config check {path}")
     return EXIT_OK
+
+
+def migrate(
+    old: Path,
+    output: Path | None,
+    problems_elsewhere: Callable[[Path], tuple[Problem, ...] | None],
+    *,
+    overwrite: bool,
+) -> int:
+    """Write an earlier configuration in today's names, and print what was changed and what is left to decide.
+
+    problems_elsewhere: what is wrong with a file that is no training run's; None for one that is.
+    """
+    if output is not None and output.exists() and not overwrite:
+        raise OutputError(Problem(str(output), "is there already", "name another file with --output, or --overwrite"))
+    found, unread = rewrite(old)
+    if unread:
+        raise ConfigError(unread)
+    for change in found.changes:
+        print(change, file=sys.stderr)
+    left = _left_to_decide(old, found.text, problems_elsewhere)
+    for problem in left:
+        print(f"decide: {problem}", file=sys.stderr)
+    if output is None:
+        print(found.text, end="")
+    else:
+        with writing(output):
+            write_atomically(output, found.text)
+        print(f"wrote {output}: {len(found.changes)} changes, {len(left)} to decide", file=sys.stderr)
+    return EXIT_FINDINGS if left else EXIT_OK
+
+
+def _left_to_decide(
+    old: Path, text: str, problems_elsewhere: Callable[[Path], tuple[Problem, ...] | None]
+) -> list[Problem]:
+    """What the check says of the new text, which is looked at beside the old file: what it extends is there."""
+    with NamedTemporaryFile("w", suffix=".yaml", dir=old.absolute().parent, encoding="utf-8") as scratch:
+        scratch.write(text)
+        scratch.flush()
+        problems = problems_elsewhere(Path(scratch.name))
+        problems = check_file(scratch.name).problems if problems is None else problems
+        return [Problem(each.where.replace(scratch.name, str(old)), each.what, each.fix) for each in problems]
 
 
 def schema() -> int:
