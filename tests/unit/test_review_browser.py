@@ -82,6 +82,8 @@ def until(holds: Callable[[], Any]) -> None:
 def press(browser: Any, key: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
+    # A key that comes before the page has the focus is lost, as on a machine that is busy.
+    until(lambda: browser.execute_script("return document.readyState === 'complete' && document.hasFocus()"))
     ActionChains(browser).send_keys(key).perform()
 
 
