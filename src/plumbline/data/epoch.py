@@ -219,7 +219,7 @@ class EpochDataset:
             fix = "set prompts.negative_summary" if bare[0].is_negative else "add them, or take the key out"
             raise DataError(Problem(bare[0].place, what, fix))
         return Survey(
-            counts["records"], counts["objects"], counts["clipped"], counts["dropped"], tuple(emptied), dict(negatives)
+            counts["records"], counts["objects"], counts["clipped"], counts["dropped"], tuple(emptied), negatives
         )
 
 

@@ -78,27 +78,23 @@ def _open(
     if is_folder_format:
         from plumbline.data.convert.yolo import pictures_folder, read_yolo, read_yolo_splits, splits_folder
 
+        is_turned = source_format == "yolo-obb"
         if source.suffix in (".yaml", ".yml") and source.is_file():
             if options.images is not None:
                 raise DataError(Problem("--images", "data.yaml names its pictures itself", "leave it out"))
-            is_turned = source_format == "yolo-obb"
             return read_yolo_splits(source, report, classes=options.classes, is_turned=is_turned), splits_folder(source)
         images = options.images or pictures_folder(source)
-        is_turned = source_format == "yolo-obb"
         return read_yolo(source, images, report, classes=options.classes, is_turned=is_turned), images
     if options.images is not None and not options.images.is_dir():
         raise DataError(Problem(shown_path(options.images), "no such folder", "give the folder of the pictures"))
     if options.classes is not None:
         raise DataError(Problem("--classes", f"{source_format} carries its own names", "leave it out"))
-    if source_format == "cvat":
-        from plumbline.data.convert.cvat import read_cvat
-
-        return read_cvat(source, report, options.images), options.images
-    return _reader(source_format)(source, report), options.images
+    return _reader(source_format, options.images)(source, report), options.images
 
 
-def _reader(source_format: str) -> Callable[[Path, Report], Iterator[Picture]]:
+def _reader(source_format: str, images: Path | None) -> Callable[[Path, Report], Iterator[Picture]]:
     from plumbline.data.convert.coco import read_coco
+    from plumbline.data.convert.cvat import read_cvat
     from plumbline.data.convert.label_studio import read_label_studio
     from plumbline.data.convert.labelme import read_labelme
 
@@ -107,6 +103,7 @@ def _reader(source_format: str) -> Callable[[Path, Report], Iterator[Picture]]:
         "lvis": partial(read_coco, is_lvis=True),
         "labelme": read_labelme,
         "label-studio": read_label_studio,
+        "cvat": partial(read_cvat, images=images),
     }
     return readers[source_format]
 

@@ -116,11 +116,7 @@ def _pictures_of(place: str, file: Path, base: Path) -> list[Path]:
         return _pictures_below(entry)
     if not entry.is_file():
         raise DataError(Problem(shown_path(file), f"{shown(place)} is not there, looked for at {entry}", "correct it"))
-    try:
-        lines = entry.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(Problem(shown_path(entry), f"cannot be read: {printable(str(error))[:200]}")) from error
-    return [entry.parent / line.strip() for line in lines if line.strip()]
+    return [entry.parent / line.strip() for line in _text(entry).splitlines() if line.strip()]
 
 
 def _pictures_below(folder: Path) -> list[Path]:
@@ -172,12 +168,8 @@ def _find_classes(source: Path) -> Path:
 
 
 def _class_names(file: Path) -> dict[int, str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(Problem(shown_path(file), f"cannot be read: {printable(str(error))[:200]}")) from error
     if file.suffix not in (".yaml", ".yml"):
-        return {index: line.strip() for index, line in enumerate(text.splitlines())}
+        return {index: line.strip() for index, line in enumerate(_text(file).splitlines())}
     names = mapping(_yaml(file)).get("names")
     pairs = enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ()
     found = {int(key): str(name) for key, name in pairs if isinstance(key, int) or str(key).isdecimal()}
@@ -187,10 +179,22 @@ def _class_names(file: Path) -> dict[int, str]:
 
 
 def _yaml(file: Path) -> Any:
+    text = _text(file)
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise DataError(Problem(shown_path(file), f"cannot be read: {printable(str(error))[:200]}")) from error
+        return yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _unread(file, error) from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise _unread(file, error) from error
+
+
+def _unread(file: Path, error: Exception) -> DataError:
+    return DataError(Problem(shown_path(file), f"cannot be read: {printable(str(error))[:200]}"))
 
 
 def _read(picture: Picture, labels: Path, names: dict[int, str], is_turned: bool, report: Report) -> None:
