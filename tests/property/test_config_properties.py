@@ -34,7 +34,7 @@ from plumbline.config.upstream import SECTIONS, home, upstream_fields
 from plumbline.errors import Problem
 from plumbline.train.canonical import OWN_RLHF
 from plumbline.train.config import RlhfConfig, check_file, load_train_run, root_section
-from plumbline.train.unused import without_effect
+from plumbline.train.unused import PROVEN, needs, without_effect
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
 KEYS = st.text(min_size=1, max_size=8).filter(lambda key: key != "<<")
@@ -150,21 +150,20 @@ def _sections(section: Section, names: list[str]) -> st.SearchStrategy[dict[str,
 # Keys that a rule ties to another key, or that are translated, have tests of their own.
 TIED = {
     *without_effect(),
+    *PROVEN,
+    *(name for name in upstream_fields() if needs(name)),
     "neftune_noise_alpha",
-    "optimizer",
+    "init_weights",
     "deepspeed",
     "max_length",
     "max_model_len",
     "dataset",
-    "strict",
-    "max_new_tokens",
 }
 TIED |= {
     "model",
     "teacher_model_server",
     "warmup_steps",
     "fp16",
-    "lr_scheduler_type",
     "user_prompt",
     "system_prompt_summary",
     "summary_ratio",

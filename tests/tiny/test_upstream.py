@@ -1,6 +1,7 @@
 """ms-swift really receives what we pass, and really opens what we write."""
 
 import json
+import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import fields
@@ -163,3 +164,14 @@ def test_what_cannot_be_put_into_fewer_bits_is_refused(tiny_model, tmp_path):
         with pytest.raises(UserError, match="fp8 needs a GPU"):
             quantize(tiny_model, tmp_path / "small", "fp8")
     assert not (tmp_path / "small").exists()
+
+
+def test_a_start_does_not_load_torchs_compiler():
+    """bitsandbytes, which PEFT imports, would compile kernels while it is imported: 1.6 s of every start."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    code = (
+        "import sys, torch; from plumbline.model import upstream; compile_now = torch.compile\n"
+        "print('bitsandbytes' in sys.modules, 'torch._inductor.compile_fx' in sys.modules, compile_now.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "torch"]

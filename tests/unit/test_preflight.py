@@ -81,7 +81,6 @@ def test_a_run_in_order_passes(problems):
     ("sections", "key"),
     [
         ({"custom": {"augmentation": {"enabled": True}}}, "custom.augmentation.ops"),
-        ({"training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
         ({"template": {"truncation_strategy": "right"}}, "template.truncation_strategy"),
     ],
 )

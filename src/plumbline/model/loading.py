@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
+from plumbline.model.bitsandbytes import import_bitsandbytes
 from plumbline.model.checkpoints import locate, read_json_object
 
 ARCHITECTURES = {"Qwen3VLForConditionalGeneration"}
@@ -85,6 +86,7 @@ def attach_adapter(network: Any, adapter: str | Path) -> Any:
     """PEFT's wrapper with the adapter's weights; every tensor of the file must find its place."""
     import warnings
 
+    import_bitsandbytes()
     from peft import PeftModel
 
     located = locate(adapter)

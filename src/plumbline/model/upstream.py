@@ -19,6 +19,10 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("LOG_LEVEL", "WARNING")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
+from plumbline.model.bitsandbytes import import_bitsandbytes
+
+import_bitsandbytes()
+
 import swift.pipelines.train.sft as _sft_module
 from swift.arguments import RLHFArguments, SftArguments
 from swift.dataloader.shard import DataLoaderShard

@@ -64,22 +64,8 @@ def _not_built(run: TrainRun) -> Iterator[Problem]:
     rlhf, upstream = run.rlhf, run.upstream
     asked = {
         "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
-        "rlhf.teacher_adapters": bool(upstream.get("teacher_adapters")),
         "rlhf.gkd_logits_topk without a teacher_model_server": upstream.get("gkd_logits_topk") is not None
         and not upstream.get("teacher_model_server"),
-        "rlhf.use_vllm": bool(upstream.get("use_vllm")),
-        "training.padding_free": bool(upstream.get("padding_free")),
-        "training.group_by_length": bool(upstream.get("group_by_length")),
-        "training.streaming": bool(upstream.get("streaming")),
-        "training.sequence_parallel_size": upstream.get("sequence_parallel_size", 1) > 1,
-        "training.predict_with_generate": bool(upstream.get("predict_with_generate")),
-        "training.use_liger_kernel": bool(upstream.get("use_liger_kernel")),
-        "training.enable_dft_loss": bool(upstream.get("enable_dft_loss")),
-        "training.label_smoothing_factor": bool(upstream.get("label_smoothing_factor")),
-        "training.loss_type": upstream.get("loss_type") is not None,
-        "template.loss_scale": upstream.get("loss_scale") is not None,
-        "tuner.adapters": bool(upstream.get("adapters")),
-        "training.use_flash_ckpt": bool(upstream.get("use_flash_ckpt")),
     }
     yield from (Problem(key, "is asked for", _NOT_BUILT) for key, wanted in asked.items() if wanted)
     truncation = upstream.get("truncation_strategy", "delete")

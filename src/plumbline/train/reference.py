@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from plumbline.config.reference import field_table, nested_sections
-from plumbline.config.types import Field, Section
+from plumbline.config.types import Choice, Field, Section
 from plumbline.config.upstream import KNOWN, SECTIONS, home, upstream_fields, version
 from plumbline.train.canonical import GONE, OWN_RLHF, RENAMED
 from plumbline.train.config import root_section
-from plumbline.train.unused import without_effect
+from plumbline.train.unused import PROVEN, without_effect
 
 _HEAD = """\
 # Configuration reference
@@ -72,11 +73,14 @@ def _pass_through() -> Iterator[str]:
         own = [name for name in fields if home(name) == section]
         yield f"\n### `{section}`\n"
         ours = [_download()] if section == "model" else []
-        known = [fields[name] for name in KNOWN if name in own and name not in without_effect()]
-        yield from field_table([*known, *ours])
-        others = [f"`{name}`" for name in own if name not in KNOWN and name not in without_effect()]
-        if others:
-            yield f"\nAlso: {', '.join(others)}.\n"
+        accepted = [_narrowed(fields[name]) for name in KNOWN if name in own and name not in without_effect()]
+        yield from field_table([*accepted, *ours])
+
+
+def _narrowed(field: Field) -> Field:
+    """A field of the upstream with only the values that work with our step."""
+    values = PROVEN.get(field.name)
+    return replace(field, type=Choice(values)) if values and field.name != "report_to" else field
 
 
 def _download() -> Field:

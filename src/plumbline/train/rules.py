@@ -8,18 +8,20 @@ from typing import Any
 from plumbline.config.tree import Origin, show_plain
 from plumbline.config.upstream import home, table
 from plumbline.errors import Problem
-from plumbline.train.unused import without_effect
+from plumbline.train.unused import NOT_INITIAL, PROVEN, needs, without_effect
 
 Origins = Mapping[str, Origin]
 Resolved = Mapping[str, Any]
 
-_UNPROVEN = ("galore", "muon", "muonclip")
 _MIN_LR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
 
 def cross_key_problems(resolved: Resolved, origins: Origins, file: str) -> tuple[Problem, ...]:
     """Everything that cannot work although each key by itself is fine."""
-    rules = (_required, _lengths, _prompts, _rlhf, _schedule, _optimizer, _precision, _summary, _replaced)
+    rules = (
+        *(_required, _lengths, _prompts, _rlhf, _schedule, _optimizer, _precision, _summary),
+        *(_replaced, _proven, _dependent, _quantised, _adalora),
+    )
     found = []
     for rule in rules:
         for path, what, fix in rule(resolved):
@@ -164,9 +166,8 @@ def _schedule(resolved: Resolved) -> Found:
 
 
 def _optimizer(resolved: Resolved) -> Found:
-    if (name := _key(resolved, "optimizer")) in _UNPROVEN:
-        what = f"{name} of the upstream does not run with this trainer"
-        yield "training.optimizer", what, "take it out, or write multimodal for rates of their own per part"
+    if _key(resolved, "optimizer") == "lorap" and not _key(resolved, "lorap_lr_ratio"):
+        yield "training.optimizer", "lorap needs tuner.lorap_lr_ratio", "e.g. `lorap_lr_ratio: 16.0`"
     if _key(resolved, "neftune_noise_alpha") and resolved.get("rlhf"):
         what = "the noise would reach the teacher too, which shares the student's embeddings"
         yield "training.neftune_noise_alpha", what, "take it out of a distillation run"
@@ -186,7 +187,58 @@ def _summary(resolved: Resolved) -> Found:
 
 def _replaced(resolved: Resolved) -> Found:
     for name, fix in without_effect().items():
-        value = _key(resolved, name)
-        if value is not None and value != table()[name]["default"]:
+        if _differs(resolved, name):
             path = f"{home(name)}.{name}"
-            yield path, f"{path}: {show_plain(value)} would be ignored", fix
+            yield path, f"{path}: {show_plain(_key(resolved, name))} would be ignored", fix
+
+
+def _proven(resolved: Resolved) -> Found:
+    """Values of the upstream that do not work with this step."""
+    for name, values in PROVEN.items():
+        wrong = [value for value in _several(_key(resolved, name)) if value not in values]
+        if wrong:
+            path = f"{home(name)}.{name}"
+            what = f"{path}: {show_plain(wrong[0])} of the upstream does not run with this trainer"
+            yield path, what, f"use {', '.join(map(str, values))}"
+    initial = str(_key(resolved, "init_weights")).lower()
+    if initial.startswith(NOT_INITIAL):
+        what = f"init_weights {initial} needs a pass over data before training, which this version does not do"
+        yield "tuner.init_weights", what, "use true, gaussian, orthogonal, olora or pissa"
+
+
+def _dependent(resolved: Resolved) -> Found:
+    """Keys that do nothing without a value of another key."""
+    for name in (name for name in table() if needs(name) and _differs(resolved, name)):
+        other, values = needs(name) or ("", ())
+        given = _key(resolved, other)
+        given = table()[other]["default"] if given is None else given
+        if not set(_several(given) or [None]) & set(values):
+            path, wanted = f"{home(name)}.{name}", " or ".join(str(value) for value in values if value is not None)
+            yield path, f"{path} does nothing without {other}: {wanted}", f"write `{other}: {wanted}`, or take it out"
+
+
+def _quantised(resolved: Resolved) -> Found:
+    if _key(resolved, "quant_bits") and _key(resolved, "tuner_type") == "full":
+        what = "full training changes the weights themselves, which quantised weights do not allow"
+        yield "quantization.quant_bits", what, "train an adapter, or take the section quantization out"
+
+
+def _adalora(resolved: Resolved) -> Found:
+    if _key(resolved, "tuner_type") != "adalora":
+        return
+    start, target = (
+        _key(resolved, name) or table()[name]["default"] for name in ("adalora_init_r", "adalora_target_r")
+    )
+    if target >= start:
+        what = f"adalora_target_r {target} is not below adalora_init_r {start}: AdaLoRA only takes ranks away"
+        yield "tuner.adalora_target_r", what, "raise adalora_init_r, or lower adalora_target_r"
+
+
+def _differs(resolved: Resolved, name: str) -> bool:
+    """Whether a key is set to something else than the upstream's default."""
+    value = _key(resolved, name)
+    return value is not None and value != table()[name]["default"]
+
+
+def _several(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

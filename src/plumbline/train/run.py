@@ -232,8 +232,6 @@ def configure_logging(*, debug: bool, rank: int) -> None:
         )
         own.addHandler(handler)
         own.propagate = False
-    # It warns, while it is imported, of a kernel for processors that training does not use.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 
