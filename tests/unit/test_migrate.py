@@ -44,6 +44,8 @@ custom:
           hi: 1.1
       - name: random_crop
         params: {scale: [0.5, 1.0], aspect_ratio: [0.8, 1.2], skip_if_line: true}
+      - name: clahe
+        params: {clip_limit: 2.0, tile_grid_size: [8, 8]}
 global_max_length: 4096
 """
 OPS = [
@@ -51,6 +53,7 @@ OPS = [
     {"name": "hsv", "params": {"hue_deg": 8, "saturation": 0.1, "value": 0.2}},
     {"name": "scale", "params": {"factor": [0.9, 1.1]}},
     {"name": "random_crop", "params": {"area": [0.5, 1.0], "aspect": [0.8, 1.2], "line_policy": "skip"}},
+    {"name": "clahe", "params": {"clip_limit": [2.0, 2.0], "tiles": 8}},
 ]
 
 
@@ -82,13 +85,72 @@ def test_an_earlier_run_becomes_one_of_today(write, plumbline, tmp_path: Path) -
 
 
 def test_what_a_person_must_decide_is_printed_and_the_old_file_stays(write, plumbline, tmp_path: Path) -> None:
-    old = write("model: {model_name_or_path: m}\nprompts: {scheme: A}\ncustom:\n  bypass_prob: 0.1\n")
+    old = write("model: {model_name_or_path: m}\nprompts: {scheme: A}\ncustom:\n  toon: 0.1\n")
     code, out, error = plumbline("config", "migrate", old)
     assert code == 3 and out.startswith("model: {model: m}\n")
     assert f"decide: {old}:2:11: unknown key `prompts.scheme`" in error
-    assert "custom.augmentation.bypass_prob" in error
-    assert old.read_text() == "model: {model_name_or_path: m}\nprompts: {scheme: A}\ncustom:\n  bypass_prob: 0.1\n"
+    assert "unknown key `custom.toon`" in error
+    assert old.read_text() == "model: {model_name_or_path: m}\nprompts: {scheme: A}\ncustom:\n  toon: 0.1\n"
     assert [path.name for path in tmp_path.iterdir()] == ["old.yaml"]
+
+
+MOVED = """\
+training:
+  external_plugins:   # ours
+  - a.py
+  - b.py
+  max_steps: 3
+  disable_tqdm: true
+data:
+  eval_dataset: val.jsonl
+custom:
+  train_jsonl: t.jsonl
+  bypass_prob: 0.1   # of the pictures
+  augmentation_curriculum:
+    phases:
+      # the first half
+      - {until_percent: 50, bypass_prob: 0.5}
+{augmentation}
+"""
+
+
+@pytest.mark.parametrize("augmentation", ["", "  augmentation:\n    enabled: false\n", "    # nothing yet"])
+def test_keys_move_to_the_section_that_has_them_today(write, augmentation) -> None:
+    old = write(MOVED.replace("{augmentation}", augmentation))
+    found, _ = migrate(old)
+    values = yaml.safe_load(found.text)
+    assert values["custom"].pop("augmentation") == {
+        "bypass_prob": 0.1,
+        "curriculum": {"phases": [{"until_percent": 50, "bypass_prob": 0.5}]},
+    } | ({"enabled": False} if "enabled" in augmentation else {})
+    assert values == {
+        "training": {"max_steps": 3},
+        "data": None,
+        "custom": {"train_jsonl": "t.jsonl", "plugins": ["a.py", "b.py"], "val_jsonl": "val.jsonl"},
+    }
+    for comment in ("# ours", "# of the pictures", "# the first half", "# disable_tqdm: true"):
+        assert comment in found.text
+    assert f"{old}:11: bypass_prob -> custom.augmentation.bypass_prob" in found.changes
+
+
+def test_a_section_of_its_own_is_made_for_a_moved_key(write) -> None:
+    found, _ = migrate(write("data:\n  eval_dataset: v.jsonl\n  data_seed: 3\n"))
+    assert yaml.safe_load(found.text) == {"data": {"data_seed": 3}, "custom": {"val_jsonl": "v.jsonl"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "custom: {bypass_prob: 0.1}\n",
+        "custom:\n  bypass_prob: 0.1\n  augmentation: {enabled: true}\n",
+        "custom:\n  bypass_prob: 0.1\n  augmentation:\n    bypass_prob: 0.2\n",
+    ],
+)
+def test_what_cannot_be_moved_stays_for_a_person(write, plumbline, text: str) -> None:
+    old = write(text)
+    assert migrate(old)[0].text == text
+    code, _, error = plumbline("config", "migrate", old)
+    assert code == 3 and "write `custom.augmentation.bypass_prob`" in error
 
 
 def test_both_names_keep_the_new_one(write) -> None:
