@@ -22,7 +22,6 @@ import yaml
 from resident import resident_mb
 
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.rows import read_rows
 from plumbline.stage_b.config import load_stage_b
 from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.loop import run_mission
@@ -31,6 +30,7 @@ from plumbline.stage_b.rollout import judge_of
 from plumbline.stage_b.selection import Candidate, select
 from plumbline.stage_b.simulation import simulate_tickets
 from plumbline.stage_b.verdict import read_verdict
+from plumbline.storage.rows import read_rows
 
 CANDIDATES = 8
 CHECKED = 200

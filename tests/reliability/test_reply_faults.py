@@ -15,13 +15,13 @@ from plumbline.infer.captions import caption_row
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.replay import ReplayEngine
-from plumbline.infer.rows import read_rows
 from plumbline.infer.served import OpenAIEngine
 from plumbline.infer.verbs import tell
 from plumbline.infer.work import RunOptions, RunReport, run_work
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.summaries import plan_summaries, read_reply, run_summaries
+from plumbline.storage.rows import read_rows
 from serving import Answering
 
 

@@ -16,9 +16,9 @@ import replaying
 
 from plumbline.data import read
 from plumbline.errors import OutputError, UserError
-from plumbline.infer.rows import read_heads, read_rows
 from plumbline.infer.work import RunOptions, run_work
 from plumbline.model import checkpoints
+from plumbline.storage.rows import read_heads, read_rows
 
 COUNT = 2000
 KILLS = 50

@@ -15,11 +15,11 @@ from PIL import Image
 from test_stage_b_faults import PAYLOADS
 
 from plumbline.errors import DataError, UserError
-from plumbline.infer.rows import read_rows
 from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.guidance import Edit, GuidanceStore, apply_edit, prompt_of, start
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.rollout import question
+from plumbline.storage.rows import read_rows
 from stage_b_folders import Inspector, run_over, ticket_rows
 
 

@@ -20,7 +20,6 @@ import pytest
 from adapters import make_adapter
 from PIL import Image
 
-from plumbline.data.findings import printable
 from plumbline.data.prompts import default_prompts
 from plumbline.errors import ConfigError
 from plumbline.infer import verbs
@@ -29,12 +28,13 @@ from plumbline.infer.engine import Reply, Request
 from plumbline.infer.engines import open_engine
 from plumbline.infer.local import Row, TransformersEngine, sampled
 from plumbline.infer.plan import plan_captions
-from plumbline.infer.rows import read_rows
 from plumbline.infer.runner import run_captions
 from plumbline.infer.verbs import TERMINAL
 from plumbline.infer.vllm import as_reply, prompt_of
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.report.overlay import draw_objects
+from plumbline.storage.rows import read_rows
+from plumbline.storage.text import printable
 
 pytestmark = pytest.mark.slow
 

@@ -266,7 +266,7 @@ def test_a_packed_run_resumes_with_the_batches_that_were_left(train):
     ("sections", "where"),
     [
         ({"model": {"attn_impl": "eager"}}, "model.attn_impl"),
-        ({"data": {"lazy_tokenize": True}}, "training.packing"),
+        ({"data": {"lazy_tokenize": True}}, "training.lazy_tokenize"),
         ({"rlhf": {"rlhf_type": "gkd", "lmbda": 0.5}}, "training.packing"),
         (
             {

@@ -20,11 +20,11 @@ from plumbline.errors import UserError
 from plumbline.infer.config import Sampling
 from plumbline.infer.doctor import examine
 from plumbline.infer.local import TransformersEngine
-from plumbline.infer.rows import read_rows
 from plumbline.model.merge import merge
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.summaries import plan_summaries
 from plumbline.stage_a.verbs import stage_a
+from plumbline.storage.rows import read_rows
 
 pytestmark = pytest.mark.slow
 

@@ -19,10 +19,10 @@ from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Reply
 from plumbline.infer.inputs import read_items
 from plumbline.infer.plan import identity_of, plan_captions
-from plumbline.infer.rows import RowFile
 from plumbline.infer.verbs import safe_name
 from plumbline.infer.work import identity_path
 from plumbline.model.checkpoints import Card, mark_complete
+from plumbline.storage.rows import RowFile
 
 
 def make_model(folder: Path, card: Card | None = None) -> Path:

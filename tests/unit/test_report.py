@@ -9,9 +9,10 @@ from PIL import Image
 
 from plumbline.errors import DamagedFileError
 from plumbline.report.charts import Line, curve_picture, curve_svg, lay_out, nice_ticks
-from plumbline.report.html import data_url, duration, number, render_page, write_page
+from plumbline.report.html import data_url, number, render_page, write_page
 from plumbline.report.log import Curve, read_log
 from plumbline.report.run import write_run_report
+from plumbline.storage.text import duration
 
 PAYLOADS = [
     "<script>alert(1)</script>",

@@ -14,11 +14,11 @@ from plumbline.data.prompts import default_prompts
 from plumbline.errors import ConfigError, UserError
 from plumbline.infer.engine import Reply
 from plumbline.infer.replay import ReplayEngine
-from plumbline.infer.rows import read_rows
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.summaries import Plan, plan_summaries, run_summaries, with_focus
 from plumbline.stage_a.tickets import natural_key, read_input, sample_tickets
+from plumbline.storage.rows import read_rows
 
 MISSION, OTHER = "挡风板安装检查", "BBU接地线检查"
 ROOT = Path(__file__).parents[2]

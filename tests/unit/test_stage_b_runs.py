@@ -11,7 +11,6 @@ import pytest
 
 from plumbline.cli import app
 from plumbline.errors import ConfigError, UserError
-from plumbline.infer.rows import read_rows
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
 from plumbline.stage_b.effects import rule_effects
@@ -25,6 +24,7 @@ from plumbline.stage_b.rejudge import rejudge
 from plumbline.stage_b.risk import Certificate, Infeasible
 from plumbline.stage_b.rollout import Asked, Items, candidates_of
 from plumbline.stage_b.simulation import MISSION, RULE
+from plumbline.storage.rows import read_rows
 from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
 
 ROOT = Path(__file__).parents[2]

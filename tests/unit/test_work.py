@@ -14,8 +14,9 @@ from plumbline.errors import DataError, Problem, UserError
 from plumbline.infer.config import ConfigError, Sampling, read_shard
 from plumbline.infer.engine import Reply, Request, request_id
 from plumbline.infer.replay import ReplayEngine
-from plumbline.infer.rows import read_rows
-from plumbline.infer.work import RunOptions, RunReport, locked, run_work, shard_path
+from plumbline.infer.work import RunOptions, RunReport, run_work, shard_path
+from plumbline.storage.locks import locked
+from plumbline.storage.rows import read_rows
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from rich.table import Table
 from plumbline.batch.lengths import PixelLimits, exact_length
 from plumbline.batch.tokens import TokenCounter
 from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
-from plumbline.data.findings import printable
 from plumbline.data.images import ImagePolicy
 from plumbline.data.prompts import default_prompts
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, DataError, Problem
+from plumbline.storage.text import printable
 
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12

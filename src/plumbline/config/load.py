@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbline.config.parse import parse_file
-from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, merge, printable
+from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, merge
 from plumbline.errors import Problem
+from plumbline.storage.text import printable
 
 MAX_CHAIN = 32
 Prepare = Callable[[MapNode, list[Problem]], MapNode]
@@ -86,7 +87,7 @@ class _Loader:
 
     def _add(self, file: str, named_at: Origin | None, what: str, fix: str = "") -> None:
         where = str(named_at) if named_at else file
-        self.problems.append(Problem(where, f"extends {printable(file, 200)}: {what}" if named_at else what, fix))
+        self.problems.append(Problem(where, f"extends {printable(file, limit=200)}: {what}" if named_at else what, fix))
 
 
 def _short(path: str) -> str:

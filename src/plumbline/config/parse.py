@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 import yaml
 
 from plumbline.config.scalars import resolve_plain
-from plumbline.config.tree import Entry, ListNode, MapNode, Node, Origin, Scalar, printable, show_plain
+from plumbline.config.tree import Entry, ListNode, MapNode, Node, Origin, Scalar, show_plain
 from plumbline.errors import ConfigError, Problem
+from plumbline.storage.text import printable
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
@@ -197,7 +198,7 @@ class _TreeBuilder:
             self.problem(origin, "merge keys (<<) are not part of YAML 1.2", "use `extends` to build on another file")
         elif value in frame.entries:
             first = frame.entries[value].origin
-            what = f"the key `{printable(value)}` is written twice; first at {first}"
+            what = f"the key `{printable(value, limit=80)}` is written twice; first at {first}"
             self.problem(origin, what, "keep one of them")
         else:
             frame.key = (value, origin)

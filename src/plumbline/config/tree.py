@@ -63,12 +63,6 @@ def show_plain(value: Any) -> str:
     return str(value)
 
 
-def printable(text: str, limit: int = 80) -> str:
-    """Text that is safe on a terminal: control characters escaped, cut to `limit` characters."""
-    safe = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:limit])
-    return f"{safe}..." if len(text) > limit else safe
-
-
 def plain(node: Node) -> Plain:
     """The node's value without its places."""
     if isinstance(node, MapNode):

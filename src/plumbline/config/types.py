@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from plumbline.config.limits import Length, NameOrFile, Range
-from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, node_of, plain, printable, show_plain
+from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, node_of, plain, show_plain
 from plumbline.errors import Problem
+from plumbline.storage.text import printable
 
 INVALID: Any = object()
 NO_DEFAULT: Any = object()
@@ -81,7 +82,7 @@ def show(node: Node) -> str:
     if isinstance(node, ListNode):
         return "a list"
     if isinstance(node.value, str):
-        return f"the text '{printable(node.value)}'"
+        return f"the text '{printable(node.value, limit=80)}'"
     return show_plain(node.value)
 
 
@@ -473,7 +474,7 @@ class Section:
                 values[key] = self.fields[key].type.check(entry.node, where, report)
             else:
                 values[key] = report.add(
-                    entry.origin, f"unknown key `{printable(where)}`", self._hint(where, key, report)
+                    entry.origin, f"unknown key `{printable(where, limit=80)}`", self._hint(where, key, report)
                 )
         for key, known in self.fields.items():
             if known.required and key not in values:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.contract import is_encodable
-from plumbline.data.findings import shown
 from plumbline.data.parse import AnswerObject, ParsedAnswer, parse_answer
 from plumbline.data.record import DataObject
 from plumbline.errors import DataError, Problem
 from plumbline.geometry import Shape, shape_from_flat
 from plumbline.geometry.order import order_points
 from plumbline.geometry.shapes import Points
+from plumbline.storage.text import shown
 
 __all__ = ["EMIT_NORMS", "AnswerObject", "ParsedAnswer", "encode_answer", "parse_answer", "round_shape", "to_pixels"]
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 from plumbline.data.content import check_content
 from plumbline.data.contract import image_of
-from plumbline.data.findings import Finding, Findings, shown
+from plumbline.data.findings import Finding, Findings
 from plumbline.data.images import NO_SUCH_FILE, ImagePolicy, is_data_url, load_image
-from plumbline.data.read import Line, collect_findings, open_data, read_lines, shown_path
+from plumbline.data.read import Line, collect_findings, open_data, read_lines
 from plumbline.errors import DataError
 from plumbline.forked import cores, forked_map
+from plumbline.storage.text import shown, shown_path
 
 _WINDOW = 64
 """Lines whose pictures may be waiting for their decoding while further lines are read."""

@@ -13,10 +13,11 @@ from operator import eq
 from typing import Any
 
 from plumbline.data.contract import KIND_OF_KEYS, OBJECT_KEYS, RECORD_KEYS, geometry_of
-from plumbline.data.findings import Findings, shown
+from plumbline.data.findings import Findings
 from plumbline.data.messages import control_text
 from plumbline.geometry import Polygon, shape_from_flat
 from plumbline.geometry.clip import is_flat, is_self_crossing
+from plumbline.storage.text import shown
 
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Control characters, line ends, and marks that turn the direction of writing."""

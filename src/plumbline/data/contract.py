@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from plumbline.data.findings import Findings, shown
+from plumbline.data.findings import Findings
 from plumbline.data.record import SCHEMA, GroupedObjects, Record
 from plumbline.geometry import KINDS
 from plumbline.geometry.group import Outline, ShapeGroup
+from plumbline.storage.text import shown
 
 RECORD_KEYS = ("schema", "images", "width", "height", "objects", "summary", "metadata", "messages")
 COUNTS_OF_POINTS = {"line_points": "line", "poly_points": "poly"}

@@ -17,9 +17,10 @@ from plumbline.data.fit import Fitted, fit_record
 from plumbline.data.images import ImagePolicy, image_size, is_data_url
 from plumbline.data.messages import build_turn, own_images, with_images
 from plumbline.data.prompts import Prompts, default_prompts
-from plumbline.data.read import BOM, collect_findings, open_data, read_lines, reload, shown_path
+from plumbline.data.read import BOM, collect_findings, open_data, read_lines, reload
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
+from plumbline.storage.text import shown_path
 
 MAX_SHOWN = 20
 """Problems listed when a file is refused; `plumbline data check` lists them all."""

@@ -15,8 +15,8 @@ import time
 from collections.abc import Collection
 from urllib.parse import urljoin, urlsplit
 
-from plumbline.data.findings import shown
 from plumbline.errors import DataError, Problem
+from plumbline.storage.text import shown
 
 MAX_BYTES = 24 * 1024 * 1024
 MAX_SECONDS = 30.0

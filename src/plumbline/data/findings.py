@@ -42,19 +42,3 @@ class Findings(list[Finding]):
 def data_error(findings: Iterable[Finding]) -> DataError:
     """All findings as one error of the user."""
     return DataError([finding.problem() for finding in findings])
-
-
-def shown(value: object, limit: int = 60) -> str:
-    """A value from a file, quoted, cut and escaped."""
-    text = printable(repr(value))
-    return text if len(text) <= limit else f"{text[:limit]}..."
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Text with everything escaped that a terminal might obey; characters of `keep` stay as they are."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )

@@ -19,9 +19,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plumbline.data.findings import shown
-from plumbline.data.read import shown_path
 from plumbline.errors import DataError, Problem
+from plumbline.storage.text import shown, shown_path
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,10 +14,10 @@ from typing import Any
 from plumbline.data.answer import encode_answer
 from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.contract import image_of
-from plumbline.data.findings import shown
 from plumbline.data.prompts import Prompts, irrelevant_answer
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
+from plumbline.storage.text import shown
 
 Chat = dict[str, Any]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plumbline.data.contract import COUNTS_OF_POINTS, MAX_COORDINATE, is_encodable, is_right_count
-from plumbline.data.findings import shown
 from plumbline.geometry import KINDS
+from plumbline.storage.text import shown
 
 MAX_DEPTH = 8
 """A multi-image answer with nested pairs has five levels; deeper text is skipped."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import repeat
@@ -19,9 +17,11 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from plumbline.data.contract import build_record, build_records, find_breaches
-from plumbline.data.findings import Findings, data_error, printable, shown
+from plumbline.data.findings import Findings, data_error
 from plumbline.data.record import Record, record_to_mapping
-from plumbline.errors import DataError, Problem, writing
+from plumbline.errors import DataError, Problem
+from plumbline.storage.files import write_lines
+from plumbline.storage.text import shown, shown_path
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
@@ -119,11 +119,6 @@ def wide_encoding(head: bytes) -> str | None:
     if len(head) == 4 and head[0] == head[2] == 0 and head[1] and head[3]:
         return "UTF-16BE"
     return None
-
-
-def shown_path(path: str | Path) -> str:
-    """A path as text that is safe to print."""
-    return printable(str(path))
 
 
 def _skip_line(stream: BufferedReader) -> int:
@@ -240,26 +235,6 @@ def write_records(path: str | Path, records: Iterable[Record]) -> int:
     Raises OutputError when it cannot be written.
     """
     return write_lines(path, (json.dumps(record_to_mapping(record), ensure_ascii=False) for record in records))
-
-
-def write_lines(path: str | Path, lines: Iterable[str]) -> int:
-    """Write text lines to a temporary name, fsync, rename; return their number."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    count = 0
-    try:
-        with writing(shown_path(path)):
-            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-                for line in lines:
-                    stream.write(f"{line}\n")
-                    count += 1
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return count
 
 
 def collect_findings(line: Line, file: str) -> tuple[Any, Findings]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.data.check import Check, CheckOptions
-from plumbline.data.findings import Finding, printable
+from plumbline.data.findings import Finding
 from plumbline.data.images import ImagePolicy
 from plumbline.data.stats import collect_stats
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK
+from plumbline.storage.text import printable
 
 EXAMPLES = 12
 """Findings of each rule that a gallery shows."""

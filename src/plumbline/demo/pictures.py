@@ -15,9 +15,9 @@ from plumbline.data.contract import build_record
 from plumbline.data.images import load_image
 from plumbline.data.read import read_records
 from plumbline.data.record import DataObject
-from plumbline.infer.rows import read_rows
 from plumbline.report.charts import Line, curve_picture
 from plumbline.report.overlay import draw_objects
+from plumbline.storage.rows import read_rows
 
 REPORT_PX, SHEET_PX = 640, 460  # longer side of a drawn picture in the report and for the sheet
 _CELL, _GAP, _MARGIN, _TITLE = (340, 284), 12, 20, 28

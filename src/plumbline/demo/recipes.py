@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from plumbline.model.checkpoints import write_atomically
+from plumbline.storage.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
 from plumbline.demo.show import Advance, Show
 from plumbline.demo.stages import TITLES, Ledger
 from plumbline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Problem, UserError, writing
-from plumbline.model.checkpoints import is_complete, latest_complete, write_atomically
+from plumbline.model.checkpoints import is_complete, latest_complete
 from plumbline.report.log import RunLog, read_log
+from plumbline.storage.files import write_atomically
 
 SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
 PHOTO_TICKETS, SUMMARY_TOKENS, TICKET_SEED = 8, 40, 7
@@ -228,9 +229,9 @@ class Demo:
         from plumbline.demo.tickets import write_photo_tickets, write_prompts
         from plumbline.infer.config import Sampling
         from plumbline.infer.local import TransformersEngine
-        from plumbline.infer.rows import read_rows
         from plumbline.stage_a.config import StageASettings
         from plumbline.stage_a.summaries import plan_summaries, run_summaries
+        from plumbline.storage.rows import read_rows
 
         _quiet()
         shutil.rmtree(self.places.stage_a, ignore_errors=True)
@@ -320,7 +321,7 @@ def training_facts(log: RunLog) -> dict[str, Any]:
 
 def caption_facts(rows_file: Path, statuses: Mapping[str, int]) -> dict[str, Any]:
     """parse_rate: share of the pictures whose whole reply was read without a problem and named at least one object."""
-    from plumbline.infer.rows import read_rows
+    from plumbline.storage.rows import read_rows
 
     rows = list(read_rows(rows_file))
     parsed = [row for row in rows if row["status"] == "ok" and row["objects"]]

@@ -11,7 +11,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from plumbline.report.html import duration
+from plumbline.storage.text import duration
 
 _LINE_EVERY_S = 15.0
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import plumbline
 from plumbline.errors import DamagedFileError
-from plumbline.model.checkpoints import read_json_object, write_atomically
+from plumbline.storage.files import write_atomically
+from plumbline.storage.objects import read_json_object
 
 TITLES = {
     "model": "Build a tiny Qwen3-VL checkpoint",

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 
 from PIL import Image
 
-from plumbline.data.findings import printable
 from plumbline.errors import EXIT_FAILURE, EXIT_OK, UserError
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.served import OpenAIEngine
 from plumbline.model.server import ChatServer
+from plumbline.storage.text import printable
 
 PASSED, FAILED = "ok", "failed"
 QUESTION = "用一句话描述这张图片。"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.data.images import ImagePolicy, is_data_url
-from plumbline.data.read import read_records, shown_path
+from plumbline.data.read import read_records
 from plumbline.errors import DataError, Problem, UserError
+from plumbline.storage.text import shown_path
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 

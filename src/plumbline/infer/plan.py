@@ -13,10 +13,10 @@ from plumbline.data.prompts import MODES, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.config import InferSettings, RunSettings
 from plumbline.infer.inputs import Item, read_items
-from plumbline.infer.rows import read_heads
 from plumbline.infer.work import ERROR, RunOptions, check_identity, check_ours
 from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.loading import base_of
+from plumbline.storage.rows import read_heads
 
 WINDOW_BATCHES = 2
 """Batches whose pictures are open at once and sorted by length among themselves; as many more are being opened."""

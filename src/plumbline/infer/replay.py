@@ -8,7 +8,7 @@ from typing import Any
 
 from plumbline.errors import DataError, Problem
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.rows import read_recorded
+from plumbline.storage.rows import read_recorded
 
 UNKNOWN = "replay"
 """Error of a request that nothing was recorded for."""

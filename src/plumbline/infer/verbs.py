@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from plumbline.data.contract import build_record
-from plumbline.data.findings import printable
 from plumbline.errors import EXIT_OK, ConfigError, Problem
 from plumbline.infer.config import InferSettings
 from plumbline.infer.engines import open_engine
 from plumbline.infer.plan import Plan, plan_captions
-from plumbline.infer.rows import read_rows
 from plumbline.infer.runner import OnCaption, run_captions
 from plumbline.infer.work import QUARANTINE_SUFFIX, RunReport
+from plumbline.storage.rows import read_rows
+from plumbline.storage.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,16 +7,13 @@ asked again. While the engine works on one window of items, the next one is prep
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,15 +21,15 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from plumbline.data.read import write_lines
 from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, DataError, Problem, UserError
 from plumbline.infer.engine import Engine, Reply, Request, request_id
-from plumbline.infer.rows import RowFile, Statuses, drop_rows, read_heads, read_rows, set_torn_line_aside
-from plumbline.model.checkpoints import read_json_object, write_atomically
+from plumbline.storage.files import write_atomically, write_lines
+from plumbline.storage.locks import locked
+from plumbline.storage.objects import read_json_object
+from plumbline.storage.rows import RowFile, Statuses, drop_rows, read_heads, read_rows, set_torn_line_aside
 
 OK, INVALID, ERROR = "ok", "invalid", "error:"
 IDENTITY_SUFFIX = ".run.json"
-LOCK_SUFFIX = ".lock"
 QUARANTINE_SUFFIX = ".quarantine.jsonl"
 JUDGED_AFTER = 20
 """Rows of a run before its share of errors says anything."""
@@ -342,28 +339,6 @@ def check_identity(output: Path, identity: Mapping[str, Any]) -> None:
     if different := sorted(name for name in now if before.get(name) != now[name]):
         what = f"was made with another {', '.join(different)}"
         raise UserError(Problem(str(output), what, "name another --output, or start anew with --no-resume"))
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Nobody else writes to `output` inside the block; UserError names who does.
-
-    The lock belongs to the process: that of a killed one is free at once.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output.with_name(output.name + LOCK_SUFFIX), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            what = f"is being written by {holder}"
-            raise UserError(Problem(str(output), what, "wait for it, or name another --output")) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], report: RunReport) -> Statuses:

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 from plumbline.data.answer import EMIT_NORMS
 from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.prompts import MODES, Prompts
 from plumbline.errors import DamagedFileError, OutputError, Problem, UserError, writing
 from plumbline.model.hub import missing_model
+from plumbline.storage.files import flush, write_atomically
+from plumbline.storage.objects import read_json_object
 
 CARD_FILE = "plumbline.json"
 MARKER_FILE = "COMPLETE"
 SCHEMA = 1
-MAX_JSON_BYTES = 4 << 20
 
 CARD_MODES = (*MODES, "mixed")
 
@@ -300,26 +300,6 @@ def take_place(draft: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a file that may be hostile: its size is capped, duplicate keys are refused."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return content
-
-    try:
-        if path.stat().st_size > limit:
-            raise ValueError(f"it is longer than {limit} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-        if not isinstance(content, dict):
-            raise ValueError("it is not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFileError(Problem(str(path), f"cannot be read: {error}")) from error
-    return content
-
-
 def weights_stamp(folder: Path) -> str:
     """What tells one state of a folder's weights from another without reading them: names, sizes, times."""
     digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8)
@@ -327,27 +307,3 @@ def weights_stamp(folder: Path) -> str:
         facts = path.stat()
         digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}".encode())
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write text so that a reader sees the old file or the whole new one: temporary name, fsync, rename."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        try:
-            draft.write_text(text, encoding="utf-8")
-            flush(draft)
-            draft.replace(path)
-        except OSError:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise
-        flush(path.parent)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plumbline.errors import DamagedFileError, Problem, UserError
-from plumbline.model.checkpoints import CARD_FILE, Card, locate, read_json_object
+from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.parts import PARTS, Part, part_of, plain_name
+from plumbline.storage.objects import read_json_object
 
 if TYPE_CHECKING:
     import torch

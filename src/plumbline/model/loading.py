@@ -11,7 +11,8 @@ from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.model.bitsandbytes import import_bitsandbytes
-from plumbline.model.checkpoints import locate, read_json_object
+from plumbline.model.checkpoints import locate
+from plumbline.storage.objects import read_json_object
 
 ARCHITECTURES = {"Qwen3VLForConditionalGeneration"}
 

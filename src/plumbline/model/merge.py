@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
-from plumbline.model.checkpoints import CARD_FILE, drafted, locate, read_json_object
+from plumbline.model.checkpoints import CARD_FILE, drafted, locate
 from plumbline.model.inspect import module_of
 from plumbline.model.loading import attach_adapter, base_of, load_model, load_processor
+from plumbline.storage.objects import read_json_object
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from plumbline.data.findings import printable
+from plumbline.storage.text import printable
 
 _SENTENCE = re.compile(r"[^。；;！!？?\n]*[。；;！!？?\n]*")
 _DIGITS = "一二三四五六七八九十"

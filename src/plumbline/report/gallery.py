@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from plumbline.data.contract import are_coordinates, is_right_count
-from plumbline.data.findings import Finding, printable
+from plumbline.data.findings import Finding
 from plumbline.data.images import ImagePolicy, load_image
 from plumbline.data.read import Line, parse_line, read_lines
 from plumbline.data.record import DataObject
@@ -20,6 +20,7 @@ from plumbline.errors import DataError, Problem
 from plumbline.geometry import KINDS, shape_from_flat
 from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.overlay import draw_objects
+from plumbline.storage.text import printable
 
 SIDE = 420
 """Longest side of a picture on the page."""

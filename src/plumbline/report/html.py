@@ -16,7 +16,8 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from plumbline.model.checkpoints import write_atomically
+from plumbline.storage.files import write_atomically
+from plumbline.storage.text import duration
 
 
 def render_page(template: str, context: Mapping[str, Any], package: str = "plumbline.report") -> str:
@@ -40,18 +41,6 @@ def data_url(image: Image.Image, quality: int = 86) -> str:
     stream = io.BytesIO()
     image.convert("RGB").save(stream, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `0.4 s`, `48 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def number(value: float | None) -> str:

@@ -18,7 +18,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from plumbline.data.findings import printable
 from plumbline.errors import DataError, Problem, UserError
 from plumbline.report.guidance_history import read_history
 from plumbline.report.html import render_page
@@ -30,6 +29,7 @@ from plumbline.stage_b.decisions import MAX_NOTE, NOTE, UNDO, Decision, keep_dec
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.splits import SEALED
 from plumbline.stage_b.tickets import Ticket
+from plumbline.storage.text import printable
 
 HOST = "127.0.0.1"
 POLICY = (

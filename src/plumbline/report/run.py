@@ -11,10 +11,11 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from plumbline.errors import DamagedFileError
-from plumbline.model.checkpoints import checkpoint_folders, is_complete, read_json_object
+from plumbline.model.checkpoints import checkpoint_folders, is_complete
 from plumbline.report.charts import COLOURS, Line, curve_svg
 from plumbline.report.html import number, render_page, write_page
 from plumbline.report.log import RunLog, read_log
+from plumbline.storage.objects import read_json_object
 
 REPORT_FILE = "report.html"
 _TERMS = {

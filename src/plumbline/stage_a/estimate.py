@@ -14,6 +14,7 @@ from plumbline.data.images import image_size
 from plumbline.data.messages import ask_messages
 from plumbline.errors import DataError
 from plumbline.stage_a.summaries import Plan, with_focus
+from plumbline.storage.text import duration
 
 PROBED = 100
 REPLY_TOKENS = 48
@@ -72,11 +73,3 @@ def operations_per_second(side: int = 1024) -> float:
         one @ one
         took.append(time.perf_counter() - began)
     return 2.0 * side**3 / min(took)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `48 s`, `2.5 h`."""
-    for name, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.0f} s"

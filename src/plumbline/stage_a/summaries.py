@@ -11,16 +11,16 @@ from typing import Any
 
 from plumbline.config.recipes import or_shipped
 from plumbline.data.images import load_image
-from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.captions import read_end, read_summary
 from plumbline.infer.engine import Engine, Reply, Request
 from plumbline.infer.plan import answering, choose_mode, find_card, find_weights, run_options
-from plumbline.infer.rows import read_heads, read_rows
 from plumbline.infer.work import ERROR, INVALID, OK, Runner, RunOptions, RunReport, check_identity, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.stage_a.config import PROMPTS, StageASettings
 from plumbline.stage_a.tickets import Input, Photo, Ticket, of_mission, read_input, sample_tickets
+from plumbline.storage.files import write_lines
+from plumbline.storage.rows import read_heads, read_rows
 
 SUFFIX = "_stage_a.jsonl"
 

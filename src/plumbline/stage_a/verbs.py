@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import cache, partial
 
-from plumbline.data.findings import printable
 from plumbline.errors import EXIT_OK
 from plumbline.infer.engines import open_engine
 from plumbline.infer.verbs import progress_bar, tell
@@ -16,6 +15,7 @@ from plumbline.infer.work import RunReport
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.estimate import Estimate, estimate
 from plumbline.stage_a.summaries import Plan, plan_summaries, run_summaries
+from plumbline.storage.text import printable
 
 SHOWN_NOTES = 20
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
-from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.engine import who_answers
 from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import CERTIFICATE, MissionRun
@@ -16,6 +15,8 @@ from plumbline.stage_b.risk import Certificate, Infeasible, Setting, choose_thre
 from plumbline.stage_b.rollout import prompts_hash
 from plumbline.stage_b.verdict import PASS
 from plumbline.stage_b.verdict_file import check_verdicts
+from plumbline.storage.files import write_atomically
+from plumbline.storage.objects import read_json_object
 
 
 def calibrate(run: MissionRun, max_false_pass: float, confidence: float) -> Certificate | Infeasible:

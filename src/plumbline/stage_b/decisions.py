@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
-from plumbline.infer.rows import RowFile, read_rows, set_torn_line_aside
 from plumbline.stage_b.guidance import now
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.tickets import LABELS, Ticket
+from plumbline.storage.locks import waiting_for
+from plumbline.storage.rows import RowFile, read_rows, set_torn_line_aside
 
 DECISIONS = "decisions.jsonl"
 RELABEL, NOTE, UNDO = "relabel", "note", "undo"
@@ -98,13 +97,10 @@ def _why_not(decision: Decision) -> str:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Wait until nobody else writes; a line that a killed process left unfinished is set aside first."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with waiting_for(path):
+        path.touch()
         set_torn_line_aside(path)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def read_decisions(run: MissionRun) -> dict[str, Standing]:

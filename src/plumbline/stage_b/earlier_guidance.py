@@ -9,7 +9,6 @@ from typing import Any
 
 from plumbline.errors import DamagedFileError, DataError, OutputError, Problem
 from plumbline.infer.verbs import safe_name
-from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.config import MissionEntry
 from plumbline.stage_b.guidance import (
     SCHEMA,
@@ -19,6 +18,8 @@ from plumbline.stage_b.guidance import (
     now,
     problem_of_text,
 )
+from plumbline.storage.files import write_atomically
+from plumbline.storage.objects import read_json_object
 
 _FOCUS_NAMES = ("focus", "mission_focus")
 _FIRST = "G0"

@@ -9,10 +9,10 @@ from plumbline.errors import DataError, Problem, UserError
 from plumbline.infer.engine import Engine
 from plumbline.infer.plan import find_weights
 from plumbline.infer.replay import ReplayEngine
-from plumbline.infer.rows import read_recorded
 from plumbline.infer.work import ERROR
 from plumbline.model.checkpoints import weights_stamp
 from plumbline.stage_b.config import EngineConfig
+from plumbline.storage.rows import read_recorded
 
 WINDOW_REPLAYED = 256
 WINDOW_SERVED = 64

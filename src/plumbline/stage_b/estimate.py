@@ -11,12 +11,12 @@ from plumbline.batch.lengths import PixelLimits, chat_length
 from plumbline.batch.tokens import TokenCounter
 from plumbline.data.messages import ask_messages
 from plumbline.infer.plan import find_weights
-from plumbline.infer.rows import read_heads
 from plumbline.infer.work import ERROR
 from plumbline.stage_a.estimate import operations_per_second
 from plumbline.stage_b.guidance import prompt_of
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.rollout import candidates_of, question
+from plumbline.storage.rows import read_heads
 
 PROBED = 100
 TOKENS_PER_CHARACTER = 0.8

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 from plumbline.errors import UserError
 from plumbline.infer.engine import Engine
-from plumbline.infer.rows import read_rows
 from plumbline.infer.work import Answered, RunReport, run_work
 from plumbline.stage_b.config import RunnerConfig
 from plumbline.stage_b.estimate import prompt_tokens
@@ -19,6 +18,7 @@ from plumbline.stage_b.mission import GATE, MissionRun
 from plumbline.stage_b.rollout import Items, Rollouts, candidates_of, selections
 from plumbline.stage_b.tickets import Tickets
 from plumbline.stage_b.verdict import VERDICT_OF_LABEL
+from plumbline.storage.rows import read_rows
 
 ROUNDING = 1e-9
 

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from plumbline.data.findings import shown
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
-from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.summary_text import ROLE_TOKEN, without_roles
+from plumbline.storage.files import write_atomically
+from plumbline.storage.objects import read_json_object
+from plumbline.storage.text import shown
 
 SCHEMA = 1
 FILE = "guidance.json"

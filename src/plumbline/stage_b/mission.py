@@ -12,12 +12,9 @@ from typing import Any
 
 from plumbline.config.recipes import or_shipped
 from plumbline.data.keyed import keyed_generator
-from plumbline.data.read import write_lines
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
-from plumbline.infer.rows import read_rows
 from plumbline.infer.verbs import safe_name
 from plumbline.infer.work import Answered, RunOptions
-from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.config import LoadedStageB, MissionEntry, OutputConfig, StageBConfig, load_stage_b, read_missions
 from plumbline.stage_b.engine import who_answers, window_of
 from plumbline.stage_b.guidance import FILE, Guidance, GuidanceStore, read_guidance, start
@@ -25,6 +22,9 @@ from plumbline.stage_b.rollout import candidates_of, prompts_hash
 from plumbline.stage_b.split_file import SplitFile
 from plumbline.stage_b.splits import tiny_classes
 from plumbline.stage_b.tickets import LABELS, Tickets, read_tickets
+from plumbline.storage.files import write_atomically, write_lines
+from plumbline.storage.objects import read_json_object
+from plumbline.storage.rows import read_rows
 
 TRAJECTORIES = "trajectories.jsonl"
 SELECTIONS = "selections.jsonl"

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plumbline.data.read import write_lines
 from plumbline.errors import Problem, UserError
-from plumbline.infer.rows import read_rows
 from plumbline.infer.work import ERROR
 from plumbline.stage_b.judge import Evidence, Judge
 from plumbline.stage_b.mission import SELECTIONS, MissionRun
 from plumbline.stage_b.rollout import judge_of, scores_of, selections
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import read_verdict
+from plumbline.storage.files import write_lines
+from plumbline.storage.rows import read_rows
 
 REJUDGED = "selections.rejudged.jsonl"
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem
-from plumbline.model.checkpoints import read_json_object, write_atomically
 from plumbline.stage_b.config import SplitsConfig
 from plumbline.stage_b.picture_hash import PictureHash, hash_picture
 from plumbline.stage_b.splits import SPLITS, HashedTicket, check_splits, split_tickets
 from plumbline.stage_b.tickets import Ticket, TicketHead, Tickets
+from plumbline.storage.files import write_atomically
+from plumbline.storage.objects import read_json_object
 
 LARGEST_FILE = 1 << 28
 

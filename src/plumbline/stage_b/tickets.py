@@ -16,10 +16,10 @@ from typing import Any, overload
 import msgspec
 
 from plumbline.data.contract import is_encodable
-from plumbline.data.findings import shown
 from plumbline.data.read import Line, parse_line, read_lines
 from plumbline.errors import DataError, Problem
 from plumbline.stage_b.summary_text import clean_summary
+from plumbline.storage.text import shown
 
 LABELS = ("pass", "fail")
 MOST_TOLD = 20

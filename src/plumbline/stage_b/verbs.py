@@ -11,12 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from plumbline.data.findings import printable, shown
 from plumbline.errors import EXIT_GATE, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.infer.verbs import progress_bar
-from plumbline.infer.work import locked
-from plumbline.model.checkpoints import write_atomically
-from plumbline.stage_a.estimate import duration
 from plumbline.stage_b import earlier_guidance
 from plumbline.stage_b.certify import calibrate as calibrate_run
 from plumbline.stage_b.certify import read_certificate
@@ -41,6 +37,9 @@ from plumbline.stage_b.mission import (
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
+from plumbline.storage.files import write_atomically
+from plumbline.storage.locks import locked
+from plumbline.storage.text import duration, printable, shown
 
 SHOWN = 5
 

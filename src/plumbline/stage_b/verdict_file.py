@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from plumbline.data.read import write_lines
 from plumbline.errors import Problem, UserError
-from plumbline.infer.rows import read_rows
 from plumbline.infer.work import check_identity
 from plumbline.stage_b.mission import SELECTIONS, MissionRun
 from plumbline.stage_b.rollout import selections
+from plumbline.storage.files import write_lines
+from plumbline.storage.rows import read_rows
 
 SELECTED = "selected"
 """What the state of a run keeps of the file: the last whole epoch in it, and how it was selected."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from plumbline.config.tree import Entry, ListNode, MapNode, Node, Scalar, plain, printable
+from plumbline.config.tree import Entry, ListNode, MapNode, Node, Scalar, plain
 from plumbline.config.types import show
 from plumbline.config.upstream import SECTIONS, home, table
 from plumbline.errors import Problem
+from plumbline.storage.text import printable
 from plumbline.train.sections import RlhfConfig
 
 OWN_RLHF = tuple(item.name for item in fields(RlhfConfig))
@@ -121,7 +122,8 @@ class _Placing:
         first = self.keys.setdefault(section, {}).setdefault(key, entry)
         if first is entry or plain(first.node) == plain(entry.node):
             return
-        what = f"`{section}.{printable(key)}` is {show(entry.node)} here and {show(first.node)} at {first.origin}"
+        name = f"{section}.{printable(key, limit=80)}"
+        what = f"`{name}` is {show(entry.node)} here and {show(first.node)} at {first.origin}"
         self._problems.append(Problem(str(entry.origin), what, "keep one of them"))
 
     def _note(self, entry: Entry, text: str) -> None:

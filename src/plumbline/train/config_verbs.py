@@ -14,7 +14,7 @@ from plumbline.config.render import inline
 from plumbline.config.schema import json_schema
 from plumbline.config.tree import Origin
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, OutputError, Problem, writing
-from plumbline.model.checkpoints import write_atomically
+from plumbline.storage.files import write_atomically
 from plumbline.train.config import CheckedFile, check_file, root_section
 from plumbline.train.migrate import migrate as rewrite
 

@@ -15,7 +15,8 @@ from typing import Any
 from plumbline.data.dataset import manifest
 from plumbline.data.images import ImagePolicy
 from plumbline.errors import ConfigError, Problem, writing
-from plumbline.model.checkpoints import latest_complete, write_atomically
+from plumbline.model.checkpoints import latest_complete
+from plumbline.storage.files import write_atomically
 from plumbline.train.config import load_train_run
 
 PACKAGES = ("plumbline", "torch", "transformers", "ms-swift", "peft", "trl", "accelerate", "deepspeed", "numpy")

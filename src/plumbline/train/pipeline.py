@@ -15,10 +15,11 @@ from plumbline.batch.lengths import PixelLimits
 from plumbline.batch.schedule import Schedule, StepShape
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import ConfigError, DataError, Problem
-from plumbline.model.checkpoints import Card, write_atomically
+from plumbline.model.checkpoints import Card
 from plumbline.model.loading import bars_on_terminals_only, loading
 from plumbline.model.packed_attention import enable_packing
 from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_frozen_model
+from plumbline.storage.files import write_atomically
 from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
 from plumbline.train.callbacks import EpochAccount, FrozenGuard, StopOnSignal

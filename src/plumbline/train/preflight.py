@@ -241,8 +241,6 @@ def _packing_problems(run: TrainRun) -> Iterator[Problem]:
     if kernel not in (None, "sdpa") and not str(kernel).startswith("flash_attention"):
         what = f"{kernel} would let packed samples see each other"
         yield Problem("model.attn_impl", what, "use sdpa or flash_attention_2, or packing: false")
-    if upstream.get("lazy_tokenize"):
-        yield Problem("training.packing", "cannot work with lazy_tokenize", "take lazy_tokenize out")
     if rlhf is not None and (rlhf.lmbda > 0 or rlhf.seq_kd):
         what = "sampled answers (lmbda > 0 or seq_kd) have no length before they are sampled"
         yield Problem("training.packing", what, "set lmbda: 0 and seq_kd: false, or packing: false")

@@ -14,7 +14,7 @@ from plumbline.data.contract import are_coordinates, is_right_count
 from plumbline.data.convert.outlines import coco_counts, mask_outlines
 from plumbline.data.convert.picture import Picture, Report, finite, listing, mapping, path_name, whole
 from plumbline.data.convert.stream import json_items
-from plumbline.data.findings import shown
+from plumbline.storage.text import shown
 
 _PLACED = "CREATE TABLE placed (image TEXT, row TEXT)"
 _INDEX = "CREATE INDEX by_image ON placed (image)"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -13,10 +11,10 @@ from typing import Any
 from plumbline.data.contract import build_record, find_breaches
 from plumbline.data.convert.picture import Report
 from plumbline.data.images import is_data_url
-from plumbline.data.read import parse_line, read_lines, shown_path
+from plumbline.data.read import parse_line, read_lines
 from plumbline.data.record import DataObject, Record
 from plumbline.data.stats import desc_levels
-from plumbline.errors import writing
+from plumbline.storage.files import replacing
 
 
 def write_coco(source: Path, target: Path, report: Report) -> None:
@@ -26,26 +24,17 @@ def write_coco(source: Path, target: Path, report: Report) -> None:
     the way back reads them. Boxes have an empty `segmentation`; a quad and a polygon are its only part. Lines, chats
     and pictures inside the JSONL are lost, and counted. Raises OutputError when `target` cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with writing(shown_path(target)):
-            with TemporaryFile("w+", encoding="utf-8") as later, temporary.open("w", encoding="utf-8") as stream:
-                categories: dict[str, int] = {}
-                stream.write('{"images": [')
-                for number, text in enumerate(_images(source, later, categories, report)):
-                    stream.write(f"{',' if number else ''}\n{text}")
-                stream.write('],\n"annotations": [')
-                later.seek(0)
-                for number, line in enumerate(later):
-                    stream.write(f"{',' if number else ''}\n{line.rstrip()}")
-                rows = [{"id": index, "name": name} for name, index in categories.items()]
-                stream.write(f'],\n"categories": {json.dumps(rows, ensure_ascii=False)}}}\n')
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(target) as stream, TemporaryFile("w+", encoding="utf-8") as later:
+        categories: dict[str, int] = {}
+        stream.write('{"images": [')
+        for number, text in enumerate(_images(source, later, categories, report)):
+            stream.write(f"{',' if number else ''}\n{text}")
+        stream.write('],\n"annotations": [')
+        later.seek(0)
+        for number, line in enumerate(later):
+            stream.write(f"{',' if number else ''}\n{line.rstrip()}")
+        rows = [{"id": index, "name": name} for name, index in categories.items()]
+        stream.write(f'],\n"categories": {json.dumps(rows, ensure_ascii=False)}}}\n')
 
 
 def _images(source: Path, later: Any, categories: dict[str, int], report: Report) -> Iterator[str]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from plumbline.data.convert.outlines import ellipse, mask_outlines, turned_box
 from plumbline.data.convert.picture import Picture, Report, path_name, text_number, whole, with_attributes
-from plumbline.data.findings import printable
-from plumbline.data.read import open_data, shown_path
+from plumbline.data.read import open_data
 from plumbline.errors import DamagedFileError, Problem
+from plumbline.storage.text import printable, shown_path
 
 _SHAPES = ("box", "polygon", "polyline", "ellipse", "mask")
 _OTHER = ("points", "cuboid", "skeleton")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from plumbline.data.convert.outlines import ellipse, turned_box
 from plumbline.data.convert.picture import Picture, Report, listing, mapping, path_name, text_number, whole
 from plumbline.data.convert.stream import json_items
-from plumbline.data.findings import shown
+from plumbline.storage.text import shown
 
 _UPLOADS = "/data/upload/"
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from plumbline.data.convert.outlines import ellipse
 from plumbline.data.convert.picture import Picture, Report, finite, listing, mapping, path_name, whole, with_attributes
-from plumbline.data.findings import printable, shown
-from plumbline.data.read import shown_path
 from plumbline.errors import DataError, Problem
+from plumbline.storage.text import printable, shown, shown_path
 
 MAX_BYTES = 256 * 1024 * 1024
 """A file holds its picture as text where LabelMe was told to; more than this is no annotation."""

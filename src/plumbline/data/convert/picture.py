@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plumbline.data.contract import are_coordinates
-from plumbline.data.findings import printable, shown
 from plumbline.geometry.clip import is_flat
+from plumbline.storage.text import printable, shown
 
 _EXAMPLES = 3
 """Places that are named for each reason."""

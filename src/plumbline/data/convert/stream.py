@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbline.data.findings import printable
-from plumbline.data.read import BOM, open_data, shown_path
+from plumbline.data.read import BOM, open_data
 from plumbline.errors import DamagedFileError, Problem
+from plumbline.storage.text import printable, shown_path
 
 
 def json_items(file: Path, prefix: str) -> Iterator[Any]:

@@ -15,9 +15,10 @@ from plumbline.data.contract import find_breaches
 from plumbline.data.convert.picture import Picture, Report
 from plumbline.data.findings import Findings
 from plumbline.data.images import image_size
-from plumbline.data.read import shown_path, write_lines
 from plumbline.data.record import SCHEMA
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, DataError, Problem
+from plumbline.storage.files import write_lines
+from plumbline.storage.text import shown_path
 
 EMPTY = "picture without objects"
 FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb")

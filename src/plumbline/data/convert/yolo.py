@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from plumbline.data.convert.picture import Picture, Report, mapping, text_number
-from plumbline.data.findings import printable, shown
 from plumbline.data.images import image_size
-from plumbline.data.read import shown_path, wide_encoding
+from plumbline.data.read import wide_encoding
 from plumbline.errors import DataError, Problem
+from plumbline.storage.text import printable, shown, shown_path
 
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 _SPLITS = ("train", "val", "test")

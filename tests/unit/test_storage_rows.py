@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plumbline.errors import DamagedFileError
-from plumbline.infer.rows import RowFile, drop_rows, last_line_start, read_heads, read_rows, set_torn_line_aside
+from plumbline.storage.rows import RowFile, drop_rows, last_line_start, read_heads, read_rows, set_torn_line_aside
 
 ROWS = [{"key": f"图{i}.png", "status": "error:x" if i == 1 else "ok", "text": "x" * i} for i in range(4)]
 

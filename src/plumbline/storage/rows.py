@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from plumbline.data.read import write_lines
 from plumbline.errors import DamagedFileError, DataError, OutputError, Problem
+from plumbline.storage.files import write_lines
 
 TORN_SUFFIX = ".torn"
 Found = TypeVar("Found")
