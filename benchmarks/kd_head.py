@@ -79,7 +79,8 @@ def supervised(sides: Sides) -> tuple[Tensor, Tensor, Tensor]:
 
 def ours(sides: Sides, beta: float) -> Result:
     """The product's head."""
-    from plumbline.train.kd.losses import LossWeights, head_terms
+    from plumbline.train.objective.terms import head_terms
+    from plumbline.train.objective.weights import LossWeights
 
     rows, teacher, targets = supervised(sides)
     rows.requires_grad_()
@@ -146,7 +147,7 @@ def liger(sides: Sides, beta: float, chunk: int, compiled: bool) -> Result:
 
 def floors(sides: Sides) -> dict[str, Callable[[Sides, float], None]]:
     """The three products alone: all rows at once or chunks as ours; memory of the logits taken by the call, or kept."""
-    from plumbline.train.kd.losses import CHUNK_ROWS
+    from plumbline.train.objective.terms import CHUNK_ROWS
 
     rows, vocab = int((sides.labels != -100).sum()), sides.head.shape[0]
     found: dict[str, Callable[[Sides, float], None]] = {}

@@ -73,7 +73,8 @@ def tuner(layers: int, upper: bool) -> dict[str, Any]:
 
 def run_ours(folder: Path, shape: dict[str, Any], *, teacher: bool) -> None:
     """Our trainer on our records."""
-    from plumbline.train.run import TrainOptions, run_training
+    from plumbline.train.launch import TrainOptions
+    from plumbline.train.run import run_training
 
     run: dict[str, Any] = {
         "global_max_length": 4096,

@@ -75,8 +75,9 @@ def write_run(folder: Path, model: Path, data: Path, steps: int) -> Path:
 def measure(steps: int) -> dict[str, Any]:
     """Everything that is printed."""
     from plumbline.model.tiny import build_tiny
-    from plumbline.train.run import TrainOptions, run_training
-    from plumbline.train.trainer import StepMixin
+    from plumbline.train.launch import TrainOptions
+    from plumbline.train.run import run_training
+    from plumbline.train.step import StepMixin
 
     waits: list[float] = []
     starts: list[float] = []

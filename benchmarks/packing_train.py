@@ -93,7 +93,8 @@ def train_ours(config: Path) -> tuple[float, dict[str, Any]]:
     """(seconds of training, what the packs were)."""
     from plumbline.train.config import load_train_run
     from plumbline.train.datasets import open_datasets, plan_training
-    from plumbline.train.run import TrainOptions, run_training
+    from plumbline.train.launch import TrainOptions
+    from plumbline.train.run import run_training
 
     run = load_train_run(config).run
     packs = plan_training(run, open_datasets(run)[0], 1).schedule

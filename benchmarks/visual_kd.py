@@ -35,7 +35,7 @@ def has_term(step: int) -> bool:
 
 def take_turns() -> None:
     """Our trainer has the term in every other step."""
-    from plumbline.train.kd.trainer import GKDMonitorTrainer
+    from plumbline.train.gkd import GKDMonitorTrainer
 
     configured = GKDMonitorTrainer._visual_kd
 

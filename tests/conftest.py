@@ -183,7 +183,8 @@ def train(write_run: Callable[..., Path]) -> Callable[..., FinishedRun]:
     """Trains: `train("name", section={...})`; finite losses are a condition of every run."""
 
     def run(name: str = "run", resume: bool = True, **sections: Any) -> FinishedRun:
-        from plumbline.train.run import TrainOptions, run_training
+        from plumbline.train.launch import TrainOptions
+        from plumbline.train.run import run_training
 
         outcome = run_training(write_run(name, **sections), TrainOptions(resume=resume))
         assert outcome.folder is not None

@@ -287,7 +287,8 @@ def train(
     Example: `plumbline train configs/tiny/smoke.yaml`
     """
     from plumbline.report.run import write_run_report
-    from plumbline.train.run import TrainOptions, run_training
+    from plumbline.train.launch import TrainOptions
+    from plumbline.train.run import run_training
 
     outcome = run_training(
         config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache, extend)

@@ -11,7 +11,8 @@ from plumbline.errors import UserError
 from plumbline.train import forecast, preflight
 from plumbline.train.config import load_train_run
 from plumbline.train.forecast import checkpoint_bytes, copies_kept
-from plumbline.train.run import TrainOptions, run_training
+from plumbline.train.launch import TrainOptions
+from plumbline.train.run import run_training
 
 pytestmark = pytest.mark.slow
 

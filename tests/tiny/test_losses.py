@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from plumbline.train.kd import losses
-from plumbline.train.kd.losses import LossWeights, TopTokens, head_terms
+from plumbline.train.objective.terms import CHUNK_ROWS, head_terms
+from plumbline.train.objective.top_tokens import TopTokens
+from plumbline.train.objective.weights import LossWeights
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def test_values_and_gradients_equal_the_definition(beta, temperature, sft_alpha)
 @pytest.mark.parametrize("temperature", [1.0, 1.3])
 @pytest.mark.parametrize("number, counted", [(0, False), (5, False), (5, True)])
 def test_gradcheck_of_the_hidden_rows_and_the_head(beta, temperature, number, counted, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 3)
+    monkeypatch.setattr("plumbline.train.objective.terms.CHUNK_ROWS", 3)
     rows, weight, targets, t_rows, t_weight = problem(n=number, hidden=2, vocab=5)
     counts = torch.linspace(0.0, 1.5, number, dtype=rows.dtype) if counted else None
     weights = LossWeights(0.5, 0.8, beta, temperature)
@@ -206,9 +207,9 @@ def test_terms_that_are_switched_off_are_still_measured(sft_alpha, llm_kd_weight
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_chunks_and_blocks_leave_no_seam(beta, monkeypatch):
     """More rows than a chunk, blocks that do not divide it, one head for both sides."""
-    rows, weight, targets, *_ = problem(n=2 * losses.CHUNK_ROWS + 7)
+    rows, weight, targets, *_ = problem(n=2 * CHUNK_ROWS + 7)
     teacher = rows + 0.3 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(3), dtype=rows.dtype)
-    monkeypatch.setattr(losses, "_BLOCK_ELEMENTS", 5 * weight.shape[0])
+    monkeypatch.setattr("plumbline.train.objective.cpu.BLOCK_ELEMENTS", 5 * weight.shape[0])
     weights = LossWeights(0.5, 1.0, beta)
     rows.requires_grad_()
     terms = head_terms(rows, weight, targets, weights, teacher, weight)
@@ -236,10 +237,10 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("teacher", ["none", "same head", "other head", "top tokens"])
 def test_logits_of_more_than_a_chunk_are_never_held(dtype, beta, temperature, teacher, monkeypatch):
     """Forward and backward, rows and head: nothing larger than both sides' logits of a chunk."""
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 16)
-    monkeypatch.setattr(losses, "_BLOCK_ELEMENTS", 8 * 50)
-    monkeypatch.setattr(losses, "_kept", {})
-    rows, weight, targets, t_rows, t_weight = problem(n=5 * losses.CHUNK_ROWS, hidden=3)
+    monkeypatch.setattr("plumbline.train.objective.terms.CHUNK_ROWS", 16)
+    monkeypatch.setattr("plumbline.train.objective.cpu.BLOCK_ELEMENTS", 8 * 50)
+    monkeypatch.setattr("plumbline.train.objective.cpu._kept", {})
+    rows, weight, targets, t_rows, t_weight = problem(n=5 * 16, hidden=3)
     top = top_of(t_rows, t_weight, 5) if teacher == "top tokens" else None
     rows, weight, t_rows, t_weight = (tensor.to(dtype) for tensor in (rows, weight, t_rows, t_weight))
     sides = {"same head": (rows + 0.1, weight), "other head": (t_rows, t_weight)}.get(teacher, ())
@@ -247,7 +248,7 @@ def test_logits_of_more_than_a_chunk_are_never_held(dtype, beta, temperature, te
     rows.requires_grad_(), weight.requires_grad_()
     with Largest() as largest:
         head_terms(rows, weight, targets, weights, *sides, teacher_top=top).objective.backward()
-    chunk = losses.CHUNK_ROWS * len(weight)
+    chunk = 16 * len(weight)
     assert chunk <= largest.elements <= 2 * chunk
     assert rows.grad is not None and weight.grad is not None
 
@@ -314,7 +315,7 @@ def grouped(rows, weight, targets, weights, top):
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("k", [1, 5, 50])
 def test_top_tokens_equal_the_definition_over_their_outcomes(beta, k, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 16)
+    monkeypatch.setattr("plumbline.train.objective.terms.CHUNK_ROWS", 16)
     rows, weight, targets, t_rows, t_weight = problem()
     top, weights = top_of(t_rows, t_weight, k), LossWeights(0.3, 0.8, beta)
     top.ids[::3, -1] = TopTokens.NONE  # rows that name fewer

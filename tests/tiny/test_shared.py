@@ -9,8 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLTextMLP
 
-from plumbline.train.kd import trainer
-from plumbline.train.kd.shared import kept_after, layers_in_common, started_after
+from plumbline.train.teacher.shared import kept_after, layers_in_common, started_after
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +60,7 @@ def test_lower_layers_run_once_and_the_numbers_stay(train, tiny_model, runs_of_l
     once = upper_run(train, tiny_model, "once", training=training)
     forwards = 3 if training.get("gradient_checkpointing") else 2  # a checkpointed layer is computed again
     assert dict(runs_of_layers) == {number: 2 * (1 if number < 2 else forwards) for number in range(layers)}
-    monkeypatch.setattr(trainer, "layers_in_common", lambda student, teacher: 0)
+    monkeypatch.setattr("plumbline.train.gkd.layers_in_common", lambda student, teacher: 0)
     twice = upper_run(train, tiny_model, "twice", training=training)
     for name in ("train/loss", "train/llm_kd_loss", "train/sft_loss", "grad_norm"):
         assert once.series(name) == pytest.approx(twice.series(name), rel=1e-6, abs=1e-9), name

@@ -15,7 +15,8 @@ TWIN = Path(__file__).parents[2] / "configs" / "tiny" / "smoke.yaml"
 
 def test_smoke_recipe_logs_every_term_and_writes_checkpoints(tiny_model, records, tmp_path):
     from plumbline.train.config import load_train_run
-    from plumbline.train.run import TrainOptions, run_training
+    from plumbline.train.launch import TrainOptions
+    from plumbline.train.run import run_training
 
     overlay = {
         "extends": str(TWIN),

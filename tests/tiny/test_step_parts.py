@@ -26,7 +26,7 @@ from plumbline.train import health
 from plumbline.train.batches import IGNORED, BatchCollator, row_problems
 from plumbline.train.callbacks import EpochAccount
 from plumbline.train.health import FrozenChangedError, FrozenTensors, check_targets, fingerprint
-from plumbline.train.kd.rollout import DATASET, STUDENT, TEACHER, _joined, _prompts, choose_source, prompt_lengths
+from plumbline.train.rollout import DATASET, STUDENT, TEACHER, _joined, _prompts, choose_source, prompt_lengths
 from plumbline.train.targets import TrainingTargets
 from plumbline.train.telemetry import Meter, epoch_account, sample_tally, window_metrics
 
@@ -265,15 +265,15 @@ def test_targets_that_disagree_with_the_model_are_named():
 
 # -------------------------------------------------------------------------------------------------------- dropped steps
 def test_a_step_without_a_finite_gradient_is_dropped_and_counted(train, monkeypatch):
-    from plumbline.train import trainer
+    from plumbline.train import step
 
-    original, calls = trainer.head_terms, []
+    original, calls = step.head_terms, []
 
     def poisoned(rows, *args, **kwargs):
         calls.append(1)
         return original(rows * float("nan") if len(calls) == 2 else rows, *args, **kwargs)
 
-    monkeypatch.setattr(trainer, "head_terms", poisoned)
+    monkeypatch.setattr(step, "head_terms", poisoned)
     run = train(training={"max_steps": 3})
     assert run.series("train/nonfinite_steps") == [1.0]
     assert len(run.series("loss")) == 3
@@ -281,11 +281,11 @@ def test_a_step_without_a_finite_gradient_is_dropped_and_counted(train, monkeypa
 
 
 def test_a_run_that_stays_non_finite_ends(train, monkeypatch):
-    from plumbline.train import trainer
+    from plumbline.train import step
 
-    original = trainer.head_terms
-    monkeypatch.setattr(trainer, "head_terms", lambda rows, *a, **k: original(rows * float("inf"), *a, **k))
-    with pytest.raises(trainer.DivergedError, match="non-finite gradient: CE is not finite, first in the loss itself"):
+    original = step.head_terms
+    monkeypatch.setattr(step, "head_terms", lambda rows, *a, **k: original(rows * float("inf"), *a, **k))
+    with pytest.raises(step.DivergedError, match="non-finite gradient: CE is not finite, first in the loss itself"):
         train(training={"max_steps": 20})
 
 
@@ -313,7 +313,7 @@ PARTS = {
 def test_the_part_of_the_model_that_breaks_first_is_named(train, monkeypatch, caplog, part, name):
     module = getattr(importlib.import_module("transformers.models.qwen3_vl.modeling_qwen3_vl"), name)
     broken_forward(monkeypatch, module, range(2))
-    own = logging.getLogger("plumbline.train.trainer")
+    own = logging.getLogger("plumbline.train.step")
     own.addHandler(caplog.handler)
     try:
         train(training={"max_steps": 2})
@@ -325,10 +325,10 @@ def test_the_part_of_the_model_that_breaks_first_is_named(train, monkeypatch, ca
 @pytest.fixture
 def broken_evaluation(monkeypatch):
     """From its second evaluation on, the head gives NaN for the first batch; returns a function that counts them."""
-    from plumbline.train import trainer
+    from plumbline.train import step
 
-    original, evaluations = trainer.StepMixin.evaluation_loop, []
-    terms = trainer.head_terms
+    original, evaluations = step.StepMixin.evaluation_loop, []
+    terms = step.head_terms
 
     def evaluate(self, *args, **kwargs):
         evaluations.append(0)
@@ -341,12 +341,12 @@ def broken_evaluation(monkeypatch):
                 rows = rows * float("nan")
         return terms(rows, *args, **kwargs)
 
-    monkeypatch.setattr(trainer.StepMixin, "evaluation_loop", evaluate)
-    monkeypatch.setattr(trainer, "head_terms", poisoned)
+    monkeypatch.setattr(step.StepMixin, "evaluation_loop", evaluate)
+    monkeypatch.setattr(step, "head_terms", poisoned)
 
 
 def test_an_evaluation_with_nan_is_counted_named_and_never_the_best(train, broken_evaluation, caplog):
-    own = logging.getLogger("plumbline.train.trainer")
+    own = logging.getLogger("plumbline.train.step")
     own.addHandler(caplog.handler)
     try:
         run = train(training={"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1})
@@ -365,14 +365,14 @@ def test_an_evaluation_with_nan_is_counted_named_and_never_the_best(train, broke
 
 
 def test_an_evaluation_of_nothing_but_nan_logs_no_figure(train, monkeypatch):
-    from plumbline.train import trainer
+    from plumbline.train import step
 
-    terms = trainer.head_terms
+    terms = step.head_terms
 
     def poisoned(rows, *args, **kwargs):
         return terms(rows if torch.is_grad_enabled() else rows * float("nan"), *args, **kwargs)
 
-    monkeypatch.setattr(trainer, "head_terms", poisoned)
+    monkeypatch.setattr(step, "head_terms", poisoned)
     run = train(training={"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1})
     assert run.series("eval/nonfinite_tokens") == run.series("eval/token_count")
     assert "eval_loss" not in run.names() and "eval/loss" not in run.names()

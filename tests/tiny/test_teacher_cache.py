@@ -13,8 +13,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from plumbline.errors import ConfigError, DataError
 from plumbline.train import pipeline
-from plumbline.train.kd.cache import TeacherCache, sample_key, teacher_fingerprint
-from plumbline.train.run import TrainOptions, run_training
+from plumbline.train.launch import TrainOptions
+from plumbline.train.run import run_training
+from plumbline.train.teacher.cache import TeacherCache, sample_key, teacher_fingerprint
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ def test_damage_is_named(tmp_path):
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    from plumbline.train.kd import cache as module
+    from plumbline.train.teacher import cache as module
 
     cache = filled(tmp_path, torch.zeros(3, 4), flush=False)
 

@@ -24,9 +24,9 @@ def chats(tmp_path):
 
 @pytest.fixture
 def stop_at_first_step(monkeypatch):
-    from plumbline.train import trainer
+    from plumbline.train import step
 
-    original, sent = trainer.head_terms, []
+    original, sent = step.head_terms, []
 
     def interrupted(*args, **kwargs):
         if not sent:
@@ -34,7 +34,7 @@ def stop_at_first_step(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "head_terms", interrupted)
+    monkeypatch.setattr(step, "head_terms", interrupted)
 
 
 def test_every_answer_of_a_chat_is_supervised_with_and_without_a_teacher(train, chats, tiny_model):
@@ -103,7 +103,8 @@ def test_a_checkpoint_of_weights_alone_is_not_continued(train):
 
 
 def test_one_json_object_on_standard_output(write_run, capsys):
-    from plumbline.train.run import TrainOptions, run_training
+    from plumbline.train.launch import TrainOptions
+    from plumbline.train.run import run_training
 
     config = write_run(training={"max_steps": 1})
     for _ in range(2):  # once trained, once found finished

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from plumbline.train.kd.losses import LossWeights
-from plumbline.train.kd.trainer import GKDMonitorTrainer
-from plumbline.train.trainer import base_of, head_weight
+from plumbline.train.gkd import GKDMonitorTrainer
+from plumbline.train.objective.weights import LossWeights
+from plumbline.train.step import base_of, head_weight
 
 pytestmark = pytest.mark.slow
 

@@ -214,9 +214,9 @@ def test_an_over_long_record_is_named_with_the_limit(train):
 
 def test_a_stop_signal_saves_and_ends_with_its_code(train, monkeypatch):
     """SIGTERM to this very process during the first step, as a scheduler would send it."""
-    from plumbline.train import trainer
+    from plumbline.train import step
 
-    original, sent = trainer.head_terms, []
+    original, sent = step.head_terms, []
 
     def interrupted(*args, **kwargs):
         if not sent:
@@ -224,7 +224,7 @@ def test_a_stop_signal_saves_and_ends_with_its_code(train, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "head_terms", interrupted)
+    monkeypatch.setattr(step, "head_terms", interrupted)
     run = train(training={"max_steps": 50})
     assert run.exit_code == 143
     assert run.last.name == "checkpoint-1"

@@ -32,9 +32,9 @@ TRANSFORMED = {  # what upstream turns into something else than what was written
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_value_of_a_recipe_arrives(recipe, tiny_model, tmp_path):
+    from plumbline.train.arguments import upstream_arguments
     from plumbline.train.config import load_train_run
     from plumbline.train.folder import Continuation
-    from plumbline.train.run import upstream_arguments
 
     run = load_train_run(ROOT / "configs" / "tiny" / recipe).run
     run.upstream["model"], run.upstream["output_dir"] = str(tiny_model), str(tmp_path / "out")
@@ -53,9 +53,9 @@ def test_every_value_of_a_recipe_arrives(recipe, tiny_model, tmp_path):
 
 def test_lora_dropout_survives_distillation(train, tiny_model):
     """Upstream's GKD arguments switch every dropout off by default."""
+    from plumbline.train.arguments import upstream_arguments
     from plumbline.train.config import load_train_run
     from plumbline.train.folder import Continuation
-    from plumbline.train.run import upstream_arguments
 
     run = load_train_run(ROOT / "configs" / "tiny" / "stage_3_gkd.yaml").run
     run.upstream["model"] = str(tiny_model)
@@ -68,9 +68,9 @@ def test_sharding_and_the_teacher_arrive_together(name, stage, write_run, tiny_m
     import swift
 
     from plumbline.model import upstream
+    from plumbline.train.arguments import upstream_arguments
     from plumbline.train.config import load_train_run
     from plumbline.train.folder import Continuation
-    from plumbline.train.run import upstream_arguments
 
     started, given = [], []
     monkeypatch.setattr(upstream, "start_process_group_on_cpu", lambda: started.append("gloo"))

@@ -234,15 +234,15 @@ def test_gpu_memory_is_released_every_so_many_steps(train, monkeypatch):
 
 
 def test_the_keys_of_the_dataloader_arrive(train, monkeypatch):
-    from plumbline.train import trainer
+    from plumbline.train import step
 
-    made, real = [], trainer.DataLoaderShard
+    made, real = [], step.DataLoaderShard
 
     def spied(*words, **keys):
         made.append(real(*words, **keys))
         return made[-1]
 
-    monkeypatch.setattr(trainer, "DataLoaderShard", spied)
+    monkeypatch.setattr(step, "DataLoaderShard", spied)
     keys = {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3, "dataloader_persistent_workers": True}
     keys |= {"dataloader_pin_memory": False, "dataloader_drop_last": True, "per_device_train_batch_size": 3}
     train("loading", training=keys)
@@ -254,9 +254,9 @@ def test_the_keys_of_the_dataloader_arrive(train, monkeypatch):
 @pytest.fixture
 def arguments_of(write_run):
     """The upstream's arguments of a run with these sections."""
+    from plumbline.train.arguments import upstream_arguments
     from plumbline.train.config import load_train_run
     from plumbline.train.folder import Continuation
-    from plumbline.train.run import upstream_arguments
 
     return lambda **sections: upstream_arguments(load_train_run(write_run(**sections)).run, Continuation())
 

@@ -9,10 +9,9 @@ from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionBlock
 
 from plumbline.errors import ConfigError
-from plumbline.train.kd import trainer
-from plumbline.train.kd.features import VisualKd, feature_distances, mergers_of, watched
-from plumbline.train.kd.shared import shares_tower, started_at_mergers
+from plumbline.train.objective.features import VisualKd, feature_distances, mergers_of, watched
 from plumbline.train.pipeline import GKDPipeline
+from plumbline.train.teacher.shared import shares_tower, started_at_mergers
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +137,7 @@ def test_a_frozen_tower_runs_once_per_step_and_the_numbers_stay(train, gkd, tiny
     shared = train("shared", **settings)
     once = len(blocks_run)
     assert once == 2 * vision_layers(tiny_model)
-    monkeypatch.setattr(trainer, "shares_tower", lambda student, teacher: False)
+    monkeypatch.setattr("plumbline.train.gkd.shares_tower", lambda student, teacher: False)
     apart = train("apart", **settings)
     assert len(blocks_run) == once + 2 * once
     for name in ("train/loss", "train/llm_kd_loss", "train/sft_loss", "grad_norm"):
@@ -169,7 +168,7 @@ def test_the_gradient_reaches_mergers_that_train_in_full(train, gkd, monkeypatch
 
     prepare = GKDPipeline.prepare_model
     monkeypatch.setattr(GKDPipeline, "prepare_model", prepared)
-    monkeypatch.setattr(trainer, "feature_distances", differentiated)
+    monkeypatch.setattr("plumbline.train.gkd.feature_distances", differentiated)
     tuner = {"freeze_aligner": True, "modules_to_save": MERGERS}
     run = train(rlhf=gkd(), custom=VISUAL, tuner=tuner, training={"max_steps": 2})
     assert run.series("train/vision_kd_loss")[0] == 0.0

@@ -151,7 +151,7 @@ def test_packs_that_are_not_full_say_why(counter: TokenCounter, tmp_path: Path) 
 def test_the_log_of_a_run_tells_the_fill_and_why_it_is_low(
     counter: TokenCounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plumbline.train import run as program
+    from plumbline.train import outlook as program
 
     meter = meter_of(3, counter, tmp_path, TO_HALF)
     assert isinstance(meter.samples.augmenter, ScheduledAugmentation)
@@ -161,7 +161,7 @@ def test_the_log_of_a_run_tells_the_fill_and_why_it_is_low(
     for level in ("info", "warning"):
         monkeypatch.setattr(program.logger, level, lambda text, *values: told.append(text % values))
     custom = SimpleNamespace(augmentation=meter.samples.augmenter.config)
-    program._plan(SimpleNamespace(upstream={"packing": True}, custom=custom), meter.samples, 1)  # type: ignore[arg-type]
+    program.plan_steps(SimpleNamespace(upstream={"packing": True}, custom=custom), meter.samples, 1)  # type: ignore[arg-type]
     assert re.search(r"3 samples in 1 packs of 4096 tokens per epoch, \d+\.\d % full \(\d+\.\d % possible\)", told[0])
     assert told[1] == f"packs are not full: {plan.schedule.shortfall}"
     assert told[2].startswith("the curriculum does not move")

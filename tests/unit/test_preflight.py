@@ -15,8 +15,8 @@ from plumbline.model.checkpoints import mark_complete
 from plumbline.train.config import load_train_run
 from plumbline.train.datasets import step_shape, steps_planned
 from plumbline.train.folder import trim_log
-from plumbline.train.kd.teacher import plan_teacher, teacher_problems
 from plumbline.train.preflight import card_of, check_run
+from plumbline.train.teacher.plan import plan_teacher, teacher_problems
 
 PROCESSOR = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 65536}}
 

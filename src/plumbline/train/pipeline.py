@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from plumbline.batch.lengths import PixelLimits
-from plumbline.batch.schedule import Schedule, StepShape
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import ConfigError, DataError, Problem
 from plumbline.model.checkpoints import Card
@@ -23,60 +22,59 @@ from plumbline.storage.files import write_atomically
 from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
 from plumbline.train.callbacks import EpochAccount, FrozenGuard, StopOnSignal
+from plumbline.train.datasets import TrainingPlan
+from plumbline.train.gkd import DistillationParts
 from plumbline.train.health import check_targets, trainable_by_part
-from plumbline.train.kd.cache import TeacherCache, teacher_fingerprint
-from plumbline.train.kd.features import VisualKd, can_move
-from plumbline.train.kd.losses import LossWeights
-from plumbline.train.kd.server import TeacherServer
-from plumbline.train.kd.teacher import TeacherPlan
+from plumbline.train.objective.features import can_move
+from plumbline.train.objective.weights import Objective
 from plumbline.train.progress import phase
+from plumbline.train.rollout import SamplingSettings
+from plumbline.train.step import SaveDelay, TrainerParts, base_of
 from plumbline.train.targets import VISUAL_SIDE_STAYS, TrainingTargets
-from plumbline.train.trainer import TrainerParts, base_of
+from plumbline.train.teacher.cache import TeacherCache, teacher_fingerprint
+from plumbline.train.teacher.plan import TeacherPlan
+from plumbline.train.teacher.server import TeacherServer
 
 logger = logging.getLogger(__name__)
 
 SAMPLES_CHECKED = 8
 
 install_trainer("causal_lm", "plumbline.train.sft.SftTrainer")
-install_trainer("gkd", "plumbline.train.kd.trainer.GKDMonitorTrainer")
+install_trainer("gkd", "plumbline.train.gkd.GKDMonitorTrainer")
 
 
 @dataclass
 class Job:
-    """Everything that a pipeline needs beside upstream's arguments, as flat values.
+    """Everything that a pipeline needs besides upstream's arguments.
 
-    train, val: datasets of samples; unplanned: samples that no pack holds; stop: the signal callback; collator: made by
-    the pipeline.
+    plan, val: the samples and their order; weights_from: another run's adapter; max_pixels: largest area of a picture;
+    dump_conversation: a file for the first sample as text; stop: the signal callback; collator: made by the pipeline.
     """
 
-    train: EpochDataset
-    schedule: Schedule
-    shape: StepShape
+    plan: TrainingPlan
     val: EpochDataset | None
     card: Card
     targets: TrainingTargets
-    weights: LossWeights
-    eval_weights: LossWeights
-    teacher: TeacherPlan | None = None
+    objective: Objective
+    strict: bool
+    packing: bool
+    save_delay: SaveDelay
     weights_from: str | None = None
-    strict: bool = True
-    packing: bool = False
-    unplanned: tuple[Problem, ...] = ()
-    lmbda: float = 0.0
-    seq_kd: bool = False
-    sampling_temperature: float = 0.9
-    max_completion_length: int = 256
-    visual_kd: VisualKd | None = None
-    token_weights: tuple[float, ...] | None = None
-    completions: Path | None = None
-    teacher_cache: Path | None = None
-    only_teacher_cache: bool = False
-    save_delay_steps: int = 0
-    save_delay_epochs: float = 0.0
     max_pixels: int | None = None
     dump_conversation: Path | None = None
+    distillation: Distillation | None = None
     stop: StopOnSignal = field(default_factory=StopOnSignal)
     collator: BatchCollator | None = None
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The teacher of a run. cache: folder of its rows; only_cache: fill that folder, train nothing."""
+
+    teacher: TeacherPlan
+    sampling: SamplingSettings
+    cache: Path | None = None
+    only_cache: bool = False
 
 
 class PipelineMixin:
@@ -101,7 +99,7 @@ class PipelineMixin:
             super()._prepare_template()  # type: ignore[misc]
 
     def _prepare_dataset(self) -> list[EncodedSamples | None]:
-        job, config = self.job, self.model.config
+        job, config, train = self.job, self.model.config, self.job.plan.samples
         limits = PixelLimits.of_processor(self.processor.image_processor, job.max_pixels)
         self._encoder = encoder = Encoder(
             template=self.template,
@@ -109,12 +107,12 @@ class PipelineMixin:
             max_length=self.args.max_length,
             image_token_id=config.image_token_id,
             merge=config.vision_config.spatial_merge_size,
-            with_chat=job.teacher is not None and job.teacher.server is not None,
+            with_chat=job.distillation is not None and job.distillation.teacher.server is not None,
         )
-        job.collator = BatchCollator(self.template, job.strict, job.packing, len(job.train.sources))
-        for problem in job.unplanned:
+        job.collator = BatchCollator(self.template, job.strict, job.packing, len(train.sources))
+        for problem in job.plan.unplanned:
             job.collator.skip(problem)
-        names = [source.name for source in job.train.sources]
+        names = [source.name for source in train.sources]
         datasets = [
             None
             if samples is None
@@ -122,10 +120,10 @@ class PipelineMixin:
                 samples,
                 encoder,
                 names,
-                keyed=job.teacher_cache is not None,
-                with_kinds=job.token_weights is not None,
+                keyed=job.distillation is not None and job.distillation.cache is not None,
+                with_kinds=job.objective.token_weights is not None,
             )
-            for samples in (job.train, job.val)
+            for samples in (train, job.val)
         ]
         for dataset in datasets:
             if dataset is not None:
@@ -156,7 +154,7 @@ class PipelineMixin:
         except ValueError as error:
             raise ConfigError(Problem("tuner", f"the adapter cannot be built: {error}", "check its targets")) from error
         check_targets(model, self.job.targets)
-        if self.job.visual_kd is not None and not can_move(base_of(model).model.visual):
+        if self.job.objective.visual_kd is not None and not can_move(base_of(model).model.visual):
             raise ConfigError(VISUAL_SIDE_STAYS)
         if self.job.packing:
             enable_packing(base_of(model))
@@ -170,31 +168,24 @@ class PipelineMixin:
         return model
 
     def _get_trainer_kwargs(self) -> dict[str, Any]:
+        return {"parts": TrainerParts(**self._shared_parts())}
+
+    def _shared_parts(self) -> dict[str, Any]:
+        """The fields of TrainerParts."""
         job = self.job
-        assert job.collator is not None
         account = EpochAccount(Path(self.args.output_dir))
-        sources = tuple(source.name for source in job.train.sources)
-        parts = TrainerParts(
-            account=account,
-            sources=sources if len(sources) > 1 else (),
-            collator=job.collator,
-            schedule=job.schedule,
-            shape=job.shape,
-            card=job.card,
-            weights=job.weights,
-            eval_weights=job.eval_weights,
-            callbacks=(FrozenGuard(), account, job.stop),
-            save_delay_steps=job.save_delay_steps,
-            save_delay_epochs=job.save_delay_epochs,
-            lmbda=job.lmbda,
-            seq_kd=job.seq_kd,
-            sampling_temperature=job.sampling_temperature,
-            max_completion_length=job.max_completion_length,
-            visual_kd=job.visual_kd,
-            token_weights=job.token_weights,
-            completions=job.completions,
-        )
-        return {"parts": parts}
+        sources = tuple(source.name for source in job.plan.samples.sources)
+        return {
+            "account": account,
+            "sources": sources if len(sources) > 1 else (),
+            "collator": job.collator,
+            "schedule": job.plan.schedule,
+            "shape": job.plan.shape,
+            "card": job.card,
+            "objective": job.objective,
+            "callbacks": (FrozenGuard(), account, job.stop),
+            "save_delay": job.save_delay,
+        }
 
 
 class SftPipeline(PipelineMixin, SwiftSft):
@@ -205,21 +196,22 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
     """Distillation: the teacher is ours to choose, upstream only prepares the frozen copy for the devices."""
 
     def _get_trainer_kwargs(self) -> dict[str, Any]:
-        plan = self.job.teacher
-        assert plan is not None
+        asked = self.job.distillation
+        assert asked is not None
+        plan = asked.teacher
         logger.info("teacher: %s", plan.reason)
-        kwargs = {**super()._get_trainer_kwargs(), "teacher_use_disable_adapter": plan.adapters_off}
-        if plan.server is not None:
-            server = TeacherServer(plan.server, plan.folder or None, plan.top)
-            kwargs["parts"] = replace(kwargs["parts"], teacher_server=server)
-        elif not plan.adapters_off:
+        kwargs: dict[str, Any] = {"teacher_use_disable_adapter": plan.adapters_off}
+        server = None if plan.server is None else TeacherServer(plan.server, plan.folder or None, plan.top)
+        if server is None and not plan.adapters_off:
             with loading(plan.folder):
                 kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
             if self.job.packing:
                 enable_packing(base_of(kwargs["teacher_model"]))
-        if self.job.teacher_cache is not None:
-            kwargs["parts"] = replace(kwargs["parts"], teacher_cache=self._teacher_cache(plan, self.job.teacher_cache))
-        return kwargs
+        cache = None if asked.cache is None else self._teacher_cache(plan, asked.cache)
+        shared = self._shared_parts()
+        return kwargs | {
+            "parts": DistillationParts(**shared, sampling=asked.sampling, teacher_cache=cache, teacher_server=server)
+        }
 
     def _teacher_cache(self, plan: TeacherPlan, folder: Path) -> TeacherCache:
         """The cache of this teacher's rows, and how large it is and will be."""
@@ -231,7 +223,7 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
         }
         logger.info("teacher cache: reading the teacher's weights to know them again")
         cache = TeacherCache(folder, *teacher_fingerprint(Path(plan.folder), plan.adapters, computed))
-        samples = EncodedSamples(self.job.train, self._encoder, keyed=True)
+        samples = EncodedSamples(self.job.plan.samples, self._encoder, keyed=True)
         probed = [row["entry"][1] for number in _spread(len(samples)) for row in samples[number] if "entry" in row]
         per_token = config.text_config.hidden_size * self.model.dtype.itemsize
         size = per_token * len(samples) * sum(probed) / max(1, len(probed))
@@ -247,7 +239,7 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
 
     def train(self, trainer: Any) -> Any:
         """Upstream's training, or the teacher's pass over the samples alone."""
-        if not self.job.only_teacher_cache:
+        if self.job.distillation is None or not self.job.distillation.only_cache:
             return super().train(trainer)
         trainer.build_teacher_cache(lambda: self.job.stop.received is not None)
         cache = trainer.parts.teacher_cache
@@ -261,7 +253,7 @@ def _spread(length: int) -> list[int]:
 
 def run_pipeline(arguments: Any, job: Job) -> dict[str, Any]:
     """Train; returns upstream's summary (`last_model_checkpoint`, `log_history`, ...)."""
-    pipeline = (SftPipeline if job.teacher is None else GKDPipeline)(arguments, job)
+    pipeline = (SftPipeline if job.distillation is None else GKDPipeline)(arguments, job)
     job.stop.install()
     try:
         # What upstream prints belongs to the log: standard output is for our own result.

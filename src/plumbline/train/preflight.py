@@ -22,9 +22,9 @@ from plumbline.model.checkpoints import CARD_MODES, Card, check_safetensors, is_
 from plumbline.model.hub import is_hub_name, missing_model
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
-from plumbline.train.kd.teacher import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
 from plumbline.train.predicted import target_problems
 from plumbline.train.sections import DEEPSPEED_NAMES
+from plumbline.train.teacher.plan import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
 
 MODEL_TYPES = ("qwen3_vl",)
 TARGET = "target"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plumbline.model.upstream import Seq2SeqTrainer
-from plumbline.train.trainer import StepMixin
+from plumbline.train.step import StepMixin
 
 
 class SftTrainer(StepMixin, Seq2SeqTrainer):

@@ -16,8 +16,8 @@ from torch import Tensor
 from plumbline.augment.plan import Plan
 from plumbline.data.answer_kinds import KINDS
 from plumbline.data.dataset import Sample
-from plumbline.train.kd.features import TARGETS
-from plumbline.train.nonfinite import NAMES as FAULTS
+from plumbline.train.objective.features import TARGETS
+from plumbline.train.objective.nonfinite import NAMES as FAULTS
 
 # The order of the sums in the tensor that is reduced over ranks.
 SUMS = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,34 +18,9 @@ from torch import Tensor, nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from plumbline.model.parts import ALIGNER
-from plumbline.train.kd.features import MergerRows, mergers_of
-from plumbline.train.kd.losses import TopTokens
+from plumbline.train.objective.features import MergerRows, mergers_of
 
 _MERGERS = tuple(name.removeprefix("model.visual.") for name in ALIGNER)
-
-
-@dataclass(frozen=True)
-class Taught:
-    """The teacher's side of a batch.
-
-    hidden: rows [N, H] after the final norm that predict a supervised token; head: [V, H]; both None where `top` tells
-    its most likely tokens instead; mergers: what passed through its mergers; tower_shared: whether the student's tower
-    computes the same as far as the mergers; trunk: rows [B, L, H] behind the lowest `layers` language layers, which
-    both sides have in common.
-    """
-
-    hidden: Tensor | None
-    head: Tensor | None
-    mergers: MergerRows = field(default_factory=MergerRows)
-    tower_shared: bool = False
-    layers: int = 0
-    trunk: Tensor | None = None
-    top: TopTokens | None = None
-
-    def tensors(self) -> list[Tensor]:
-        """What the teacher said of this batch, without its weights."""
-        said = [] if self.hidden is None else [self.hidden]
-        return [*said, *self.mergers.left, *([] if self.top is None else [self.top.log_probs.exp()])]
 
 
 def shares_tower(student: Any, teacher: Any) -> bool:

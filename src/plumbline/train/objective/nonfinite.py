@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from plumbline.train.kd.features import MergerRows
-from plumbline.train.kd.losses import HeadTerms
+from plumbline.train.objective.features import MergerRows
+from plumbline.train.objective.terms import HeadTerms
 
 PARTS = ("the vision tower", "the aligner", "the language model", "the teacher")
 """In the order in which values pass through them; the teacher is read apart."""

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,40 @@ from plumbline.errors import writing
 from plumbline.model.packed_attention import segments_of
 from plumbline.model.upstream import GKDTrainer, without_checkpointing
 from plumbline.train.batches import IGNORED, MODEL_INPUTS
-from plumbline.train.kd.cache import Entry, TeacherCache
-from plumbline.train.kd.features import VisualKd, feature_distances, watched
-from plumbline.train.kd.losses import LossWeights
-from plumbline.train.kd.rollout import DATASET, STUDENT, choose_source, completions, generate_answers
-from plumbline.train.kd.shared import (
-    Taught,
+from plumbline.train.objective.features import VisualKd, feature_distances, watched
+from plumbline.train.objective.taught import Taught
+from plumbline.train.objective.weights import LossWeights
+from plumbline.train.rollout import DATASET, STUDENT, SamplingSettings, choose_source, completions, generate_answers
+from plumbline.train.step import StepMixin, TrainerParts, base_of, head_weight
+from plumbline.train.teacher.cache import Entry, TeacherCache
+from plumbline.train.teacher.server import TeacherServer
+from plumbline.train.teacher.shared import (
     kept_after,
     layers_in_common,
     shares_tower,
     started_after,
     started_at_mergers,
 )
-from plumbline.train.trainer import StepMixin, base_of, head_weight
 
 logger = logging.getLogger(__name__)
+
+OWN_ANSWERS = SamplingSettings()
+"""Nothing is sampled."""
+
+
+@dataclass(frozen=True)
+class DistillationParts(TrainerParts):
+    """What distillation needs besides: sampled answers, and where the teacher's side comes from if not from a model."""
+
+    sampling: SamplingSettings = OWN_ANSWERS
+    teacher_cache: TeacherCache | None = None
+    teacher_server: TeacherServer | None = None
 
 
 class GKDMonitorTrainer(StepMixin, GKDTrainer):
     """Upstream's GKD trainer with our step: every term measured, normalised over the accumulated step."""
+
+    parts: DistillationParts
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._source = DATASET
@@ -63,8 +79,8 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
 
     def _before_step(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replace the answers of a step by sampled ones when its turn is on-policy or sequential KD."""
-        parts = self.parts
-        self._source = choose_source(self.args.seed, self.state.global_step, parts.lmbda, parts.seq_kd)
+        sampling = self.parts.sampling
+        self._source = choose_source(self.args.seed, self.state.global_step, sampling.lmbda, sampling.seq_kd)
         if self._source == DATASET:
             return batches
         student = self.accelerator.unwrap_model(self.model)
@@ -76,13 +92,13 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         sampled = generate_answers(
             base_of(model),
             self._prepare_inputs(batch),
-            temperature=self.parts.sampling_temperature,
-            max_new_tokens=self.parts.max_completion_length,
+            temperature=self.parts.sampling.temperature,
+            max_new_tokens=self.parts.sampling.max_completion_length,
             tokenizer=self.template.tokenizer,
             key=key,
         )
-        if self.parts.completions is not None:
-            self._write_completions(self.parts.completions, sampled)
+        if self.parts.sampling.completions is not None:
+            self._write_completions(self.parts.sampling.completions, sampled)
         return sampled
 
     def _write_completions(self, path: Path, sampled: dict[str, Any]) -> None:
@@ -176,7 +192,9 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(per_epoch * self.args.num_train_epochs)
         epochs = math.ceil(steps / per_epoch)
         evaluated = (
-            self.get_eval_dataloader() if self.eval_dataset is not None and parts.eval_weights.llm_kd_weight else []
+            self.get_eval_dataloader()
+            if self.eval_dataset is not None and parts.objective.evaluation.llm_kd_weight
+            else []
         )
         console = Console(stderr=True)
         with Progress(disable=not sys.stderr.isatty(), console=console) as bar:
@@ -214,7 +232,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
 
     def _visual_kd(self) -> VisualKd | None:
         """The term as it applies now."""
-        kd = self.parts.visual_kd
+        kd = self.parts.objective.visual_kd
         return kd if kd is not None and (self.model.training or kd.in_evaluation) else None
 
     def _in_common(self, model: nn.Module) -> tuple[bool, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from plumbline.errors import Problem, UserError
 from plumbline.model.server import ChatServer
-from plumbline.train.kd.losses import TopTokens
+from plumbline.train.objective.top_tokens import TopTokens
 
 AT_ONCE = 16
 

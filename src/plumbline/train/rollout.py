@@ -6,6 +6,8 @@ Works on encoded batches: the prompt's ids and pixels are already there, so noth
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,21 @@ from plumbline.train.batches import IGNORED
 
 _IMAGE_PADS = re.compile(r"(<\|image_pad\|>)+")
 DATASET, STUDENT, TEACHER = "dataset", "student", "teacher"
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """When answers are sampled, and how.
+
+    lmbda: share of the steps on the student's own answers; seq_kd: the other steps use the teacher's answers;
+    max_completion_length: tokens; completions: a file for what was sampled.
+    """
+
+    lmbda: float = 0.0
+    seq_kd: bool = False
+    temperature: float = 0.9
+    max_completion_length: int = 256
+    completions: Path | None = None
 
 
 def choose_source(seed: int, step: int, lmbda: float, seq_kd: bool) -> str:

@@ -37,15 +37,14 @@ from plumbline.model.upstream import (
     TensorBoardCallback,
     gathered,
 )
-from plumbline.train import nonfinite
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
-from plumbline.train.kd.cache import TeacherCache
-from plumbline.train.kd.features import VisualKd, visual_tokens, watched
-from plumbline.train.kd.losses import HeadTerms, LossWeights, head_terms
-from plumbline.train.kd.server import TeacherServer
-from plumbline.train.kd.shared import Taught
-from plumbline.train.nonfinite import fault_flags
+from plumbline.train.objective import nonfinite
+from plumbline.train.objective.features import visual_tokens, watched
+from plumbline.train.objective.nonfinite import fault_flags
+from plumbline.train.objective.taught import Taught
+from plumbline.train.objective.terms import HeadTerms, head_terms
+from plumbline.train.objective.weights import LossWeights, Objective
 from plumbline.train.step_lines import StepLines
 from plumbline.train.telemetry import Meter, window_metrics
 
@@ -61,6 +60,17 @@ class DivergedError(UserError):
 
 
 @dataclass(frozen=True)
+class SaveDelay:
+    """No checkpoint before this many steps and epochs."""
+
+    steps: int = 0
+    epochs: float = 0.0
+
+
+NO_DELAY = SaveDelay()
+
+
+@dataclass(frozen=True)
 class TrainerParts:
     """What our trainers need beyond upstream's own arguments; `card` goes into every checkpoint."""
 
@@ -69,21 +79,10 @@ class TrainerParts:
     shape: StepShape
     account: EpochAccount
     card: Card
-    weights: LossWeights
-    eval_weights: LossWeights
+    objective: Objective
     callbacks: tuple[Any, ...] = ()
     sources: tuple[str, ...] = ()
-    save_delay_steps: int = 0
-    save_delay_epochs: float = 0.0
-    lmbda: float = 0.0
-    seq_kd: bool = False
-    sampling_temperature: float = 0.9
-    max_completion_length: int = 256
-    visual_kd: VisualKd | None = None
-    teacher_cache: TeacherCache | None = None
-    teacher_server: TeacherServer | None = None
-    token_weights: tuple[float, ...] | None = None
-    completions: Path | None = None
+    save_delay: SaveDelay = NO_DELAY
 
 
 class OncePrefixedTensorBoard(TensorBoardCallback):
@@ -251,10 +250,11 @@ class StepMixin(DataLoaderMixin):
         return visual_tokens(grid, base_of(self.accelerator.unwrap_model(self.model)).config.vision_config)
 
     def _feature_weight(self) -> float:
-        return self.parts.visual_kd.weight if self.parts.visual_kd is not None else 0.0
+        kd = self.parts.objective.visual_kd
+        return 0.0 if kd is None else kd.weight
 
     def _weights(self, mode: str) -> LossWeights:
-        return self.parts.weights if mode == "train" else self.parts.eval_weights
+        return self.parts.objective.training if mode == "train" else self.parts.objective.evaluation
 
     def _objective(
         self,
@@ -373,7 +373,7 @@ class StepMixin(DataLoaderMixin):
 
     def _token_weights(self, kinds: Tensor) -> Tensor:
         """Weights of the distillation term [N]; kinds: [N], numbers of `KINDS`."""
-        return torch.tensor(self.parts.token_weights, dtype=torch.float32, device=kinds.device)[kinds]
+        return torch.tensor(self.parts.objective.token_weights, dtype=torch.float32, device=kinds.device)[kinds]
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -451,7 +451,7 @@ class StepMixin(DataLoaderMixin):
         """Add the window's metrics to upstream's own log line."""
         if "loss" in logs and self.model.training:
             sums = self._meters["train"].reduce_and_reset(self.accelerator.device)
-            logs.update(self._window_metrics(sums, "train", self.parts.weights))
+            logs.update(self._window_metrics(sums, "train", self.parts.objective.training))
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -459,7 +459,7 @@ class StepMixin(DataLoaderMixin):
         self._meters["eval"] = Meter(self.parts.sources)
         output = super().evaluation_loop(*args, **kwargs)
         sums = self._meters["eval"].reduce_and_reset(self.accelerator.device)
-        metrics = self._window_metrics(sums, "eval", self.parts.eval_weights)
+        metrics = self._window_metrics(sums, "eval", self.parts.objective.evaluation)
         output.metrics["eval_loss"] = metrics.get("eval/loss", output.metrics["eval_loss"])
         output.metrics.update(metrics)
         if sums["nonfinite_tokens"] and self.accelerator.is_main_process:
@@ -480,7 +480,7 @@ class StepMixin(DataLoaderMixin):
     def delays_saving(self) -> bool:
         """True while `custom.save_delay_*` holds checkpoints back."""
         epoch = self.state.epoch or 0.0
-        return self.state.global_step < self.parts.save_delay_steps or epoch < self.parts.save_delay_epochs
+        return self.state.global_step < self.parts.save_delay.steps or epoch < self.parts.save_delay.epochs
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An evaluation inside the delay must not become the best: nothing was saved, and it would block a later best.

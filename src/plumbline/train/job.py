@@ -1,0 +1,70 @@
+"""A checked run as what a pipeline takes: typed groups, each built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plumbline.data.answer_kinds import KINDS
+from plumbline.data.epoch import EpochDataset
+from plumbline.train.config import RlhfConfig, TrainRun
+from plumbline.train.datasets import TrainingPlan
+from plumbline.train.objective.features import VisualKd
+from plumbline.train.objective.weights import LossWeights, Objective
+from plumbline.train.pipeline import Distillation, Job
+from plumbline.train.preflight import card_of, teacher_plan
+from plumbline.train.rollout import SamplingSettings
+from plumbline.train.step import SaveDelay
+from plumbline.train.targets import TrainingTargets
+
+COMPLETIONS = "completions.jsonl"
+"""In the run folder: what was sampled, with rlhf.log_completions."""
+
+
+def job_of(run: TrainRun, plan: TrainingPlan, val: EpochDataset | None, *, only_teacher_cache: bool = False) -> Job:
+    """What a pipeline takes from a checked run. only_teacher_cache: the teacher reads the samples, nothing trains."""
+    custom, folder = run.custom, Path(run.upstream["output_dir"])
+    return Job(
+        plan=plan,
+        val=val,
+        card=card_of(run),
+        targets=TrainingTargets.of(run.upstream),
+        objective=objective_of(run),
+        strict=custom.strict,
+        packing=bool(run.upstream.get("packing")),
+        save_delay=SaveDelay(custom.save_delay_steps or 0, custom.save_delay_epochs or 0.0),
+        weights_from=run.weights_from,
+        max_pixels=run.upstream.get("max_pixels"),
+        dump_conversation=folder / "conversation.txt" if custom.dump_conversation_text else None,
+        distillation=_distillation_of(run, only_cache=only_teacher_cache),
+    )
+
+
+def objective_of(run: TrainRun) -> Objective:
+    """What a run minimises, in training and in evaluation."""
+    rlhf, custom = run.rlhf, run.custom
+    if rlhf is None:
+        return Objective()
+    training = LossWeights(rlhf.sft_alpha, rlhf.llm_kd_weight, rlhf.beta, rlhf.kd_temperature)
+    plain = LossWeights(rlhf.sft_alpha or 1.0, 0.0, rlhf.beta, rlhf.kd_temperature)
+    visual, tokens = custom.visual_kd, rlhf.token_weights
+    return Objective(
+        training=training,
+        evaluation=training if custom.eval_teacher else plain,
+        visual_kd=VisualKd(visual.weight, visual.targets, visual.distance, custom.eval_teacher)
+        if visual.enabled
+        else None,
+        token_weights=None if tokens is None else tuple(getattr(tokens, kind) for kind in KINDS),
+    )
+
+
+def _distillation_of(run: TrainRun, *, only_cache: bool) -> Distillation | None:
+    plan, rlhf = teacher_plan(run), run.rlhf
+    if plan is None or rlhf is None:
+        return None
+    cache = None if rlhf.teacher_cache is None else Path(rlhf.teacher_cache)
+    return Distillation(plan, _sampling_of(run, rlhf), cache, only_cache)
+
+
+def _sampling_of(run: TrainRun, rlhf: RlhfConfig) -> SamplingSettings:
+    logged = Path(run.upstream["output_dir"]) / COMPLETIONS if run.upstream.get("log_completions") else None
+    return SamplingSettings(rlhf.lmbda, rlhf.seq_kd, rlhf.temperature, rlhf.max_completion_length, logged)
