@@ -13,9 +13,10 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from plumbline.errors import ConfigError, DataError
 from plumbline.train import pipeline
+from plumbline.train.identity import sample_key
 from plumbline.train.launch import TrainOptions
 from plumbline.train.run import run_training
-from plumbline.train.teacher.cache import TeacherCache, sample_key, teacher_fingerprint
+from plumbline.train.teacher.cache import TeacherCache, teacher_fingerprint
 
 pytestmark = pytest.mark.slow
 

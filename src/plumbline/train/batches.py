@@ -30,8 +30,7 @@ from plumbline.data.epoch import EpochDataset
 from plumbline.data.images import load_image
 from plumbline.errors import DataError, Problem, UserError
 from plumbline.model.server import as_server_content
-from plumbline.train.teacher.cache import sample_key
-from plumbline.train.teacher.server import Chat, supervised
+from plumbline.train.identity import Chat, sample_key, supervised
 from plumbline.train.telemetry import sample_tally
 
 logger = logging.getLogger(__name__)

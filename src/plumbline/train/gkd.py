@@ -24,12 +24,13 @@ from plumbline.errors import writing
 from plumbline.model.packed_attention import segments_of
 from plumbline.model.upstream import GKDTrainer, without_checkpointing
 from plumbline.train.batches import IGNORED, MODEL_INPUTS
+from plumbline.train.identity import Entry
 from plumbline.train.objective.features import VisualKd, feature_distances, watched
 from plumbline.train.objective.taught import Taught
 from plumbline.train.objective.weights import LossWeights
 from plumbline.train.rollout import DATASET, STUDENT, SamplingSettings, choose_source, completions, generate_answers
 from plumbline.train.step import StepMixin, TrainerParts, base_of, head_weight
-from plumbline.train.teacher.cache import Entry, TeacherCache
+from plumbline.train.teacher.cache import TeacherCache
 from plumbline.train.teacher.server import TeacherServer
 from plumbline.train.teacher.shared import (
     kept_after,

@@ -28,27 +28,12 @@ from torch import Tensor
 
 from plumbline.errors import DataError, Problem, writing
 from plumbline.model.checkpoints import saving
+from plumbline.train.identity import Entry
 
 logger = logging.getLogger(__name__)
 
-Entry = tuple[str, int]
-"""Key of a sample and how many supervised tokens it has."""
-
 _FLUSH_BYTES = 64 * 2**20
 _DESCRIPTION = "teacher.json"
-
-
-def sample_key(row: Mapping[str, Any], ignored: int) -> Entry:
-    """Key of an encoded row (`input_ids`, `labels`, `pixel_values`, `image_grid_thw`), by what it holds."""
-    digest = hashlib.blake2b(digest_size=16)
-    labels = torch.as_tensor(row["labels"])
-    supervised = labels != ignored
-    for part in (torch.as_tensor(row["input_ids"]), supervised, row.get("image_grid_thw"), row.get("pixel_values")):
-        if part is not None:
-            tensor = torch.as_tensor(part).contiguous()
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest(), int(supervised[1:].sum())
 
 
 def teacher_fingerprint(

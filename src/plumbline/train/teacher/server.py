@@ -8,31 +8,18 @@ server names there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from plumbline.errors import Problem, UserError
 from plumbline.model.server import ChatServer
+from plumbline.train.identity import Chat
 from plumbline.train.objective.top_tokens import TopTokens
 
 AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A sample as a server is asked about it.
-
-    messages: its turns, answer included, pictures as data URLs; places, ids: of its supervised tokens.
-    """
-
-    messages: Sequence[Mapping[str, Any]]
-    places: tuple[int, ...]
-    ids: tuple[int, ...]
 
 
 class TeacherServer:
@@ -86,9 +73,3 @@ class TeacherServer:
             fix = "serve a model of the same family, with its own chat template and the same limits of pixels"
             raise UserError(Problem(self._server.url, what, fix))
         return named
-
-
-def supervised(labels: Tensor, ignored: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(places, ids) of the supervised tokens of a row's labels [L]; the first token has nothing before it."""
-    places = [place for place in (labels != ignored).nonzero()[:, 0].tolist() if place]
-    return tuple(places), tuple(labels[places].tolist())
