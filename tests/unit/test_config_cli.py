@@ -120,7 +120,7 @@ def test_the_reference_page_is_up_to_date() -> None:
 def test_the_verbs_need_no_torch() -> None:
     code = (
         "import sys, plumbline.cli, plumbline.train.config_verbs as verbs, pathlib;"
-        "verbs.schema(); plumbline.cli.config_reference(); plumbline.cli.config_reference(stage_b=True);"
+        "verbs.schema(); plumbline.cli.config.config_reference(); plumbline.cli.config.config_reference(stage_b=True);"
         "heavy = {'torch', 'swift', 'transformers', 'shapely', 'pydantic', 'cv2'} & set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )

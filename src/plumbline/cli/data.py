@@ -1,0 +1,134 @@
+"""Verbs of data."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from plumbline.cli.app import AsJson, BaseConfig, data_app
+
+ImageRoots = Annotated[
+    list[Path] | None, Parameter(name="--image-root", negative=(), help="As `custom.image_roots`; may be repeated.")
+]
+Limit = Annotated[int | None, Parameter(help="Only the first N records of each file.")]
+
+
+@data_app.command(name="check")
+def data_check(
+    files: list[Path],
+    /,
+    *,
+    images: Annotated[bool, Parameter(negative=(), help="Also decode every picture and compare its size.")] = False,
+    image_root: ImageRoots = None,
+    limit: Limit = None,
+    max_report: Annotated[int | None, Parameter(help="Findings listed; by default 100, with --json all.")] = None,
+    html: Annotated[Path | None, Parameter(help="Also write a page: the findings over their pictures.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List everything that is wrong with the records of FILES. Exit 0, or 3 with findings.
+
+    Example: `plumbline data check train.jsonl val.jsonl --images --html findings.html`
+    """
+    from plumbline.data import verbs
+
+    gallery = None
+    if html is not None:
+        from plumbline.report.gallery import write_gallery
+
+        gallery = partial(write_gallery, html)
+    options = verbs.options_of(images, image_root or [], limit)
+    code = verbs.check(files, options, max_report=max_report, gallery=gallery, as_json=as_json)
+    if html is not None:
+        print(f"page: {html}", file=sys.stderr)
+    return code
+
+
+@data_app.command(name="stats")
+def data_stats(
+    file: Path, *, top: Annotated[int, Parameter(help="Classes and sizes shown.")] = 20, as_json: AsJson = False
+) -> int:
+    """Count what FILE holds: objects per kind and class, sizes, summaries.
+
+    Example: `plumbline data stats train.jsonl`
+    """
+    from plumbline.data import verbs
+
+    return verbs.stats(file, top=top, as_json=as_json)
+
+
+@data_app.command(name="preview")
+def data_preview(
+    config: Path,
+    *,
+    output: Path = Path("output/preview"),
+    limit: Annotated[int, Parameter(help="Samples shown.")] = 8,
+    epoch: int = 0,
+    base_config: BaseConfig = None,
+    as_json: AsJson = False,
+) -> int:
+    """Draw samples of a run before and after augmentation: a page, a picture, and the numeric check of its geometry.
+
+    Example: `plumbline data preview configs/my_run.yaml --output output/preview`
+    """
+    from plumbline.report.preview import preview
+
+    return preview(config, base_config, output, limit, epoch, as_json=as_json)
+
+
+@data_app.command(name="convert")
+def data_convert(
+    source: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="File to write.")],
+    from_: Annotated[
+        Literal["coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb"] | None,
+        Parameter(name="--from", help="Format of SOURCE; without it SOURCE is JSONL of the contract."),
+    ] = None,
+    to: Annotated[Literal["jsonl", "coco"], Parameter(help="Format of the output.")] = "jsonl",
+    images: Annotated[Path | None, Parameter(help="Folder of the pictures: they must be there.")] = None,
+    classes: Annotated[Path | None, Parameter(help="YOLO: data.yaml or a text file with one name per line.")] = None,
+    boxes: Annotated[bool, Parameter(negative=(), help="Write quads and outlines as upright boxes.")] = False,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace an output that is there already.")] = False,
+    keep_empty: Annotated[
+        bool, Parameter(negative=(), help="Pictures without objects become records with `objects: []`.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Convert other tools' annotations to JSONL, or JSONL to COCO, and tell what was lost. Exit 0, or 3 with losses.
+
+    Example: `plumbline data convert instances.json --from coco --images photos --output train.jsonl`
+    """
+    from plumbline.data.convert import verbs
+
+    options = verbs.ConvertOptions(images, classes, boxes, overwrite, keep_empty)
+    return verbs.convert(source, from_, to, output, options, as_json=as_json)
+
+
+@data_app.command(name="lengths")
+def data_lengths(
+    file: Path,
+    *,
+    model: Annotated[Path, Parameter(help="Checkpoint folder: its tokenizer and image processor are used.")],
+    mode: Literal["dense", "summary"] = "dense",
+    emit_norm: Annotated[
+        Literal["none", "norm100", "norm1000"], Parameter(name=("--emit-norm", "--emit_norm"))
+    ] = "norm1000",
+    max_length: Annotated[int, Parameter(help="Longer samples are counted.")] = 4096,
+    max_pixels: Annotated[int | None, Parameter(help="As `template.max_pixels`.")] = None,
+    image_root: ImageRoots = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> int:
+    """Measure the exact token length of every sample of FILE without decoding a picture. Exit 0, or 3 when too long.
+
+    Example: `plumbline data lengths train.jsonl --model Qwen3-VL-4B-Instruct --max-length 4096`
+    """
+    from plumbline.batch import measure
+
+    settings = measure.settings_of(mode, emit_norm, image_root or [], limit)
+    return measure.lengths(file, model, settings, max_length=max_length, max_pixels=max_pixels, as_json=as_json)

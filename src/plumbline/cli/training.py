@@ -1,0 +1,102 @@
+"""Training, and what is done with its checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from plumbline.cli.app import AsJson, BaseConfig, app
+
+
+@app.command
+def train(
+    config: Annotated[Path, Parameter(help="The run's YAML; --config FILE does as well.")],
+    *,
+    base_config: BaseConfig = None,
+    gpus: Annotated[str | None, Parameter(help="Devices such as 0,1: one process each.")] = None,
+    resume: Annotated[bool, Parameter(help="Go on where an interrupted run in output_dir stopped.")] = True,
+    extend: Annotated[
+        bool,
+        Parameter(negative=(), help="Train a run on, by more max_steps or num_train_epochs than it was made with."),
+    ] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Check everything, load no weights, write nothing.")] = False,
+    build_teacher_cache: Annotated[
+        bool, Parameter(negative=(), help="Fill rlhf.teacher_cache with the teacher's rows, then stop.")
+    ] = False,
+    debug: Annotated[bool, Parameter(negative=(), help="More log lines, upstream's included.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Fine-tune from YAML: SFT, or distillation where the YAML has an rlhf block.
+
+    Example: `plumbline train configs/tiny/smoke.yaml`
+    """
+    from plumbline.report.run import write_run_report
+    from plumbline.train.launch import TrainOptions
+    from plumbline.train.run import run_training
+
+    outcome = run_training(
+        config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache, extend)
+    )
+    if outcome.folder is not None:
+        page = write_run_report(outcome.folder)
+        print(f"report: {page}", file=sys.stderr)
+    return outcome.exit_code
+
+
+@app.command(name="merge")
+def merge(
+    *,
+    adapter: Path,
+    output: Path,
+    base: Path | None = None,
+    alpha: Annotated[
+        list[float] | None,
+        Parameter(negative=(), help="Share of the way from base to merged weights; several make a folder each."),
+    ] = None,
+    max_shard_size: str = "5GB",
+    dtype: str | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Merge an adapter into its base model: one folder, proven equal to base plus adapter.
+
+    Example: `plumbline merge --adapter output/run/checkpoint-100 --output output/merged`
+
+    A sweep: `plumbline merge --adapter output/run --output output/sweep --alpha 0.3 --alpha 0.5 --alpha 0.7`
+    """
+    from plumbline.model.verbs import merge_verb
+
+    return merge_verb(adapter, output, base, alpha or [1.0], max_shard_size, dtype, verify, overwrite, as_json)
+
+
+@app.command(name="quantize")
+def quantize(
+    *,
+    model: Path,
+    output: Path,
+    method: Annotated[str, Parameter(help="bnb4, bnb8 (extra `quantize`), or fp8 (a GPU).")] = "bnb4",
+    overwrite: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Write a base or merged model in fewer bits, its card with it.
+
+    Example: `plumbline quantize --model output/merged --output output/merged-4bit`
+    """
+    from plumbline.model.verbs import quantize_verb
+
+    return quantize_verb(model, output, method, overwrite, as_json)
+
+
+@app.command(name="inspect-lora")
+def inspect_lora(checkpoint: Path, *, as_json: AsJson = False) -> int:
+    """Show what is in an adapter: counts and norms per language model, vision encoder and aligner.
+
+    Example: `plumbline inspect-lora output/run/checkpoint-100`
+    """
+    from plumbline.model.verbs import inspect_verb
+
+    return inspect_verb(checkpoint, as_json)
