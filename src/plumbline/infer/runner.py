@@ -29,8 +29,11 @@ class Captions:
         self._schema = dense_schema(plan.card.emit_norm, plan.card.answer) if bound else None
 
     def ask(self, item: Item) -> Request:
-        picture = load_image(item.path())
-        return Request(item.key, (picture,), self._system, self._user, self.plan.settings.sampling, self._schema)
+        return self.request(item.key, load_image(item.path()))
+
+    def request(self, key: str, picture: Image.Image) -> Request:
+        """The question about a picture (8-bit RGB)."""
+        return Request(key, (picture,), self._system, self._user, self.plan.settings.sampling, self._schema)
 
     def row(self, item: Item, request: Request | None, reply: Reply) -> Mapping[str, Any]:
         size = (0, 0) if request is None else request.images[0].size
