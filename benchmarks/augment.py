@@ -38,7 +38,7 @@ from pictures import DOT_PX, Waves, dots, mean_square, photo_like, pixel_centres
 from plumbline.augment.config import AugmentationConfig
 from plumbline.augment.ops import OPERATIONS
 from plumbline.augment.pipeline import Augmentation, ScheduledAugmentation
-from plumbline.augment.plan import Plan, Step, View
+from plumbline.augment.plan import AugmentationPlan, AugmentationStep, View
 from plumbline.augment.render import FILL, render
 from plumbline.batch.lengths import PixelLimits, grid_size
 from plumbline.data.keyed import KeyedStream, keyed_generator
@@ -70,8 +70,8 @@ class Case:
     """One draw. steps: (operation, its step) in order; matrix: source to grid, of grid[0] x grid[1] pixels."""
 
     record: Record
-    plan: Plan
-    steps: tuple[tuple[str, Step], ...]
+    plan: AugmentationPlan
+    steps: tuple[tuple[str, AugmentationStep], ...]
     grid: tuple[int, int]
     matrix: Map
 
@@ -120,7 +120,7 @@ def draw_case(record: Record, number: int) -> Case:
     view, rng, steps = View(record, size), keyed_generator(0, 0, number, "bench"), []
     for name, params in GEOMETRY.items():
         step = OPERATIONS[name](**params).draw(view, rng)
-        assert isinstance(step, Step), "nothing here can be skipped"
+        assert isinstance(step, AugmentationStep), "nothing here can be skipped"
         view.advance(step)
         steps.append((name, step))
     assert np.array_equal(view.matrix, plan.matrix), "the same key gives the same numbers"
@@ -232,7 +232,7 @@ def fidelity(peer: Any, cases: list[Case], shortest_px: float) -> dict[str, floa
     }
 
 
-def uncoloured(case: Case) -> Plan:
+def uncoloured(case: Case) -> AugmentationPlan:
     return replace(case.plan, colour=())
 
 

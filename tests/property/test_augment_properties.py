@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plumbline.augment.ops import COLOUR, GEOMETRIC, OPERATIONS
 from plumbline.augment.pipeline import EMPTIED, Augmentation
-from plumbline.augment.plan import Plan
+from plumbline.augment.plan import AugmentationPlan
 from plumbline.augment.render import FILL, render
 from plumbline.data.keyed import KeyedStream, keyed_generator
 from plumbline.data.record import DataObject, Record
@@ -45,7 +45,7 @@ def objects() -> tuple[DataObject, ...]:
 RECORD = Record(images=("a.png",), width=WIDTH, height=HEIGHT, objects=objects())
 
 
-def plan_of(*operations: Any, seed: int = 0, record: Record = RECORD) -> Plan:
+def plan_of(*operations: Any, seed: int = 0, record: Record = RECORD) -> AugmentationPlan:
     return Augmentation(operations).plan(record, (WIDTH, HEIGHT), keyed_generator(seed, 0, 0, "test"))
 
 
@@ -57,7 +57,7 @@ def dotted(dots: np.ndarray = DOTS) -> np.ndarray:
     return image
 
 
-def dots_found(plan: Plan, dots: np.ndarray, size: tuple[int, int] | None, matrix: np.ndarray) -> int:
+def dots_found(plan: AugmentationPlan, dots: np.ndarray, size: tuple[int, int] | None, matrix: np.ndarray) -> int:
     """How many dots the rendered picture shows, each within half a pixel of where `matrix` takes it.
 
     matrix: source to canvas, of the picture or of a patch. Dots that the canvas's edge is close to are passed over.
@@ -84,7 +84,7 @@ def dots_found(plan: Plan, dots: np.ndarray, size: tuple[int, int] | None, matri
     return seen
 
 
-def assert_dots_are_where_the_map_says(plan: Plan, size: tuple[int, int] | None = None) -> None:
+def assert_dots_are_where_the_map_says(plan: AugmentationPlan, size: tuple[int, int] | None = None) -> None:
     assert dots_found(plan, DOTS, size, plan.matrix) > 0 or plan.width * plan.height < WIDTH * HEIGHT / 2
 
 
@@ -124,7 +124,7 @@ SMALL = np.array([[256.5, 185.5]])
 """The middle of the one object that is small enough to be shown again."""
 
 
-def dots_found_twice(plan: Plan, size: tuple[int, int] | None = None) -> tuple[int, int]:
+def dots_found_twice(plan: AugmentationPlan, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """(in its own place, in the pasted piece): a dot on the small object."""
     (patch,) = plan.patches
     return dots_found(plan, SMALL, size, plan.matrix), dots_found(plan, SMALL, size, patch.matrix)
@@ -271,7 +271,7 @@ def test_a_wider_canvas_stays_within_its_limit(limit: int, multiple: int, seed: 
 class TestCrops:
     """Left half of the picture is kept: coverage of each object is known."""
 
-    def crop(self, **rules: Any) -> Plan:
+    def crop(self, **rules: Any) -> AugmentationPlan:
         half = _LeftHalf(**rules)
         step = half.crop(_view(), 0, 0, WIDTH // 2, HEIGHT)
         view = _view()
@@ -348,7 +348,7 @@ class TestSeveralCrops:
         ),
     )
 
-    def plan(self, first: dict[str, Any], second: dict[str, Any]) -> Plan:
+    def plan(self, first: dict[str, Any], second: dict[str, Any]) -> AugmentationPlan:
         """The middle half, then a crop that takes nothing more away."""
         whole = build("random_crop", area=(1.0, 1.0), aspect=(1.0, 1.0), **second)
         return plan_of(build("center_crop", share=0.5, **first), whole, record=self.EDGE)

@@ -15,7 +15,7 @@ from plumbline.augment.ops import OPERATIONS
 from plumbline.config.limits import Length, Range
 from plumbline.config.parse import parse_text
 from plumbline.config.spec import section_of
-from plumbline.config.types import INVALID, Report
+from plumbline.config.types import INVALID, CheckReport
 from plumbline.errors import Problem
 
 SECTION = section_of(AugmentationConfig)
@@ -25,7 +25,7 @@ NEEDED = {"roi_crop": {"classes": ["a"]}}
 
 def load(name: str, **params: Any) -> tuple[AugmentationConfig | None, list[Problem]]:
     """The configuration of one operation, as `config check` judges it."""
-    report = Report()
+    report = CheckReport()
     text = json.dumps({"enabled": True, "ops": [{"name": name, "params": NEEDED.get(name, {}) | params}]})
     tree = parse_text(text.replace("NaN", ".nan").replace("Infinity", ".inf"), "f", report.problems)
     assert tree is not None

@@ -12,7 +12,7 @@ from plumbline.config.limits import Length, NameOrFile, Range
 from plumbline.config.parse import parse_text
 from plumbline.config.schema import json_schema
 from plumbline.config.spec import section_of
-from plumbline.config.types import INVALID, Report
+from plumbline.config.types import INVALID, CheckReport
 from plumbline.errors import Problem
 
 
@@ -50,7 +50,7 @@ SECTION = section_of(Outer)
 
 
 def check(text: str) -> tuple[Any, list[Problem]]:
-    report = Report()
+    report = CheckReport()
     tree = parse_text(text, "f", report.problems)
     assert tree is not None
     return SECTION.check(tree, "", report), report.problems

@@ -241,11 +241,11 @@ def damaged(value: Any) -> Iterator[Any]:
 @pytest.fixture
 def survives(tmp_path: Path):
     """Converts a source: a report or a UserError, whatever it holds."""
-    from plumbline.data.convert.picture import Report
+    from plumbline.data.convert.picture import ConversionReport
     from plumbline.data.convert.verbs import ConvertOptions, _lines, _open
 
     def run(source: Path, source_format: str, images: Path | None = None) -> None:
-        options, report = ConvertOptions(images=images, keep_empty=True), Report()
+        options, report = ConvertOptions(images=images, keep_empty=True), ConversionReport()
         try:
             pictures, folder = _open(source, source_format, options, report)
             for line in _lines(pictures, folder, tmp_path / "out.jsonl", options, report):

@@ -12,7 +12,7 @@ from plumbline.augment.ops import NAMES
 from plumbline.augment.pipeline import ScheduledAugmentation
 from plumbline.config.parse import parse_text
 from plumbline.config.spec import section_of
-from plumbline.config.types import INVALID, Report
+from plumbline.config.types import INVALID, CheckReport
 from plumbline.errors import Problem
 
 SECTION = section_of(AugmentationConfig)
@@ -29,7 +29,7 @@ ops:
 
 def load(text: str) -> tuple[AugmentationConfig | None, list[Problem]]:
     """The configuration from YAML, as `config check` judges it: each key by itself."""
-    report = Report()
+    report = CheckReport()
     tree = parse_text(text, "f", report.problems)
     assert tree is not None
     values = SECTION.check(tree, "", report)

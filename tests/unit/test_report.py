@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from plumbline.errors import DamagedFileError
-from plumbline.report.charts import Line, curve_picture, curve_svg, lay_out, nice_ticks
+from plumbline.report.charts import ChartLine, curve_picture, curve_svg, lay_out, nice_ticks
 from plumbline.report.html import data_url, number, render_page, write_page
 from plumbline.report.log import Curve, read_log
 from plumbline.report.run import write_run_report
@@ -103,7 +103,7 @@ def curve(values):
 def test_chart_is_the_same_twice_and_well_formed():
     import xml.etree.ElementTree as ElementTree
 
-    lines = [Line("train", curve([5, 4, 3, 2] * 5)), Line("eval", curve([4, 3]), "#ff0000", "points")]
+    lines = [ChartLine("train", curve([5, 4, 3, 2] * 5)), ChartLine("eval", curve([4, 3]), "#ff0000", "points")]
     svg = str(curve_svg(lines))
     assert svg == str(curve_svg(lines))
     texts = {element.text for element in ElementTree.fromstring(svg).iter()}
@@ -112,11 +112,11 @@ def test_chart_is_the_same_twice_and_well_formed():
 
 @pytest.mark.parametrize("values", [[], [1.0], [math.nan] * 20, [math.inf, 1, 2], [1e300, 1, 2], [3.0] * 30])
 def test_chart_of_strange_values(values):
-    chart = lay_out([Line("a", curve(values))], 400, 200)
+    chart = lay_out([ChartLine("a", curve(values))], 400, 200)
     for x, y in (point for stroke in chart.strokes for point in stroke.points):
         assert chart.left <= x <= chart.right and chart.top <= y <= chart.bottom
-    assert "nan" not in str(curve_svg([Line("a", curve(values))]))
-    assert curve_picture([Line("a", curve(values))], 120, 90).size == (120, 90)
+    assert "nan" not in str(curve_svg([ChartLine("a", curve(values))]))
+    assert curve_picture([ChartLine("a", curve(values))], 120, 90).size == (120, 90)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.013, 11.7), (-3, 4), (5, 5), (0, 0), (1e-9, 2e-9), (-1e11, 1e11)])
@@ -129,14 +129,14 @@ def test_ticks_are_round_and_enclose_the_values(low, high):
 
 def test_a_gap_stays_a_gap_and_the_mean_does_not_move_a_level_line():
     values = [2.0] * 10 + [math.nan] + [2.0] * 10
-    strokes = lay_out([Line("a", curve(values))], 400, 200).strokes
+    strokes = lay_out([ChartLine("a", curve(values))], 400, 200).strokes
     assert [len(stroke.points) for stroke in strokes] == [10, 10, 10, 10]
     assert len({y for stroke in strokes for _, y in stroke.points}) == 1
 
 
 def test_chart_as_picture():
-    chart = lay_out([Line("train", curve([3, 2, 1]), "#ff0000")], 400, 200)
-    picture = curve_picture([Line("train", curve([3, 2, 1]), "#ff0000")], 400, 200)
+    chart = lay_out([ChartLine("train", curve([3, 2, 1]), "#ff0000")], 400, 200)
+    picture = curve_picture([ChartLine("train", curve([3, 2, 1]), "#ff0000")], 400, 200)
     assert picture.size == (400, 200) and picture.getpixel((0, 0)) == (255, 255, 255)
     x, y = chart.strokes[0].points[1]
     red, green, blue = picture.getpixel((int(x), int(y)))
@@ -158,7 +158,9 @@ def test_nothing_from_outside_becomes_markup(tmp_path, payload):
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_chart_labels_cannot_reach_the_markup(payload):
-    plain, hostile = (str(curve_svg([Line(text, curve([1, 2])), Line("b", curve([2]))])) for text in ("word", payload))
+    plain, hostile = (
+        str(curve_svg([ChartLine(text, curve([1, 2])), ChartLine("b", curve([2]))])) for text in ("word", payload)
+    )
     assert [tag for tag, _ in Tags(hostile).found] == [tag for tag, _ in Tags(plain).found]
 
 
@@ -212,7 +214,7 @@ def test_numbers_for_people():
     ],
 )
 def test_labels_of_small_numbers_are_whole(values, texts):
-    chart = lay_out([Line("drift", Curve("drift", (1, 2), values))], 640, 290)
+    chart = lay_out([ChartLine("drift", Curve("drift", (1, 2), values))], 640, 290)
     labels = [tick.text for tick in chart.y_ticks]
     assert set(texts) <= set(labels)
     assert all(chart.left - 9 - 7.4 * len(text) >= 0 for text in labels), "nothing is cut at the left edge"

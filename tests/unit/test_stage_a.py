@@ -16,7 +16,7 @@ from plumbline.infer.engine import Reply
 from plumbline.infer.replay import ReplayEngine
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.stage_a.config import StageASettings
-from plumbline.stage_a.summaries import Plan, plan_summaries, run_summaries, with_focus
+from plumbline.stage_a.summaries import SummaryPlan, plan_summaries, run_summaries, with_focus
 from plumbline.stage_a.tickets import natural_key, read_input, sample_tickets
 from plumbline.storage.rows import read_rows
 
@@ -60,7 +60,7 @@ def settings(tmp_path: Path, model: Path) -> Any:
     return make
 
 
-def answers(plan: Plan, **other: Reply) -> ReplayEngine:
+def answers(plan: SummaryPlan, **other: Reply) -> ReplayEngine:
     recorded: dict[str, str | Reply] = {photo.key: f"标签×{len(photo.key)}" for photo in plan.found.photos}
     return ReplayEngine(recorded | {reply.key: reply for reply in other.values()})
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from plumbline.errors import DataError
 from plumbline.stage_a.summaries import ticket_row
-from plumbline.stage_a.tickets import Ticket as Folder
+from plumbline.stage_a.tickets import PhotoTicket as Folder
 from plumbline.stage_b.simulation import simulate_tickets
 from plumbline.stage_b.summary_text import MAX_SUMMARY, clean_summary
 from plumbline.stage_b.tickets import MOST_TOLD, Tickets, read_tickets

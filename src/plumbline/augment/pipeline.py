@@ -17,7 +17,7 @@ import numpy as np
 from plumbline.augment.config import AugmentationConfig
 from plumbline.augment.curriculum import resolve
 from plumbline.augment.ops import COLOUR, NAMES
-from plumbline.augment.plan import ObjectRule, Plan, Skip, Told, View
+from plumbline.augment.plan import AugmentationPlan, ObjectRule, Skip, Told, View
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import Polyline, Shape
 from plumbline.geometry.clip import cut_crossing, is_outside
@@ -35,7 +35,7 @@ class Augmentation:
     operations: tuple[Any, ...] = ()
     bypass_prob: float = 0.0
 
-    def plan(self, record: Record, size: tuple[int, int], rng: np.random.Generator) -> Plan:
+    def plan(self, record: Record, size: tuple[int, int], rng: np.random.Generator) -> AugmentationPlan:
         """Plan one picture of `record`. size: (width, height) in pixels of the source, EXIF applied.
 
         The objects must lie inside the picture (`plumbline.data.fit`). A record with objects keeps at least one: a
@@ -93,7 +93,7 @@ class _Outcome:
     dropped: list[tuple[int, str]] = field(default_factory=list)
 
 
-def _finish(chain: Chain) -> Plan:
+def _finish(chain: Chain) -> AugmentationPlan:
     view, applied = chain.view, chain.applied
     if applied == (BYPASS,):
         return _unmoved(chain)
@@ -112,7 +112,7 @@ def _finish(chain: Chain) -> Plan:
     if view.record.objects and not outcome.items:
         left = tuple(name for name in applied if name in COLOUR)
         return _unmoved(replace(chain, applied=left, skipped=(*chain.skipped, ("chain", EMPTIED))))
-    return Plan(
+    return AugmentationPlan(
         source=view.source,
         width=view.width,
         height=view.height,
@@ -128,12 +128,12 @@ def _finish(chain: Chain) -> Plan:
     )
 
 
-def _unmoved(chain: Chain) -> Plan:
+def _unmoved(chain: Chain) -> AugmentationPlan:
     """The source's own geometry."""
     view = chain.view
     width, height = view.source
     told = Told.whole(view.record)
-    return Plan(
+    return AugmentationPlan(
         source=view.source,
         width=width,
         height=height,
@@ -212,7 +212,9 @@ class ScheduledAugmentation:
         self._at = (step, Augmentation(chain, bypass))
         return self._at[1]
 
-    def plans(self, requests: Iterable[tuple[Record, tuple[int, int], np.random.Generator, int]]) -> list[Plan]:
+    def plans(
+        self, requests: Iterable[tuple[Record, tuple[int, int], np.random.Generator, int]]
+    ) -> list[AugmentationPlan]:
         """Plan pictures, each given by its record, size, generator and step; see `Augmentation.plan`."""
         chains = [self.at(step).draw(record, size, rng) for record, size, rng, step in requests]
         View.map_all(chain.view for chain in chains)

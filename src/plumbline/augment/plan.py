@@ -1,8 +1,8 @@
 """What a plan is: final canvas, one 3x3 map, the objects after it, the colour operations. No pixels are touched here.
 
-An operation draws its numbers from the keyed generator and answers with a `Step` (a map, a canvas, what it demands of
-the objects) or with a `Skip` and its reason. Steps multiply into one map, so that the picture is interpolated once and
-the objects are cut once, at the end.
+An operation draws its numbers from the keyed generator and answers with an `AugmentationStep` (a map, a canvas, what it
+demands of the objects) or with a `Skip` and its reason. Steps multiply into one map, so that the picture is
+interpolated once and the objects are cut once, at the end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Patch:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AugmentationStep:
     """One operation, drawn. matrix: from the canvas before to the canvas after; width, height: the canvas after.
 
     rule: of a crop, which gives up everything outside its canvas: what it and the crops before it demand.
@@ -145,7 +145,7 @@ class View:
         """The objects of `patch` as it shows them, in the order of its indices."""
         return ShapeGroup.of([self.record.objects[index].shape for index in patch.indices]).mapped(patch.matrix)
 
-    def advance(self, step: Step) -> None:
+    def advance(self, step: AugmentationStep) -> None:
         """Take over a step."""
         if step.matrix is not IDENTITY:
             self.matrix = step.matrix.dot(self.matrix)
@@ -172,7 +172,7 @@ class Operation(Protocol):
 class GeometricOp(Operation, Protocol):
     """Moves pixels and points."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip: ...
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip: ...
 
 
 class ColourOp(Operation, Protocol):
@@ -218,7 +218,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AugmentationPlan:
     """What will be done to one picture of a record, and what the record says afterwards.
 
     source: (width, height) of the picture it is for; width, height: the final canvas; all in pixels. matrix: source

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from plumbline.augment.plan import Patch, Plan
+from plumbline.augment.plan import AugmentationPlan, Patch
 from plumbline.geometry.maps import (
     IDENTITY,
     Map,
@@ -23,7 +23,7 @@ FILL = (127, 127, 127)
 """What lies outside the source: the middle grey, which the image processor maps to about zero."""
 
 
-def render(image: np.ndarray, plan: Plan, size: tuple[int, int] | None = None) -> np.ndarray:
+def render(image: np.ndarray, plan: AugmentationPlan, size: tuple[int, int] | None = None) -> np.ndarray:
     """The picture that `plan` describes.
 
     image: uint8 RGB [H, W, 3], the source with EXIF applied; never written to. size: (width, height) of the result when
@@ -43,7 +43,7 @@ def render(image: np.ndarray, plan: Plan, size: tuple[int, int] | None = None) -
     return coloured(picture, plan)
 
 
-def coloured(picture: np.ndarray, plan: Plan) -> np.ndarray:
+def coloured(picture: np.ndarray, plan: AugmentationPlan) -> np.ndarray:
     """The plan's colour operations alone, on a picture that is in its final place already; uint8 RGB [H, W, 3]."""
     for operation, values in plan.colour:
         picture = operation.apply(picture, values)

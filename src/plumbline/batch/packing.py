@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.augment.plan import Plan, Told
+from plumbline.augment.plan import AugmentationPlan, Told
 from plumbline.batch.answers import Answer, AnswerCounter
 from plumbline.batch.bins import GOOD, Pack, equalise, lower_bound, pack_samples
 from plumbline.batch.lengths import PixelLimits, exact_length, image_tokens, rendered_parts
@@ -89,7 +89,7 @@ class LengthMeter:
         settings = self.samples.sources[drawn.turn.source].settings
         if settings.form != PLAIN_FORM:  # counted by writing it: no run of numbers is worth a second counter
             return None
-        told = plan.told if isinstance(plan, Plan) else Told.whole(plan.record if plan else record)
+        told = plan.told if isinstance(plan, AugmentationPlan) else Told.whole(plan.record if plan else record)
         return Answer(told, width, height, settings.emit_norm, settings.ordering)
 
     @cached_property

@@ -29,7 +29,7 @@ _INDEX = re.compile(r"\[\d+\]")
 
 
 @dataclass
-class Report:
+class CheckReport:
     """Collects problems.
 
     hints: what to write for a key in the wrong place (by its name), for a key or a value of another version (by its
@@ -51,8 +51,8 @@ class Report:
         """The hint for a path, empty where there is none."""
         return self.hints.get(_INDEX.sub("", path), "")
 
-    def scratch(self) -> Report:
-        return Report(self.hints)
+    def scratch(self) -> CheckReport:
+        return CheckReport(self.hints)
 
 
 class ValueType(Protocol):
@@ -62,7 +62,7 @@ class ValueType(Protocol):
         """Whether the node has this kind's shape, its value aside."""
         ...
 
-    def check(self, node: Node, path: str, report: Report) -> Any: ...
+    def check(self, node: Node, path: str, report: CheckReport) -> Any: ...
     def make(self, value: Any) -> Any: ...
     def describe(self) -> str: ...
     def schema(self, defs: dict[str, Any]) -> dict[str, Any]: ...
@@ -70,7 +70,7 @@ class ValueType(Protocol):
 
 def judge(kind: ValueType, value: Any, name: str) -> list[str]:
     """What is wrong with a plain value; empty when it is of this kind."""
-    report = Report()
+    report = CheckReport()
     kind.check(node_of(value, Origin("", 0, 0)), name, report)
     return [problem.what for problem in report.problems]
 
@@ -106,7 +106,7 @@ class Null(_ScalarType):
     def accepts(self, node: Node) -> bool:
         return isinstance(node, Scalar) and node.value is None
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         return None if self.accepts(node) else report.mismatch(node, path, "null")
 
     def describe(self) -> str:
@@ -123,7 +123,7 @@ class Bool(_ScalarType):
     def accepts(self, node: Node) -> bool:
         return isinstance(node, Scalar) and isinstance(node.value, bool)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         if self.accepts(node):
             return plain(node)
         meant = _FALSE_FRIENDS.get(str(plain(node)).lower())
@@ -149,7 +149,7 @@ class Number:
             return False
         return isinstance(node.value, int if self.kind == "int" else (int, float))
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         if not self.accepts(node):
             return report.mismatch(node, path, self.describe(), self._fix(plain(node)))
         value = plain(node)
@@ -185,7 +185,7 @@ class Text(_ScalarType):
     def accepts(self, node: Node) -> bool:
         return isinstance(node, Scalar) and isinstance(node.value, str)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         if not self.accepts(node):
             fix = "put it in quotes if it is text" if isinstance(node, Scalar) and node.value is not None else ""
             return report.mismatch(node, path, self.describe(), fix)
@@ -217,7 +217,7 @@ class Choice(_ScalarType):
     def accepts(self, node: Node) -> bool:
         return isinstance(node, Scalar) and any(type(node.value) is type(value) for value in self.values)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         value = plain(node)
         if isinstance(node, Scalar) and any(value == known and type(value) is type(known) for known in self.values):
             return value
@@ -240,7 +240,7 @@ class Anything(_ScalarType):
     def accepts(self, node: Node) -> bool:
         return True
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         return plain(node)
 
     def describe(self) -> str:
@@ -261,7 +261,7 @@ class ListOf:
     def accepts(self, node: Node) -> bool:
         return isinstance(node, ListNode) or (self.single and self.item.accepts(node))
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         if isinstance(node, ListNode):
             return self._check_items(node, path, report)
         if not self.accepts(node):
@@ -269,7 +269,7 @@ class ListOf:
         value = self.item.check(node, path, report)
         return INVALID if value is INVALID else [value]
 
-    def _check_items(self, node: ListNode, path: str, report: Report) -> Any:
+    def _check_items(self, node: ListNode, path: str, report: CheckReport) -> Any:
         values = [self.item.check(item, f"{path}[{i}]", report) for i, item in enumerate(node.items)]
         if INVALID in values:
             return INVALID
@@ -303,7 +303,7 @@ class Interval:
     def accepts(self, node: Node) -> bool:
         return isinstance(node, ListNode)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         if not isinstance(node, ListNode) or len(node.items) != 2:
             number = plain(node) if self.end.accepts(node) else None
             fix = "" if number is None else f"for one value write [{number}, {number}]"
@@ -340,7 +340,7 @@ class NamedParams:
     def accepts(self, node: Node) -> bool:
         return isinstance(node, MapNode)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         names = Choice(tuple(self.sections))
         outer = {"name": Field("name", names, required=True), "params": Field("params", MapOf(Anything()))}
         values = Section("", outer).check(node, path, report)
@@ -378,7 +378,7 @@ class MapOf:
     def accepts(self, node: Node) -> bool:
         return isinstance(node, MapNode)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         if not isinstance(node, MapNode):
             return report.mismatch(node, path, self.describe())
         values = {key: self.item.check(entry.node, f"{path}.{key}", report) for key, entry in node.entries.items()}
@@ -403,7 +403,7 @@ class AnyOf:
     def accepts(self, node: Node) -> bool:
         return any(option.accepts(node) for option in self.options)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         fitting = [option for option in self.options if option.accepts(node)]
         for option in fitting:
             trial = report.scratch()
@@ -464,7 +464,7 @@ class Section:
     def accepts(self, node: Node) -> bool:
         return isinstance(node, MapNode)
 
-    def check(self, node: Node, path: str, report: Report) -> Any:
+    def check(self, node: Node, path: str, report: CheckReport) -> Any:
         if not isinstance(node, MapNode):
             return report.mismatch(node, path or "the file", "a mapping")
         values = {}
@@ -481,7 +481,7 @@ class Section:
                 values[key] = report.add(node.origin, f"{path or 'the file'} has no `{key}`", f"add `{key}: ...`")
         return INVALID if INVALID in values.values() else values
 
-    def _hint(self, path: str, key: str, report: Report) -> str:
+    def _hint(self, path: str, key: str, report: CheckReport) -> str:
         if len(report.problems) > MAX_HINTS:
             return ""
         names = [name for name, known in self.fields.items() if not known.old]

@@ -15,7 +15,7 @@ from plumbline.data.contract import build_record
 from plumbline.data.images import load_image
 from plumbline.data.read import read_records
 from plumbline.data.record import DataObject
-from plumbline.report.charts import Line, curve_picture
+from plumbline.report.charts import ChartLine, curve_picture
 from plumbline.report.overlay import draw_objects
 from plumbline.storage.rows import read_rows
 
@@ -75,7 +75,7 @@ def held_out(val_jsonl: Path, captions: Path) -> list[Held]:
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], charts: Sequence[tuple[str, Sequence[Line]]]
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], charts: Sequence[tuple[str, Sequence[ChartLine]]]
 ) -> Image.Image:
     """Rows of titled pictures, four in a row, above two titled charts; the same input gives the same pixels.
 

@@ -12,7 +12,7 @@ from plumbline.errors import DataError
 from plumbline.infer.captions import CaptionRow, caption_row, error_row
 from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Engine, Request
-from plumbline.infer.plan import Plan, choose_mode, find_card, find_weights, run_options
+from plumbline.infer.plan import CaptionPlan, choose_mode, find_card, find_weights, run_options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +65,7 @@ class Captioner:
             batch_size=batch_size,
             servers=servers,
         )
-        plan = Plan(settings, folder, added, card, choose_mode(card, mode), (), (), Counter(), ())
+        plan = CaptionPlan(settings, folder, added, card, choose_mode(card, mode), (), (), Counter(), ())
         self._captions, self._plan = Captions(plan), plan
         self._engine: Engine = open_engine(plan)
 

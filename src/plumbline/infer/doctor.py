@@ -19,7 +19,7 @@ QUESTION = "用一句话描述这张图片。"
 
 
 @dataclass(frozen=True)
-class Finding:
+class ServerFinding:
     """One check. state: `ok`, `failed`, or `told` for what is neither good nor bad."""
 
     name: str
@@ -38,28 +38,28 @@ def doctor(url: str, model: str | None, *, as_json: bool) -> int:
     return EXIT_FAILURE if any(finding.state == FAILED for finding in findings) else EXIT_OK
 
 
-def examine(url: str, model: str | None = None) -> list[Finding]:
+def examine(url: str, model: str | None = None) -> list[ServerFinding]:
     """The checks, until one fails on which the rest depend. Raises ConfigError for an address that is none."""
     with ChatServer(url, timeout=60.0, tries=2) as server:
         try:
             models = server.models()
         except UserError as error:
-            return [Finding("models", FAILED, str(error.problems[0]))]
-    findings = [Finding("models", PASSED, ", ".join(str(entry["id"]) for entry in models))]
+            return [ServerFinding("models", FAILED, str(error.problems[0]))]
+    findings = [ServerFinding("models", PASSED, ", ".join(str(entry["id"]) for entry in models))]
     for entry in models:
         if isinstance(entry.get("max_model_len"), int):
-            findings.append(Finding("length limit", "told", f"{entry['id']}: {entry['max_model_len']:,} tokens"))
+            findings.append(ServerFinding("length limit", "told", f"{entry['id']}: {entry['max_model_len']:,} tokens"))
     try:
         engine = OpenAIEngine([url], model, most_at_once=1, timeout=60.0, tries=2)
     except UserError as error:
-        return [*findings, Finding("model", FAILED, str(error.problems[0]))]
+        return [*findings, ServerFinding("model", FAILED, str(error.problems[0]))]
     red, blue = (_ask(engine, name, Image.new("RGB", (256, 256), name)) for name in ("red", "blue"))
     findings.append(_sees(red, blue))
     if not red.error:
         again = _ask(engine, "again", Image.new("RGB", (256, 256), "red"))
         same = not again.error and again.text == red.text
         what = "the same greedy reply twice" if same else f"{red.text[:60]!r}, then {again.text[:60]!r}"
-        findings.append(Finding("determinism", PASSED if same else FAILED, what))
+        findings.append(ServerFinding("determinism", PASSED if same else FAILED, what))
     return findings
 
 
@@ -68,11 +68,11 @@ def _ask(engine: OpenAIEngine, key: str, picture: Image.Image) -> Reply:
     return reply
 
 
-def _sees(red: Reply, blue: Reply) -> Finding:
+def _sees(red: Reply, blue: Reply) -> ServerFinding:
     """Whether pictures are taken, and whether they make a difference."""
     name = "pictures"
     if red.error or blue.error:
-        return Finding(name, FAILED, f"{red.error or blue.error}: {red.detail or blue.detail}")
+        return ServerFinding(name, FAILED, f"{red.error or blue.error}: {red.detail or blue.detail}")
     if red.text == blue.text:
-        return Finding(name, "told", f"a red and a blue one get the same reply: {red.text[:80]!r}")
-    return Finding(name, PASSED, "a red and a blue one get different replies")
+        return ServerFinding(name, "told", f"a red and a blue one get the same reply: {red.text[:80]!r}")
+    return ServerFinding(name, PASSED, "a red and a blue one get different replies")

@@ -17,7 +17,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 @dataclass(frozen=True)
-class Item:
+class CaptionItem:
     """One picture to describe.
 
     key: its identity within the input: the name as the input has it, with `#2`, `#3` for later occurrences.
@@ -34,7 +34,7 @@ class Item:
         return self.policy.reference(self.image, self.folder)
 
 
-def read_items(source: Path, image_roots: tuple[str, ...] = (), url_allow: tuple[str, ...] = ()) -> list[Item]:
+def read_items(source: Path, image_roots: tuple[str, ...] = (), url_allow: tuple[str, ...] = ()) -> list[CaptionItem]:
     """The pictures of a JSONL of records, of a folder (recursively, in order of name), or the one picture.
 
     image_roots, url_allow: where the pictures of a JSONL may come from, besides its own folder.
@@ -72,14 +72,14 @@ def images_of_jsonl(path: Path) -> Iterator[str]:
         yield from record.images
 
 
-def keyed(names: Iterator[str] | list[str], folder: Path, policy: ImagePolicy) -> list[Item]:
+def keyed(names: Iterator[str] | list[str], folder: Path, policy: ImagePolicy) -> list[CaptionItem]:
     """Items with unique keys, in the order of the names."""
     seen: Counter[str] = Counter()
     items = []
     for name in names:
         seen[name] += 1
         key = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        items.append(Item(f"data:{digest(key)}" if is_data_url(name) else key, name, folder, policy))
+        items.append(CaptionItem(f"data:{digest(key)}" if is_data_url(name) else key, name, folder, policy))
     return items
 
 

@@ -12,7 +12,7 @@ from plumbline.data.answer_form import PLAIN_FORM
 from plumbline.data.prompts import MODES, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.config import InferSettings, RunSettings
-from plumbline.infer.inputs import Item, read_items
+from plumbline.infer.inputs import CaptionItem, read_items
 from plumbline.infer.work import ERROR, RunOptions, check_identity, check_ours
 from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.loading import base_of
@@ -25,7 +25,7 @@ WINDOW_SERVED = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class CaptionPlan:
     """What a run will do, known before any weight is loaded.
 
     card: of the checkpoint, or made of the flags. mode: `dense` or `summary`. items: every picture of the input; todo:
@@ -37,8 +37,8 @@ class Plan:
     adapter: Path | None
     card: Card
     mode: str
-    items: tuple[Item, ...]
-    todo: tuple[Item, ...]
+    items: tuple[CaptionItem, ...]
+    todo: tuple[CaptionItem, ...]
     done: Counter[str]
     notes: tuple[str, ...]
 
@@ -74,13 +74,13 @@ def run_options(settings: RunSettings, output: Path) -> RunOptions:
     )
 
 
-def plan_captions(settings: InferSettings) -> Plan:
+def plan_captions(settings: InferSettings) -> CaptionPlan:
     """Find model, card, pictures and earlier rows. Raises UserError; touches no file and loads no weights."""
     model, adapter, notes = find_weights(settings.model, settings.adapter)
     card, card_notes = find_card(adapter or model, settings.emit_norm)
     mode = choose_mode(card, settings.mode)
     items = read_items(settings.input, settings.image_roots, settings.image_url_allow)[: settings.limit]
-    plan = Plan(settings, model, adapter, card, mode, tuple(items), (), Counter(), (*notes, *card_notes))
+    plan = CaptionPlan(settings, model, adapter, card, mode, tuple(items), (), Counter(), (*notes, *card_notes))
     plan = replace(plan, todo=tuple(plan.run_options.own(plan.items)))
     output = plan.run_options.rows_path
     check_ours(output)
@@ -128,7 +128,7 @@ def choose_mode(card: Card, mode: str | None) -> str:
     return mode
 
 
-def with_earlier_rows(plan: Plan) -> Plan:
+def with_earlier_rows(plan: CaptionPlan) -> CaptionPlan:
     """The plan without the pictures that have a row; rows that are errors are tried again."""
     output = plan.run_options.rows_path
     check_identity(output, identity_of(plan))
@@ -142,7 +142,7 @@ def with_earlier_rows(plan: Plan) -> Plan:
     return replace(plan, todo=todo, done=statuses, notes=(*plan.notes, *notes))
 
 
-def identity_of(plan: Plan) -> dict[str, Any]:
+def identity_of(plan: CaptionPlan) -> dict[str, Any]:
     """What makes rows comparable: two runs that differ in it must not share an output."""
     own = {"mode": plan.mode, "guided": plan.settings.guided}
     return answering(plan.settings, plan.model, plan.adapter, plan.card) | own

@@ -9,8 +9,8 @@ from plumbline.data.answer_schema import dense_schema
 from plumbline.data.images import load_image
 from plumbline.infer.captions import caption_row
 from plumbline.infer.engine import Engine, Reply, Request
-from plumbline.infer.inputs import Item
-from plumbline.infer.plan import Plan, identity_of
+from plumbline.infer.inputs import CaptionItem
+from plumbline.infer.plan import CaptionPlan, identity_of
 from plumbline.infer.work import RunReport, run_work
 
 if TYPE_CHECKING:
@@ -22,26 +22,26 @@ OnCaption = Callable[[Mapping[str, Any], "Image.Image"], None]
 class Captions:
     """One row per picture, in the form of `captions`."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: CaptionPlan):
         self.plan = plan
         self._system, self._user = plan.card.prompts.of_mode(plan.mode)
         bound = plan.settings.guided and plan.mode == "dense"
         self._schema = dense_schema(plan.card.emit_norm, plan.card.answer) if bound else None
 
-    def ask(self, item: Item) -> Request:
+    def ask(self, item: CaptionItem) -> Request:
         return self.request(item.key, load_image(item.path()))
 
     def request(self, key: str, picture: Image.Image) -> Request:
         """The question about a picture (8-bit RGB)."""
         return Request(key, (picture,), self._system, self._user, self.plan.settings.sampling, self._schema)
 
-    def row(self, item: Item, request: Request | None, reply: Reply) -> Mapping[str, Any]:
+    def row(self, item: CaptionItem, request: Request | None, reply: Reply) -> Mapping[str, Any]:
         size = (0, 0) if request is None else request.images[0].size
         return caption_row(item.image, size, reply, self.plan.mode, self.plan.card.emit_norm).as_dict()
 
 
 def run_captions(
-    plan: Plan,
+    plan: CaptionPlan,
     engine: Callable[[], Engine],
     on_caption: OnCaption | None = None,
     progress: Callable[[int], None] = lambda count: None,
@@ -52,7 +52,7 @@ def run_captions(
     (not for pictures that could not be opened).
     """
 
-    def tell(item: Item, request: Request | None, row: Mapping[str, Any]) -> None:
+    def tell(item: CaptionItem, request: Request | None, row: Mapping[str, Any]) -> None:
         if on_caption is not None and request is not None:
             on_caption(row, request.images[0])
 

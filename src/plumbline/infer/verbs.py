@@ -15,7 +15,7 @@ from plumbline.data.contract import build_record
 from plumbline.errors import EXIT_OK, ConfigError, Problem
 from plumbline.infer.config import InferSettings
 from plumbline.infer.engines import open_engine
-from plumbline.infer.plan import Plan, plan_captions
+from plumbline.infer.plan import CaptionPlan, plan_captions
 from plumbline.infer.runner import OnCaption, run_captions
 from plumbline.infer.work import QUARANTINE_SUFFIX, RunReport
 from plumbline.storage.rows import read_rows
@@ -160,7 +160,7 @@ def tell(report: RunReport, things: str, as_json: bool) -> None:
         print("stopped: more errors than --max-error-rate allows; the same command goes on", file=sys.stderr)
 
 
-def _plan_line(plan: Plan) -> str:
+def _plan_line(plan: CaptionPlan) -> str:
     tuned = f" with {plan.adapter}" if plan.adapter else ""
     done = f", {plan.done.total()} of them done" if plan.done else ""
     return f"{len(plan.items)} pictures{done}; {plan.mode} answers in {plan.card.emit_norm} from {plan.model}{tuned}"

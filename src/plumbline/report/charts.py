@@ -25,7 +25,7 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """One curve to draw.
 
     style: `noisy` draws a running mean over the faint values, `exact` the values, `points` marks each of a few.
@@ -72,12 +72,12 @@ class Chart:
     legend: tuple[tuple[str, str], ...]  # label, colour
 
 
-def curve_svg(lines: Sequence[Line], width: int = 640, height: int = 290) -> Markup:
+def curve_svg(lines: Sequence[ChartLine], width: int = 640, height: int = 290) -> Markup:
     """The curves as an SVG element to stand in a page, in CSS pixels; labels are escaped."""
     return Markup(render_fragment("chart.svg", {"chart": lay_out(lines, width, height)}))
 
 
-def curve_picture(lines: Sequence[Line], width: int, height: int) -> Image.Image:
+def curve_picture(lines: Sequence[ChartLine], width: int, height: int) -> Image.Image:
     """The curves as an RGB picture on white."""
     zoom = 2  # drawn large and reduced, so that thin lines are smooth
     chart = lay_out(lines, width, height)
@@ -94,7 +94,7 @@ def curve_picture(lines: Sequence[Line], width: int, height: int) -> Image.Image
     return Image.fromarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8))
 
 
-def lay_out(lines: Sequence[Line], width: int, height: int) -> Chart:
+def lay_out(lines: Sequence[ChartLine], width: int, height: int) -> Chart:
     """Place axes, ticks and strokes of the curves in a chart of the given size in pixels."""
     right, top, bottom = width - 18.0, 30.0, height - 42.0
     steps = [step for line in lines for step in line.curve.steps]
@@ -157,7 +157,7 @@ def _is_shown(value: float) -> bool:
     return math.isfinite(value) and abs(value) < _LARGEST
 
 
-def _strokes(line: Line, x_scale: _Scale, y_scale: _Scale) -> Iterator[Stroke]:
+def _strokes(line: ChartLine, x_scale: _Scale, y_scale: _Scale) -> Iterator[Stroke]:
     values = [value if _is_shown(value) else math.nan for value in line.curve.values]
     smooth = line.style == "noisy" and len(values) > 12
     for points in _pieces(line.curve.steps, values, x_scale, y_scale):
@@ -193,7 +193,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
-def _dots(line: Line, x_scale: _Scale, y_scale: _Scale) -> Iterator[tuple[Point, str, str]]:
+def _dots(line: ChartLine, x_scale: _Scale, y_scale: _Scale) -> Iterator[tuple[Point, str, str]]:
     for step, value in zip(line.curve.steps, line.curve.values, strict=True):
         if _is_shown(value):
             place = (round(x_scale(step), 2), round(y_scale(value), 2))

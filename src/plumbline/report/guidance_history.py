@@ -37,7 +37,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Step:
+class GuidanceStep:
     """A snapshot against the one before that is kept. trial: the edit that made it; None for a start or a return."""
 
     step: int
@@ -53,7 +53,7 @@ class History:
     """steps: the newest first. turned_down: the newest first."""
 
     current: Guidance | None
-    steps: tuple[Step, ...]
+    steps: tuple[GuidanceStep, ...]
     turned_down: tuple[Trial, ...]
 
 
@@ -69,15 +69,15 @@ def read_history(run: MissionRun) -> History:
     return History(store.read(), tuple(reversed(steps)), refused)
 
 
-def _first(guidance: Guidance) -> Step:
+def _first(guidance: Guidance) -> GuidanceStep:
     pieces = tuple(Change(name, (("same", text),)) for name, text in _texts(guidance))
-    return Step(guidance.step, guidance.updated_at, guidance.hash, None, pieces, None)
+    return GuidanceStep(guidance.step, guidance.updated_at, guidance.hash, None, pieces, None)
 
 
-def _step(before: Guidance, after: Guidance, row: Mapping[str, Any] | None) -> Step:
+def _step(before: Guidance, after: Guidance, row: Mapping[str, Any] | None) -> GuidanceStep:
     changes = tuple(diff(before, after))
     trial = None if row is None else trial_of(row)
-    return Step(after.step, after.updated_at, after.hash, before.step, changes, trial)
+    return GuidanceStep(after.step, after.updated_at, after.hash, before.step, changes, trial)
 
 
 def diff(before: Guidance, after: Guidance) -> list[Change]:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from plumbline.augment.plan import Plan
+from plumbline.augment.plan import AugmentationPlan
 from plumbline.augment.render import FILL, render
 from plumbline.data.dataset import Sample
 from plumbline.data.epoch import EpochDataset
@@ -42,7 +42,7 @@ class Shown:
 
     sample: Sample
     record: Record
-    plan: Plan
+    plan: AugmentationPlan
     before: Image.Image
     after: Image.Image
     error: float | None
@@ -102,7 +102,7 @@ def _pictures(samples: EpochDataset, position: int, epoch: int) -> Iterator[Show
     turn = samples.mixture.turns(epoch)[position]
     for picture, index in zip(sample.pictures, turn.records, strict=False):
         plan = picture.plan
-        if not isinstance(plan, Plan):
+        if not isinstance(plan, AugmentationPlan):
             continue
         source = load_image(picture.reference)
         if source.size != plan.source:
@@ -118,7 +118,7 @@ def _drawn(picture: Image.Image, objects: Sequence[DataObject]) -> Image.Image:
     return draw_objects(picture, objects, scale=min(1.0, SIDE / max(picture.size)))
 
 
-def dot_error(plan: Plan) -> float | None:
+def dot_error(plan: AugmentationPlan) -> float | None:
     """Largest distance in pixels of the canvas between a painted dot and where the plan's map takes it."""
     width, height = plan.source
     counts = [max(2, min(7, side // (4 * _REACH))) for side in (width, height)]
@@ -138,7 +138,7 @@ def dot_error(plan: Plan) -> float | None:
     return max(errors, default=None)
 
 
-def _without_colour(plan: Plan) -> Plan:
+def _without_colour(plan: AugmentationPlan) -> AugmentationPlan:
     """The same geometry; pasted pieces would show dots of their own."""
     return replace(plan, patches=(), colour=())
 

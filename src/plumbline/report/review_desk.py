@@ -25,7 +25,7 @@ from plumbline.stage_b.verdict import PASS
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
-class _Head(msgspec.Struct):
+class _DeskHead(msgspec.Struct):
     key: str
     image: str = ""
 
@@ -33,7 +33,7 @@ class _Head(msgspec.Struct):
 class RowIndex:
     """Rows of a large JSONL by a name, without keeping them: where each begins. Looks again when the file changes."""
 
-    def __init__(self, path: Path, name_of: Callable[[_Head], str]):
+    def __init__(self, path: Path, name_of: Callable[[_DeskHead], str]):
         self._path, self._name_of = path, name_of
         self._stamp: _Stamp = ()
         self._starts: dict[str, list[int]] = {}
@@ -52,7 +52,7 @@ class RowIndex:
 
     def _find(self) -> dict[str, list[int]]:
         starts: dict[str, list[int]] = {}
-        heads, place = msgspec.json.Decoder(_Head), 0
+        heads, place = msgspec.json.Decoder(_DeskHead), 0
         if not self._path.exists():
             return starts
         with self._path.open("rb") as stream:
@@ -79,7 +79,7 @@ def _stamp_of(paths: Sequence[Path]) -> _Stamp:
 
 
 @dataclass(frozen=True)
-class Entry:
+class DeskEntry:
     """A ticket that a person should look at. number: its place among all tickets, from 1. why: reasons, in words."""
 
     number: int
@@ -100,7 +100,7 @@ class Found:
     splits: Mapping[str, str]
     certificate: Certificate | None
     why_uncertified: str
-    queue: tuple[Entry, ...]
+    queue: tuple[DeskEntry, ...]
     automatic: int
     unjudged: int
 
@@ -167,7 +167,7 @@ def find(run: MissionRun, decisions: Mapping[str, Standing]) -> Found:
         if passes_by_itself(row, certificate):
             automatic += 1
         else:
-            entries.append(Entry(number, ticket, row, reasons_for_review(row, certificate, why)))
+            entries.append(DeskEntry(number, ticket, row, reasons_for_review(row, certificate, why)))
     queue = tuple(sorted(entries, key=_urgency))
     unjudged = len(run.tickets) - len(entries) - automatic
     splits = run.splits() if (run.folder / SPLITS).exists() else {}
@@ -191,7 +191,7 @@ def reasons_for_review(row: Mapping[str, Any], certificate: Certificate | None, 
     return tuple(reasons)
 
 
-def _urgency(entry: Entry) -> tuple[int, float, int]:
+def _urgency(entry: DeskEntry) -> tuple[int, float, int]:
     """Doubtful tickets first, then passes, then fails; close votes before clear ones."""
     result = entry.row["result"]
     rank = 0 if result["summary_confidence"] != OK else 1 if result["verdict"] == PASS else 2

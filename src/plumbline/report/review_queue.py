@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plumbline.report.citations import visible
-from plumbline.report.review_desk import Desk, Entry
+from plumbline.report.review_desk import Desk, DeskEntry
 from plumbline.stage_b.decisions import Standing, relabelled
 from plumbline.stage_b.loop import summarize
 from plumbline.stage_b.mission import MissionRun
@@ -92,7 +92,7 @@ def overview(desk: Desk, start: int) -> dict[str, Any]:
     }
 
 
-def queue_line(entry: Entry, decisions: Mapping[str, Standing]) -> dict[str, Any]:
+def queue_line(entry: DeskEntry, decisions: Mapping[str, Standing]) -> dict[str, Any]:
     """One ticket of the queue, without its label."""
     result = entry.row["result"]
     return {

@@ -19,7 +19,7 @@ RAW_SHOWN = 1000
 
 
 @dataclass(frozen=True)
-class Photo:
+class ReviewPhoto:
     """objects: descriptions in the order of their numbers; note: why none is drawn. failed: why there is no summary.
 
     is_shown: there is a folder that it may lie in.
@@ -74,7 +74,7 @@ class TicketView:
     confidence: float
     why: tuple[str, ...]
     reason: tuple[Sentence, ...]
-    photos: tuple[Photo, ...]
+    photos: tuple[ReviewPhoto, ...]
     candidates: tuple[CandidateView, ...]
     rules: tuple[RuleView, ...]
     guidance_kept: bool
@@ -116,7 +116,7 @@ def view_ticket(desk: Desk, found: Found, number: int, photos: Photos) -> Ticket
     )
 
 
-def view_photos(ticket: Ticket, photos: Photos) -> list[Photo]:
+def view_photos(ticket: Ticket, photos: Photos) -> list[ReviewPhoto]:
     """The photos in their order. Of a path only the name is shown: folders may be named after the label."""
     found = []
     for number, image in enumerate(ticket.images, 1):
@@ -125,7 +125,9 @@ def view_photos(ticket: Ticket, photos: Photos) -> list[Photo]:
         name = visible(PurePosixPath(image.replace("\\", "/")).name or image)
         summary, failed = visible(ticket.summaries.get(key, "")), visible(ticket.failed.get(key, ""))
         objects = tuple(visible(item.desc) for item in seen.objects)
-        found.append(Photo(number, name, summary, failed, flags, objects, visible(seen.note), photos.root is not None))
+        found.append(
+            ReviewPhoto(number, name, summary, failed, flags, objects, visible(seen.note), photos.root is not None)
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from plumbline.errors import DamagedFileError
 from plumbline.model.checkpoints import checkpoint_folders, is_complete
-from plumbline.report.charts import COLOURS, Line, curve_svg
+from plumbline.report.charts import COLOURS, ChartLine, curve_svg
 from plumbline.report.html import number, render_page, write_page
 from plumbline.report.log import RunLog, read_log
 from plumbline.storage.objects import read_json_object
@@ -27,7 +27,7 @@ _TERMS = {
 
 
 @dataclass(frozen=True)
-class Chart:
+class RunChart:
     """A titled chart of a page."""
 
     title: str
@@ -61,34 +61,34 @@ def write_run_report(run_folder: str | Path) -> Path:
     return write_page(folder / REPORT_FILE, render_page("run.html", context))
 
 
-def loss_charts(log: RunLog) -> Iterator[Chart]:
+def loss_charts(log: RunLog) -> Iterator[RunChart]:
     """One chart per loss term that was logged, training and evaluation together."""
     for term, title in _TERMS.items():
         lines = paired_lines(log, term)
         if lines:
-            yield Chart(f"{term}: {title}", curve_svg(lines))
+            yield RunChart(f"{term}: {title}", curve_svg(lines))
 
 
-def paired_lines(log: RunLog, term: str) -> list[Line]:
+def paired_lines(log: RunLog, term: str) -> list[ChartLine]:
     """`train/<term>` and `eval/<term>` where they were logged."""
     lines = []
     if log.values(f"train/{term}"):
-        lines.append(Line("train", log.curves[f"train/{term}"], COLOURS[0]))
+        lines.append(ChartLine("train", log.curves[f"train/{term}"], COLOURS[0]))
     if log.values(f"eval/{term}"):
-        lines.append(Line("eval", log.curves[f"eval/{term}"], COLOURS[1], "points"))
+        lines.append(ChartLine("eval", log.curves[f"eval/{term}"], COLOURS[1], "points"))
     return lines
 
 
-def _other_charts(log: RunLog) -> Iterator[Chart]:
+def _other_charts(log: RunLog) -> Iterator[RunChart]:
     if lines := paired_lines(log, "token_acc"):
-        yield Chart("token_acc: share of answer tokens guessed right", curve_svg(lines))
+        yield RunChart("token_acc: share of answer tokens guessed right", curve_svg(lines))
     plain: tuple[tuple[str, str, Literal["exact", "noisy"]], ...] = (
         ("learning_rate", "learning rate", "exact"),
         ("grad_norm", "gradient norm", "noisy"),
     )
     for name, title, style in plain:
         if log.values(name):
-            yield Chart(title, curve_svg([Line(name, log.curves[name], COLOURS[2], style)]))
+            yield RunChart(title, curve_svg([ChartLine(name, log.curves[name], COLOURS[2], style)]))
 
 
 def _figures(log: RunLog) -> list[dict[str, str]]:

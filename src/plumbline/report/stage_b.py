@@ -9,7 +9,7 @@ from typing import Any
 from plumbline.errors import DataError
 from plumbline.report.guidance_history import read_history
 from plumbline.report.html import data_url, render_page, write_page
-from plumbline.report.review_desk import Desk, Entry
+from plumbline.report.review_desk import Desk, DeskEntry
 from plumbline.report.review_photos import Photos
 from plumbline.report.review_queue import overview, queue_line, suspect_lines
 from plumbline.stage_b.decisions import Standing
@@ -46,7 +46,7 @@ def write_stage_b_report(run: MissionRun, path: Path, *, image_root: Path | None
     return write_page(path, render_page("stage_b.html", context))
 
 
-def _line(entry: Entry, decisions: Mapping[str, Standing], photos: Photos | None) -> dict[str, Any]:
+def _line(entry: DeskEntry, decisions: Mapping[str, Standing], photos: Photos | None) -> dict[str, Any]:
     """A ticket of the queue with its first photos, and how many of those cannot be shown."""
     thumbs, unshown = [], 0
     for image in entry.ticket.images[:PHOTOS_EACH] if photos is not None else ():

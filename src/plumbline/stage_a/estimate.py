@@ -13,7 +13,7 @@ from plumbline.batch.tokens import TokenCounter
 from plumbline.data.images import image_size
 from plumbline.data.messages import ask_messages
 from plumbline.errors import DataError
-from plumbline.stage_a.summaries import Plan, with_focus
+from plumbline.stage_a.summaries import SummaryPlan, with_focus
 from plumbline.storage.text import duration
 
 PROBED = 100
@@ -22,7 +22,7 @@ REPLY_TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StageAEstimate:
     """prompt_tokens, reply_tokens: of all pictures left, judged by `probed` of them; seconds: on this machine's
     processor at the speed of its matrix products, None where servers or a GPU would answer.
     """
@@ -42,7 +42,7 @@ class Estimate:
         return f"{tokens} (judged by {self.probed} pictures){time_left}"
 
 
-def estimate(plan: Plan) -> Estimate:
+def estimate(plan: SummaryPlan) -> StageAEstimate:
     """From the headers of some pictures, spread evenly, the tokenizer and the size of the weights."""
     photos = plan.run_options.own(plan.found.photos)
     step = max(1, len(photos) // PROBED)
@@ -61,7 +61,7 @@ def estimate(plan: Plan) -> Estimate:
     # Two operations per weight and token; weights of two bytes.
     work = 2.0 * bytes_of_weights / 2 * (prompt + reply)
     seconds = None if plan.settings.servers else work / operations_per_second()
-    return Estimate(prompt, reply, len(lengths), None if seconds is None else round(seconds, 1))
+    return StageAEstimate(prompt, reply, len(lengths), None if seconds is None else round(seconds, 1))
 
 
 def operations_per_second(side: int = 1024) -> float:

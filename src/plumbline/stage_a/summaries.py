@@ -18,7 +18,7 @@ from plumbline.infer.plan import answering, choose_mode, find_card, find_weights
 from plumbline.infer.work import ERROR, INVALID, OK, Runner, RunOptions, RunReport, check_identity, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.stage_a.config import PROMPTS, StageASettings
-from plumbline.stage_a.tickets import Input, Photo, Ticket, of_mission, read_input, sample_tickets
+from plumbline.stage_a.tickets import Input, Photo, PhotoTicket, of_mission, read_input, sample_tickets
 from plumbline.storage.files import write_lines
 from plumbline.storage.rows import read_heads, read_rows
 
@@ -26,7 +26,7 @@ SUFFIX = "_stage_a.jsonl"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SummaryPlan:
     """What the run of one mission will do, known before any weight is loaded.
 
     mission: empty where the input has no tickets and none was named; focus: the mission's part of the question;
@@ -77,7 +77,7 @@ class Plan:
         }
 
 
-def plan_summaries(settings: StageASettings) -> tuple[list[Plan], list[str]]:
+def plan_summaries(settings: StageASettings) -> tuple[list[SummaryPlan], list[str]]:
     """(a plan per mission, what the user should know).
 
     Raises UserError; touches no file, loads no weights.
@@ -94,12 +94,12 @@ def plan_summaries(settings: StageASettings) -> tuple[list[Plan], list[str]]:
     told = [*found.notes, *notes, *card_notes]
     plans = []
     for mission in missions:
-        plan = Plan(settings, model, adapter, card, mission, focus[mission], of_mission(found, mission))
+        plan = SummaryPlan(settings, model, adapter, card, mission, focus[mission], of_mission(found, mission))
         plans.append(_with_earlier_rows(plan, told))
     return plans, told
 
 
-def _with_earlier_rows(plan: Plan, told: list[str]) -> Plan:
+def _with_earlier_rows(plan: SummaryPlan, told: list[str]) -> SummaryPlan:
     rows = plan.run_options.rows_path
     check_ours(rows)
     if not (plan.settings.resume and rows.exists()):
@@ -151,7 +151,7 @@ def _check_missions(settings: StageASettings, found: Input, missions: Sequence[s
 class Summaries:
     """One row per picture: `{key, status, mission, label, group_id, summary, problems}`."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: SummaryPlan):
         self.plan = plan
         self._system, self._user = plan.card.prompts.of_mode("summary")
 
@@ -182,7 +182,7 @@ def read_reply(reply: Reply) -> tuple[str, str, list[str]]:
 
 
 def run_summaries(
-    plan: Plan,
+    plan: SummaryPlan,
     engine: Callable[[], Engine],
     progress: Callable[[int], None] = lambda count: None,
     runner: Runner | None = None,
@@ -196,7 +196,7 @@ def run_summaries(
     return report
 
 
-def gather(plan: Plan) -> None:
+def gather(plan: SummaryPlan) -> None:
     """Write the file of the plan from the rows: tickets of which every picture has a row, or a line per picture."""
     path = plan.run_options.rows_path
     rows = {row["key"]: row for row in read_rows(path)} if path.exists() else {}
@@ -216,13 +216,13 @@ def _flat(row: Mapping[str, Any]) -> dict[str, str]:
     return {"image_id": name, "summary": "", "failed": "; ".join(row["problems"])}
 
 
-def _whole(tickets: Iterable[Ticket], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _whole(tickets: Iterable[PhotoTicket], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for ticket in tickets:
         if all(image in rows for image in ticket.images):
             yield ticket_row(ticket, [rows[image] for image in ticket.images])
 
 
-def ticket_row(ticket: Ticket, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def ticket_row(ticket: PhotoTicket, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A ticket as Stage-B reads it. rows: of its pictures, in their order; `image_n` is the n-th of them."""
     told = {f"image_{number}": row for number, row in enumerate(rows, 1)}
     return {

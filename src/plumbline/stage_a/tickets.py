@@ -9,7 +9,7 @@ from pathlib import Path
 
 from plumbline.data.images import ImagePolicy
 from plumbline.data.keyed import keyed_generator
-from plumbline.infer.inputs import Item, is_picture, read_items
+from plumbline.infer.inputs import CaptionItem, is_picture, read_items
 
 LABELS = {"审核通过": "pass", "审核不通过": "fail"}
 """Folder of a verdict -> the verdict."""
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
-class Ticket:
+class PhotoTicket:
     """A group of photos with its label (`pass`, `fail`). images: names from the input's root, in natural order."""
 
     mission: str
@@ -35,9 +35,9 @@ class Ticket:
 class Photo:
     """One picture to summarise. mission: whose prompt is used; empty without one; ticket: None outside of tickets."""
 
-    item: Item
+    item: CaptionItem
     mission: str
-    ticket: Ticket | None = None
+    ticket: PhotoTicket | None = None
 
     @property
     def key(self) -> str:
@@ -49,7 +49,7 @@ class Input:
     """What an input holds. tickets: empty where it has no ticket layout; notes: what was left out, and why."""
 
     photos: tuple[Photo, ...]
-    tickets: tuple[Ticket, ...]
+    tickets: tuple[PhotoTicket, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -67,7 +67,7 @@ def read_input(
         return Input(tuple(Photo(item, mission) for item in items), ())
     root = source.parent if folders == [source] else source
     policy = ImagePolicy(roots=(str(root),), extra_root=None)
-    tickets: list[Ticket] = []
+    tickets: list[PhotoTicket] = []
     notes: list[str] = []
     for folder in folders:
         if not missions or folder.name in missions:
@@ -75,7 +75,9 @@ def read_input(
             tickets += found
             notes += left_out
     photos = [
-        Photo(Item(image, image, root, policy), ticket.mission, ticket) for ticket in tickets for image in ticket.images
+        Photo(CaptionItem(image, image, root, policy), ticket.mission, ticket)
+        for ticket in tickets
+        for image in ticket.images
     ]
     return Input(tuple(photos), tuple(tickets), tuple(notes))
 
@@ -121,8 +123,8 @@ def _has_labels(folder: Path) -> bool:
     return any((folder / label).is_dir() for label in LABELS)
 
 
-def _tickets_of(mission: Path, root: Path) -> tuple[list[Ticket], list[str]]:
-    tickets: list[Ticket] = []
+def _tickets_of(mission: Path, root: Path) -> tuple[list[PhotoTicket], list[str]]:
+    tickets: list[PhotoTicket] = []
     notes: list[str] = []
     for folder_name, label in LABELS.items():
         folder = mission / folder_name
@@ -139,5 +141,5 @@ def _tickets_of(mission: Path, root: Path) -> tuple[list[Ticket], list[str]]:
                 notes.append(f"{group}: a group without a picture is left out")
                 continue
             names = tuple(path.relative_to(root).as_posix() for path in pictures)
-            tickets.append(Ticket(mission.name, label, group.name, names))
+            tickets.append(PhotoTicket(mission.name, label, group.name, names))
     return tickets, notes

@@ -13,8 +13,8 @@ from plumbline.infer.engines import open_engine
 from plumbline.infer.verbs import progress_bar, tell
 from plumbline.infer.work import RunReport
 from plumbline.stage_a.config import StageASettings
-from plumbline.stage_a.estimate import Estimate, estimate
-from plumbline.stage_a.summaries import Plan, plan_summaries, run_summaries
+from plumbline.stage_a.estimate import StageAEstimate, estimate
+from plumbline.stage_a.summaries import SummaryPlan, plan_summaries, run_summaries
 from plumbline.storage.text import printable
 
 SHOWN_NOTES = 20
@@ -51,7 +51,7 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
     return max(report.exit_code for report in reports)
 
 
-def _tell_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+def _tell_plans(plans: Sequence[SummaryPlan], *, as_json: bool) -> None:
     told = [plan.as_dict() | {"estimate": estimate(plan).as_dict()} for plan in plans]
     if as_json:
         print(json.dumps({"runs": told}, ensure_ascii=False))
@@ -60,4 +60,4 @@ def _tell_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
         tickets = ", ".join(f"{count} {label}" for label, count in row["tickets"].items())
         print(f"{printable(plan.mission) or 'summaries'}: {row['images']} pictures, {row['todo']} to do", end="")
         print(f", tickets: {tickets}" if tickets else "")
-        print(f"  {Estimate(**row['estimate']).line()}\n  writes {plan.gathered}")
+        print(f"  {StageAEstimate(**row['estimate']).line()}\n  writes {plan.gathered}")

@@ -13,7 +13,7 @@ from plumbline.config.load import load_tree
 from plumbline.config.render import render_yaml
 from plumbline.config.spec import section_of
 from plumbline.config.tree import MapNode, leaves
-from plumbline.config.types import INVALID, AnyOf, Field, ListOf, Report, Section, Text
+from plumbline.config.types import INVALID, AnyOf, CheckReport, Field, ListOf, Section, Text
 from plumbline.errors import ConfigError, Problem
 from plumbline.infer.config import Sampling
 from plumbline.stage_b.gate import GateRules
@@ -199,7 +199,7 @@ class LoadedStageB:
 
 def load_stage_b(path: Path | str) -> LoadedStageB:
     """Read a Stage-B YAML; raises ConfigError with every problem at once. Paths in it are not opened."""
-    report = Report({})
+    report = CheckReport({})
     tree = load_tree(path, None, lambda node, _: node, report.problems)
     if not tree.entries and report.problems:  # nothing could be read: what is missing in it says nothing more
         raise ConfigError(report.problems)
@@ -223,7 +223,7 @@ def stage_b_section() -> Section:
 
 def read_missions(path: Path | str) -> dict[str, MissionEntry]:
     """The missions of a YAML file by name, each a focus alone or a mapping; ConfigError for anything else in it."""
-    report, section = Report({}), section_of(MissionEntry)
+    report, section = CheckReport({}), section_of(MissionEntry)
     tree = load_tree(path, None, lambda node, _: node, report.problems)
     found: dict[str, MissionEntry] = {}
     for name, entry in tree.entries.items():

@@ -24,7 +24,7 @@ TOKENS_PER_CHARACTER = 0.8
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StageBEstimate:
     """calls: questions that are left, the gate's for every edit included; prompt_tokens: of all of them, judged by some
     tickets; reply_tokens: the longest replies; price: of both; seconds: at least, on this machine's processor, None
     where servers, a GPU or recorded replies would answer."""
@@ -44,7 +44,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(run: MissionRun) -> Estimate:
+def estimate(run: MissionRun) -> StageBEstimate:
     """Count questions and tokens of what is left. Touches no file."""
     config = run.config
     ways = candidates_of(config.sampler, config.seed, 1)
@@ -54,7 +54,7 @@ def estimate(run: MissionRun) -> Estimate:
     reply = round(calls * sum(way.max_new_tokens for way in ways) / len(ways))
     labels = Counter(head.label for head in run.tickets.heads())
     is_local = config.engine.kind == "transformers" and not config.engine.servers
-    return Estimate(
+    return StageBEstimate(
         run.mission,
         len(run.tickets),
         ", ".join(f"{count} {label}" for label, count in labels.items()),

@@ -110,7 +110,7 @@ def _three_valued(flags: Known) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Decision:
+class GateDecision:
     """outcome: accept, reject, insufficient_evidence or unverified (nothing could be tested). p_value against alpha;
     veto_p_value against the rules' veto_alpha. tickets_needed: further gate tickets, about, that would tell; None where
     the outcome does not ask for any, or no number of tickets like these would do."""
@@ -123,16 +123,16 @@ class Decision:
     tickets_needed: int | None = None
 
 
-def decide(counts: Counts, alpha: float, rules: GateRules) -> Decision:
+def decide(counts: Counts, alpha: float, rules: GateRules) -> GateDecision:
     """The outcome for one edit at the level `alpha` that the budget gives it."""
     if counts.tickets == 0 or alpha == 0:
         why = "the alpha of this run is used up" if counts.tickets else "there are no gate tickets"
-        return Decision(UNVERIFIED, why, alpha)
+        return GateDecision(UNVERIFIED, why, alpha)
     p_value = mcnemar_p_value(counts.fixed, counts.broken)
     veto = false_pass_p_value(counts, rules)
     outcome, why = _outcome(counts, p_value <= alpha, veto <= rules.veto_alpha, rules)
     needed = _still_needed(counts, alpha, rules) if outcome == INSUFFICIENT else None
-    return Decision(outcome, why, alpha, p_value, veto, needed)
+    return GateDecision(outcome, why, alpha, p_value, veto, needed)
 
 
 def _outcome(counts: Counts, is_better: bool, is_safe: bool, rules: GateRules) -> tuple[str, str]:

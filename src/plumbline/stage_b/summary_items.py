@@ -22,7 +22,7 @@ _CLAUSE = re.compile(r"[，,、；;。！!\n]+")
 
 
 @dataclass(frozen=True)
-class Item:
+class SummaryItem:
     """One thing that a summary says. context: what else tells which thing it is about; the text itself mostly."""
 
     text: str
@@ -40,14 +40,14 @@ class Item:
         return any(kind == level or (len(kind) > 2 and kind in level) for kind in kinds for level in levels)
 
 
-def items_of(summary: str) -> list[Item]:
+def items_of(summary: str) -> list[SummaryItem]:
     """The items of a summary, in its order; of free text each clause is one, about what the whole text is about."""
     statistics = read_statistics(summary)
     if statistics is not None:
-        return [Item(text, text) for text in _flat(statistics, "", 0)]
+        return [SummaryItem(text, text) for text in _flat(statistics, "", 0)]
     counted, rest = _counted(summary)
     free = [clause.strip() for clause in _CLAUSE.split(rest) if clause.strip()]
-    return [Item(text, text) for text in counted] + [Item(clause, rest) for clause in free]
+    return [SummaryItem(text, text) for text in counted] + [SummaryItem(clause, rest) for clause in free]
 
 
 def read_statistics(summary: str) -> dict[str, Any] | None:

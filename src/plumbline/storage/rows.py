@@ -80,14 +80,14 @@ def last_line_start(stream: Any, size: int, block: int = 1 << 16) -> int:
     return 0
 
 
-class _Head(msgspec.Struct):
+class _RowHead(msgspec.Struct):
     """What every row has."""
 
     key: str
     status: str
 
 
-_HEADS = msgspec.json.Decoder(_Head)
+_HEADS = msgspec.json.Decoder(_RowHead)
 
 
 def read_heads(path: Path) -> Iterator[tuple[str, str]]:

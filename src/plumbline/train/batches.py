@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from plumbline.augment.plan import Plan
+from plumbline.augment.plan import AugmentationPlan
 from plumbline.augment.render import coloured, render
 from plumbline.batch.lengths import PixelLimits, grid_size, resize_to_grid
 from plumbline.batch.schedule import SampleKey, Unit
@@ -96,7 +96,7 @@ class Encoder:
             )
         if picture.plan is None:
             return resize_to_grid(pixels, self.limits)
-        assert isinstance(picture.plan, Plan)
+        assert isinstance(picture.plan, AugmentationPlan)
         return _augmented(pixels, picture.plan, self.limits)
 
     def _advice(self, error: Exception) -> str:
@@ -105,7 +105,7 @@ class Encoder:
         return "correct the record, or set training.strict: false to count such records and go on"
 
 
-def _augmented(pixels: Image.Image, plan: Plan, limits: PixelLimits) -> Image.Image:
+def _augmented(pixels: Image.Image, plan: AugmentationPlan, limits: PixelLimits) -> Image.Image:
     """The planned picture on the model's grid: warped there at once, so that it is interpolated a single time."""
     if not plan.moves:
         resized = resize_to_grid(pixels, limits)

@@ -18,11 +18,11 @@ from plumbline.config.types import (
     AnyOf,
     Anything,
     Bool,
+    CheckReport,
     Field,
     ListOf,
     Null,
     Number,
-    Report,
     Section,
     Text,
     ValueType,
@@ -135,7 +135,7 @@ def check_file(path: Path | str, base_config: Path | str | None = None, *, plugi
     plugins: whether `custom.plugins` are imported, which may add operations.
     """
     canonical = Canonical()
-    report = Report(_hints())
+    report = CheckReport(_hints())
     tree = load_tree(path, base_config, canonical, report.problems)
     if plugins:
         report.problems.extend(_plugin_problems(tree))

@@ -24,7 +24,7 @@ from plumbline.errors import writing
 from plumbline.model.packed_attention import segments_of
 from plumbline.model.upstream import GKDTrainer, without_checkpointing
 from plumbline.train.batches import IGNORED, MODEL_INPUTS
-from plumbline.train.identity import Entry
+from plumbline.train.identity import CacheEntry
 from plumbline.train.objective.features import VisualKd, feature_distances, watched
 from plumbline.train.objective.taught import Taught
 from plumbline.train.objective.weights import LossWeights
@@ -199,7 +199,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         )
         console = Console(stderr=True)
         with Progress(disable=not sys.stderr.isatty(), console=console) as bar:
-            shown: set[Entry] = set()
+            shown: set[CacheEntry] = set()
             task = bar.add_task("asking the teacher", total=epochs * len(train) + len(evaluated))
             try:
                 for loader, epoch in [(evaluated, 0), *((train, number) for number in range(epochs))]:

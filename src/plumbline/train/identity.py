@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Entry = tuple[str, int]
+CacheEntry = tuple[str, int]
 """Key of a sample and how many supervised tokens it has."""
 
 
-def sample_key(row: Mapping[str, Any], ignored: int) -> Entry:
+def sample_key(row: Mapping[str, Any], ignored: int) -> CacheEntry:
     """Key of an encoded row (`input_ids`, `labels`, `pixel_values`, `image_grid_thw`), by what it holds."""
     digest = hashlib.blake2b(digest_size=16)
     labels = torch.as_tensor(row["labels"])

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from plumbline.augment.plan import Plan
+from plumbline.augment.plan import AugmentationPlan
 from plumbline.data.answer_kinds import KINDS
 from plumbline.data.dataset import Sample
 from plumbline.train.objective.features import TARGETS
@@ -111,7 +111,7 @@ def sample_tally(sample: Sample, tokens: int) -> Counter[str]:
     tally["dropped/outside its own picture"] = sample.dropped
     tally["dropped/over max_objects_per_image"] = sample.left_out
     for picture in sample.pictures:
-        if not isinstance(picture.plan, Plan):
+        if not isinstance(picture.plan, AugmentationPlan):
             continue
         plan = picture.plan
         tally.update(f"dropped/{reason}" for _, reason in plan.dropped)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from plumbline.augment.plan import Skip, Step, View, between
+from plumbline.augment.plan import AugmentationStep, Skip, View, between
 from plumbline.config.limits import Range
 from plumbline.geometry.maps import (
     Map,
@@ -27,11 +27,11 @@ from plumbline.geometry.maps import (
 Probability = Annotated[float, Range(ge=0, le=1)]
 
 
-def _on_canvas(view: View, matrix: Map) -> Step:
-    return Step(matrix, view.width, view.height)
+def _on_canvas(view: View, matrix: Map) -> AugmentationStep:
+    return AugmentationStep(matrix, view.width, view.height)
 
 
-def _about_middle(view: View, matrix: Map) -> Step:
+def _about_middle(view: View, matrix: Map) -> AugmentationStep:
     return _on_canvas(view, about((view.width / 2, view.height / 2), matrix))
 
 
@@ -42,7 +42,7 @@ class HFlip:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         return _on_canvas(view, horizontal_flip(view.width))
 
 
@@ -53,7 +53,7 @@ class VFlip:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         return _on_canvas(view, vertical_flip(view.height))
 
 
@@ -66,7 +66,7 @@ class Rotate:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         return _about_middle(view, rotation(between(rng, -self.max_deg, self.max_deg)))
 
 
@@ -79,7 +79,7 @@ class Scale:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         factor = between(rng, *self.factor)
         return _about_middle(view, scaling(factor, factor))
 
@@ -95,7 +95,7 @@ class Shear:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         x = between(rng, -self.max_x_deg, self.max_x_deg)
         return _about_middle(view, shear(x, between(rng, -self.max_y_deg, self.max_y_deg)))
 
@@ -114,7 +114,7 @@ class Perspective:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         everything = map_points(canvas_corners(*view.source), view.matrix).tolist()
         if view.is_cropped:  # the crop's window may reach beyond the source, over what was turned or padded in
             everything += view.kept_corners.tolist()

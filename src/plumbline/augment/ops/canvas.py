@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from plumbline.augment.ops.affine import Probability
-from plumbline.augment.plan import ObjectRule, Rewriting, Skip, Step, View, between, choose
+from plumbline.augment.plan import AugmentationStep, ObjectRule, Rewriting, Skip, View, between, choose
 from plumbline.config.limits import Length, Range
 from plumbline.geometry import Polyline
 from plumbline.geometry.clip import visible_fraction
@@ -45,10 +45,10 @@ class ResizeByScale:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         factor = between(rng, *self.factor)
         width, height = (_aligned(side * factor, self.multiple) for side in (view.width, view.height))
-        return Step(scaling(width / view.width, height / view.height), width, height)
+        return AugmentationStep(scaling(width / view.width, height / view.height), width, height)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +62,19 @@ class ExpandToFitAffine:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         kept = view.kept_corners
         low, high = kept.min(0), kept.max(0)
         if low.min() >= -_ROUNDING_PX and (high <= (view.width + _ROUNDING_PX, view.height + _ROUNDING_PX)).all():
             width, height = _padded(view.width, self.multiple), _padded(view.height, self.multiple)
             if (width, height) == (view.width, view.height):
                 return Skip("everything fits already")
-            return Step(IDENTITY, width, height)
+            return AugmentationStep(IDENTITY, width, height)
         width, height = (_padded(side, self.multiple) for side in (high - low).tolist())
         moved = translation(*(-low + ((width, height) - (high - low)) / 2))
-        return self._within(Step(moved, width, height))
+        return self._within(AugmentationStep(moved, width, height))
 
-    def _within(self, step: Step) -> Step:
+    def _within(self, step: AugmentationStep) -> AugmentationStep:
         """The step, its canvas no larger than `max_pixels`; the picture keeps its proportions and its centre."""
         area = step.width * step.height
         if self.max_pixels is None or area <= self.max_pixels:
@@ -83,7 +83,7 @@ class ExpandToFitAffine:
         width, height = (_floored(side * shrink, self.multiple) for side in (step.width, step.height))
         factor = min(width / step.width, height / step.height)
         centred = translation((width - factor * step.width) / 2, (height - factor * step.height) / 2)
-        return Step(then(then(step.matrix, scaling(factor, factor)), centred), width, height)
+        return AugmentationStep(then(then(step.matrix, scaling(factor, factor)), centred), width, height)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +95,8 @@ class PadToMultiple:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
-        return Step(IDENTITY, _padded(view.width, self.multiple), _padded(view.height, self.multiple))
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
+        return AugmentationStep(IDENTITY, _padded(view.width, self.multiple), _padded(view.height, self.multiple))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +134,10 @@ class CropRules:
         rewriting = Rewriting(self.completeness_threshold, self.complete_text or "", self.partial_text or "")
         return ObjectRule(self.min_coverage, lines, (rewriting,))
 
-    def crop(self, view: View, x: int, y: int, width: int, height: int) -> Step | Skip:
+    def crop(self, view: View, x: int, y: int, width: int, height: int) -> AugmentationStep | Skip:
         """The step that cuts this window (pixels of the canvas) out, unless the rules speak against it."""
         rule = view.rule.joined(self.rule())
-        step = Step(translation(-x, -y), width, height, rule)
+        step = AugmentationStep(translation(-x, -y), width, height, rule)
         if not view.record.objects:
             return step
         window = (x, y, x + width, y + height)
@@ -185,7 +185,7 @@ class CenterCrop(CropRules):
     share: Annotated[float, Range(gt=0, le=1)] = 0.9
     """Share of each side that is kept."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         width, height = (max(1, round(side * self.share)) for side in (view.width, view.height))
         return self.crop(view, (view.width - width) // 2, (view.height - height) // 2, width, height)
 
@@ -199,7 +199,7 @@ class RandomCrop(CropRules):
     aspect: Annotated[tuple[float, float], Range(gt=0, le=10)] = (0.8, 1.25)
     """Range of the window's width over height, relative to the canvas."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         area = between(rng, *self.area)
         ratio = math.exp(between(rng, *map(math.log, self.aspect)))
         width = min(view.width, max(1, round(view.width * math.sqrt(area * ratio))))
@@ -219,7 +219,7 @@ class RoiCrop(CropRules):
     min_side: Annotated[int, Range(ge=1)] = 112
     """Least side of the window in pixels, as far as the canvas reaches."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         canvas = (0.0, 0.0, float(view.width), float(view.height))
         anchors = [
             bounds

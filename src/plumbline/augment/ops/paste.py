@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from plumbline.augment.ops.affine import Probability
-from plumbline.augment.plan import Patch, Skip, Step, View, between, choose
+from plumbline.augment.plan import AugmentationStep, Patch, Skip, View, between, choose
 from plumbline.config.limits import Range
 from plumbline.geometry import Box
 from plumbline.geometry.group import Bounds, overlaps
@@ -37,7 +37,7 @@ class SmallObjectZoomPaste:
     prob: Probability = 1.0
     """Chance that it acts."""
 
-    def draw(self, view: View, rng: np.random.Generator) -> Step | Skip:
+    def draw(self, view: View, rng: np.random.Generator) -> AugmentationStep | Skip:
         if view.patches:
             return Skip("a patch is there already")
         if not is_upright(view.matrix):
@@ -56,7 +56,7 @@ class SmallObjectZoomPaste:
         back = inverse(view.matrix)
         rect = _rect_under(window, back)
         inside = tuple(i for i, other in enumerate(bounds) if _contains(window, other))
-        return Step(IDENTITY, view.width, view.height, patch=Patch(rect, to_copy @ view.matrix, inside))
+        return AugmentationStep(IDENTITY, view.width, view.height, patch=Patch(rect, to_copy @ view.matrix, inside))
 
     def _is_candidate(self, view: View, bounds: Sequence[Bounds], index: int) -> bool:
         x1, y1, x2, y2 = bounds[index]

@@ -12,7 +12,15 @@ from typing import Any
 
 from plumbline.data.contract import are_coordinates, is_right_count
 from plumbline.data.convert.outlines import coco_counts, mask_outlines
-from plumbline.data.convert.picture import Picture, Report, finite, listing, mapping, path_name, whole
+from plumbline.data.convert.picture import (
+    AnnotatedPicture,
+    ConversionReport,
+    finite,
+    listing,
+    mapping,
+    path_name,
+    whole,
+)
 from plumbline.data.convert.stream import json_items
 from plumbline.storage.text import shown
 
@@ -21,7 +29,7 @@ _INDEX = "CREATE INDEX by_image ON placed (image)"
 _BATCH = 2_000
 
 
-def read_coco(source: Path, report: Report, *, is_lvis: bool = False) -> Iterator[Picture]:
+def read_coco(source: Path, report: ConversionReport, *, is_lvis: bool = False) -> Iterator[AnnotatedPicture]:
     """The pictures of `source` in its order.
 
     is_lvis: pictures are named by the end of `coco_url`. Raises DamagedFileError where the file is no JSON.
@@ -51,7 +59,7 @@ def read_coco(source: Path, report: Report, *, is_lvis: bool = False) -> Iterato
             report.lose("annotation of an unknown picture", str(source), placed - used)
 
 
-def _categories(source: Path, report: Report) -> dict[str, str]:
+def _categories(source: Path, report: ConversionReport) -> dict[str, str]:
     names: dict[str, str] = {}
     for index, raw in enumerate(json_items(source, "categories.item")):
         key, name = _key(mapping(raw).get("id")), mapping(raw).get("name")
@@ -71,7 +79,7 @@ def _key(value: object) -> str | None:
     return json.dumps(str(value))
 
 
-def _place(source: Path, table: sqlite3.Connection, report: Report) -> int:
+def _place(source: Path, table: sqlite3.Connection, report: ConversionReport) -> int:
     """Put the annotations into `table` by picture; returns how many."""
     table.execute(_PLACED)
     count = 0
@@ -100,12 +108,12 @@ def _place(source: Path, table: sqlite3.Connection, report: Report) -> int:
 _READ = ("category_id", "bbox", "segmentation", "iscrowd", "attributes", "num_keypoints", "caption")
 
 
-def _picture(image: Any, where: str, is_lvis: bool) -> Picture:
+def _picture(image: Any, where: str, is_lvis: bool) -> AnnotatedPicture:
     name = path_name(image.get("file_name"))
     if not name and is_lvis:
         name = "/".join(path_name(image.get("coco_url")).split("/")[-2:])
     summary = image.get("summary")
-    picture = Picture(name, where, whole(image.get("width")), whole(image.get("height")))
+    picture = AnnotatedPicture(name, where, whole(image.get("width")), whole(image.get("height")))
     picture.summary = summary if isinstance(summary, str) and summary.strip() else None
     picture.metadata = {
         name: image[name] for name in ("neg_category_ids", "not_exhaustive_category_ids") if image.get(name)
@@ -113,7 +121,7 @@ def _picture(image: Any, where: str, is_lvis: bool) -> Picture:
     return picture
 
 
-def _add(picture: Picture, row: dict[str, Any], names: dict[str, str], report: Report) -> None:
+def _add(picture: AnnotatedPicture, row: dict[str, Any], names: dict[str, str], report: ConversionReport) -> None:
     where = f"annotations[{row['index']}]"
     place = f"{picture.place}: {where}"
     attributes = mapping(row.get("attributes"))
@@ -131,7 +139,7 @@ def _add(picture: Picture, row: dict[str, Any], names: dict[str, str], report: R
         picture.add(kind, numbers, desc, where, report)
 
 
-def _geometry(row: dict[str, Any], drawn_as: object, place: str, report: Report) -> tuple[str, Any]:
+def _geometry(row: dict[str, Any], drawn_as: object, place: str, report: ConversionReport) -> tuple[str, Any]:
     """(kind, flat numbers) of an annotation: its outline where it has one of a single part, else its box."""
     outlines, how = _outlines(row.get("segmentation"))
     if len(outlines) == 1:

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from plumbline.data.contract import build_record, find_breaches
-from plumbline.data.convert.picture import Report
+from plumbline.data.convert.picture import ConversionReport
 from plumbline.data.images import is_data_url
 from plumbline.data.read import parse_line, read_lines
 from plumbline.data.record import DataObject, Record
@@ -17,7 +17,7 @@ from plumbline.data.stats import desc_levels
 from plumbline.storage.files import replacing
 
 
-def write_coco(source: Path, target: Path, report: Report) -> None:
+def write_coco(source: Path, target: Path, report: ConversionReport) -> None:
     """Write the records of `source`, or its caption rows, as one COCO file; it appears whole or not at all.
 
     The category is the first level of `desc`; the whole `desc` and the kind of geometry are in `attributes`, from which
@@ -37,7 +37,7 @@ def write_coco(source: Path, target: Path, report: Report) -> None:
         stream.write(f'],\n"categories": {json.dumps(rows, ensure_ascii=False)}}}\n')
 
 
-def _images(source: Path, later: Any, categories: dict[str, int], report: Report) -> Iterator[str]:
+def _images(source: Path, later: Any, categories: dict[str, int], report: ConversionReport) -> Iterator[str]:
     """The images as JSON; their annotations go to `later`, a line each."""
     annotations = 0
     for line in read_lines(source):

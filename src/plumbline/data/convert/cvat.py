@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.data.convert.outlines import ellipse, mask_outlines, turned_box
-from plumbline.data.convert.picture import Picture, Report, path_name, text_number, whole, with_attributes
+from plumbline.data.convert.picture import (
+    AnnotatedPicture,
+    ConversionReport,
+    path_name,
+    text_number,
+    whole,
+    with_attributes,
+)
 from plumbline.data.read import open_data
 from plumbline.errors import DamagedFileError, Problem
 from plumbline.storage.text import printable, shown_path
@@ -18,7 +25,7 @@ _SHAPES = ("box", "polygon", "polyline", "ellipse", "mask")
 _OTHER = ("points", "cuboid", "skeleton")
 
 
-def read_cvat(source: Path, report: Report, images: Path | None = None) -> Iterator[Picture]:
+def read_cvat(source: Path, report: ConversionReport, images: Path | None = None) -> Iterator[AnnotatedPicture]:
     """The pictures of `source` in its order, then the frames of its tracks.
 
     images: folder with the frames of a video as pictures (`frame_000012.png`); tracks are lost without it.
@@ -35,7 +42,7 @@ def read_cvat(source: Path, report: Report, images: Path | None = None) -> Itera
             raise DamagedFileError(Problem(shown_path(source), what, "export it as 'CVAT for images 1.1'")) from error
 
 
-def _pictures(events: Any, source: Path, report: Report, images: Path | None) -> Iterator[Picture]:
+def _pictures(events: Any, source: Path, report: ConversionReport, images: Path | None) -> Iterator[AnnotatedPicture]:
     root = None
     count = 0
     depth = 0
@@ -63,11 +70,11 @@ def _pictures(events: Any, source: Path, report: Report, images: Path | None) ->
 class _Frames:
     """The frames of a video below `images`, with what its tracks show in each."""
 
-    def __init__(self, source: Path, images: Path, report: Report):
+    def __init__(self, source: Path, images: Path, report: ConversionReport):
         self._source, self._report = source, report
         files = sorted(file for file in images.rglob("*") if _FRAME.fullmatch(file.stem))
         self._names = {int(file.stem.rpartition("_")[2]): file.relative_to(images).as_posix() for file in files}
-        self._found: dict[int, Picture] = {}
+        self._found: dict[int, AnnotatedPicture] = {}
 
     def add(self, track: Any) -> None:
         """The shapes of a track, each to its frame; none where the thing is outside of the picture."""
@@ -82,20 +89,22 @@ class _Frames:
                 self._report.lose(f"shape of the kind {printable(str(shape.tag))[:60]}", f"{name}: {where}")
             else:
                 frame = number - 1
-                picture = self._found.setdefault(frame, Picture(self._names[frame], f"{self._source}: frame {frame}"))
+                picture = self._found.setdefault(
+                    frame, AnnotatedPicture(self._names[frame], f"{self._source}: frame {frame}")
+                )
                 _add(picture, shape, f"track {track.get('id')}", self._report, track.get("label"))
 
-    def pictures(self) -> Iterator[Picture]:
+    def pictures(self) -> Iterator[AnnotatedPicture]:
         """In the order of the frames; those in which nothing is shown, too, where there are tracks."""
         for frame in sorted(self._names) if self._found else ():
-            yield self._found.get(frame) or Picture(self._names[frame], f"{self._source}: frame {frame}")
+            yield self._found.get(frame) or AnnotatedPicture(self._names[frame], f"{self._source}: frame {frame}")
 
 
 _FRAME = re.compile(r"(?:frame_)?\d{1,9}")
 
 
-def _picture(element: Any, place: str, report: Report) -> Picture:
-    picture = Picture(
+def _picture(element: Any, place: str, report: ConversionReport) -> AnnotatedPicture:
+    picture = AnnotatedPicture(
         path_name(element.get("name")),
         place,
         whole(text_number(element.get("width"))),
@@ -115,7 +124,7 @@ def _picture(element: Any, place: str, report: Report) -> Picture:
     return picture
 
 
-def _add(picture: Picture, shape: Any, where: str, report: Report, label: str | None = None) -> None:
+def _add(picture: AnnotatedPicture, shape: Any, where: str, report: ConversionReport, label: str | None = None) -> None:
     """label: of the track that the shape belongs to; its own without one."""
     place = f"{picture.place}: {where}"
     attributes = [(item.get("name"), (item.text or "").strip()) for item in shape.iter("attribute")]
@@ -145,7 +154,7 @@ def _add(picture: Picture, shape: Any, where: str, report: Report, label: str | 
         picture.add("poly" if shape.tag == "polygon" else "line", flat, desc, where, report)
 
 
-def _add_mask(picture: Picture, shape: Any, desc: object, where: str, report: Report) -> None:
+def _add_mask(picture: AnnotatedPicture, shape: Any, desc: object, where: str, report: ConversionReport) -> None:
     place = f"{picture.place}: {where}"
     left, top, width, height = (whole(text_number(shape.get(name)) + shift) for name, shift in _MASK)
     try:

@@ -8,14 +8,22 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from plumbline.data.convert.outlines import ellipse, turned_box
-from plumbline.data.convert.picture import Picture, Report, listing, mapping, path_name, text_number, whole
+from plumbline.data.convert.picture import (
+    AnnotatedPicture,
+    ConversionReport,
+    listing,
+    mapping,
+    path_name,
+    text_number,
+    whole,
+)
 from plumbline.data.convert.stream import json_items
 from plumbline.storage.text import shown
 
 _UPLOADS = "/data/upload/"
 
 
-def read_label_studio(source: Path, report: Report) -> Iterator[Picture]:
+def read_label_studio(source: Path, report: ConversionReport) -> Iterator[AnnotatedPicture]:
     """One picture per task, from its ground truth or else its first annotation that was not cancelled.
 
     Raises DamagedFileError where the file is no JSON.
@@ -32,7 +40,7 @@ def read_label_studio(source: Path, report: Report) -> Iterator[Picture]:
             report.lose("task that is not of the JSON export (JSON-MIN?)", where)
             continue
         results = [mapping(item) for item in listing(sound[0].get("result"))] if sound else []
-        picture = Picture(_image_name(mapping(task.get("data")), results), where)
+        picture = AnnotatedPicture(_image_name(mapping(task.get("data")), results), where)
         _read(picture, results, report)
         yield picture
 
@@ -62,7 +70,7 @@ def _has_picture_suffix(text: str) -> bool:
     return text.lower().partition("?")[0].endswith((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 
 
-def _read(picture: Picture, results: list[Mapping[str, Any]], report: Report) -> None:
+def _read(picture: AnnotatedPicture, results: list[Mapping[str, Any]], report: ConversionReport) -> None:
     regions = [item for item in results if str(item.get("type")) in _REGIONS]
     told: dict[str, list[str]] = {}
     for index, item in enumerate(results):
@@ -78,7 +86,7 @@ def _read(picture: Picture, results: list[Mapping[str, Any]], report: Report) ->
             _add(picture, item, f"result[{index}]", own, report)
 
 
-def _tell(picture: Picture, item: Mapping[str, Any], regions: set[str], told: dict[str, list[str]]) -> None:
+def _tell(picture: AnnotatedPicture, item: Mapping[str, Any], regions: set[str], told: dict[str, list[str]]) -> None:
     """What was chosen or typed: a level of the region's description, or metadata of the whole picture."""
     value = mapping(item.get("value"))
     said = value.get(str(item.get("type")), value.get("text"))
@@ -103,7 +111,9 @@ _REGIONS = {
 """Types of results with a geometry that can be kept."""
 
 
-def _add(picture: Picture, item: Mapping[str, Any], where: str, told: list[str], report: Report) -> None:
+def _add(
+    picture: AnnotatedPicture, item: Mapping[str, Any], where: str, told: list[str], report: ConversionReport
+) -> None:
     place = f"{picture.place}: {where}"
     width, height = whole(item.get("original_width")), whole(item.get("original_height"))
     if width is None or height is None:

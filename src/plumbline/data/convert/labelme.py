@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.data.convert.outlines import ellipse
-from plumbline.data.convert.picture import Picture, Report, finite, listing, mapping, path_name, whole, with_attributes
+from plumbline.data.convert.picture import (
+    AnnotatedPicture,
+    ConversionReport,
+    finite,
+    listing,
+    mapping,
+    path_name,
+    whole,
+    with_attributes,
+)
 from plumbline.errors import DataError, Problem
 from plumbline.storage.text import printable, shown, shown_path
 
@@ -17,7 +26,7 @@ MAX_BYTES = 256 * 1024 * 1024
 """A file holds its picture as text where LabelMe was told to; more than this is no annotation."""
 
 
-def read_labelme(source: Path, report: Report) -> Iterator[Picture]:
+def read_labelme(source: Path, report: ConversionReport) -> Iterator[AnnotatedPicture]:
     """The pictures of one file, or of every `.json` below a folder in the order of names.
 
     A file that is no annotation is counted and left out; DataError when there is none at all.
@@ -32,7 +41,7 @@ def read_labelme(source: Path, report: Report) -> Iterator[Picture]:
             continue
         below = posixpath.join(*file.parent.relative_to(folder).parts) if file.parent != folder else ""
         name = path_name(raw.get("imagePath"))
-        picture = Picture(
+        picture = AnnotatedPicture(
             path_name(posixpath.join(below, name)) if name else "",
             str(file),
             whole(raw.get("imageWidth")),
@@ -43,7 +52,7 @@ def read_labelme(source: Path, report: Report) -> Iterator[Picture]:
         yield picture
 
 
-def _load(file: Path, report: Report) -> dict[str, Any] | None:
+def _load(file: Path, report: ConversionReport) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > MAX_BYTES:
             report.lose("file that is no LabelMe annotation", f"{file}: larger than {MAX_BYTES} bytes")
@@ -58,7 +67,7 @@ def _load(file: Path, report: Report) -> dict[str, Any] | None:
     return raw
 
 
-def _add(picture: Picture, shape: Any, where: str, report: Report) -> None:
+def _add(picture: AnnotatedPicture, shape: Any, where: str, report: ConversionReport) -> None:
     place = f"{picture.place}: {where}"
     pairs = [finite(point) for point in listing(shape.get("points"))]
     points = [(pair[0], pair[1]) for pair in pairs if pair is not None and len(pair) == 2]

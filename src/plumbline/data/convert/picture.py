@@ -20,7 +20,7 @@ _DECIMALS = 3
 
 
 @dataclass
-class Report:
+class ConversionReport:
     """What happened to a source. negatives: records of pictures without objects. lost: reason -> how many are not in
     the output; changed: written otherwise than drawn.
 
@@ -63,7 +63,7 @@ class Report:
 
 
 @dataclass
-class Picture:
+class AnnotatedPicture:
     """One picture of a source. name: below the folder of pictures, with forward slashes. place: where it was read."""
 
     name: str
@@ -74,7 +74,7 @@ class Picture:
     summary: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, kind: str, numbers: object, desc: object, where: str, report: Report) -> None:
+    def add(self, kind: str, numbers: object, desc: object, where: str, report: ConversionReport) -> None:
         """Append one object, or count why it is not one. `numbers`: flat pixels; a box in any order of its corners."""
         place = f"{self.place}: {where}"
         if not isinstance(desc, str) or not desc.strip():

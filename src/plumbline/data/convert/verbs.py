@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.data.contract import find_breaches
-from plumbline.data.convert.picture import Picture, Report
+from plumbline.data.convert.picture import AnnotatedPicture, ConversionReport
 from plumbline.data.findings import Findings
 from plumbline.data.images import image_size
 from plumbline.data.record import SCHEMA
@@ -57,7 +57,7 @@ def convert(
         raise DataError(Problem(shown_path(output), "exists already", "give another --output, or --overwrite"))
     if not output.absolute().parent.is_dir():
         raise DataError(Problem(shown_path(output.parent), "no such folder", "make it first"))
-    report = Report()
+    report = ConversionReport()
     if source_format is None:
         from plumbline.data.convert.coco_writer import write_coco
 
@@ -70,8 +70,8 @@ def convert(
 
 
 def _open(
-    source: Path, source_format: str, options: ConvertOptions, report: Report
-) -> tuple[Iterator[Picture], Path | None]:
+    source: Path, source_format: str, options: ConvertOptions, report: ConversionReport
+) -> tuple[Iterator[AnnotatedPicture], Path | None]:
     """The pictures of the source and the folder that their names are relative to, None when it was not told."""
     is_folder_format = source_format in ("yolo", "yolo-obb")
     if source.is_dir() and not is_folder_format and source_format != "labelme":
@@ -93,13 +93,13 @@ def _open(
     return _reader(source_format, options.images)(source, report), options.images
 
 
-def _reader(source_format: str, images: Path | None) -> Callable[[Path, Report], Iterator[Picture]]:
+def _reader(source_format: str, images: Path | None) -> Callable[[Path, ConversionReport], Iterator[AnnotatedPicture]]:
     from plumbline.data.convert.coco import read_coco
     from plumbline.data.convert.cvat import read_cvat
     from plumbline.data.convert.label_studio import read_label_studio
     from plumbline.data.convert.labelme import read_labelme
 
-    readers: dict[str, Callable[[Path, Report], Iterator[Picture]]] = {
+    readers: dict[str, Callable[[Path, ConversionReport], Iterator[AnnotatedPicture]]] = {
         "coco": read_coco,
         "lvis": partial(read_coco, is_lvis=True),
         "labelme": read_labelme,
@@ -110,7 +110,11 @@ def _reader(source_format: str, images: Path | None) -> Callable[[Path, Report],
 
 
 def _lines(
-    pictures: Iterator[Picture], images: Path | None, output: Path, options: ConvertOptions, report: Report
+    pictures: Iterator[AnnotatedPicture],
+    images: Path | None,
+    output: Path,
+    options: ConvertOptions,
+    report: ConversionReport,
 ) -> Iterator[str]:
     """The records as JSON; what the contract refuses is counted and left out."""
     folder = output.absolute().parent
@@ -155,7 +159,9 @@ def _is_there(file: Path) -> bool:
         return False
 
 
-def _with_losses(pictures: Iterator[Picture], report: Report) -> Iterator[tuple[Picture, bool]]:
+def _with_losses(
+    pictures: Iterator[AnnotatedPicture], report: ConversionReport
+) -> Iterator[tuple[AnnotatedPicture, bool]]:
     """Each picture, and whether it was read without a loss: one that lost an object is no picture without objects."""
     before = report.lost.total()
     for picture in pictures:
@@ -163,7 +169,7 @@ def _with_losses(pictures: Iterator[Picture], report: Report) -> Iterator[tuple[
         before = report.lost.total()
 
 
-def _row(picture: Picture, image: str, *, is_negative: bool) -> dict[str, Any]:
+def _row(picture: AnnotatedPicture, image: str, *, is_negative: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"schema": SCHEMA, "images": [image]}
     if picture.width is not None and picture.height is not None:
         row |= {"width": picture.width, "height": picture.height}
@@ -174,7 +180,7 @@ def _row(picture: Picture, image: str, *, is_negative: bool) -> dict[str, Any]:
     return row | ({"metadata": picture.metadata} if picture.metadata else {})
 
 
-def _as_box(item: dict[str, Any], place: str, report: Report) -> dict[str, Any]:
+def _as_box(item: dict[str, Any], place: str, report: ConversionReport) -> dict[str, Any]:
     kind = next((kind for kind in ("quad", "poly") if kind in item), None)
     if kind is None:
         return item
@@ -183,7 +189,7 @@ def _as_box(item: dict[str, Any], place: str, report: Report) -> dict[str, Any]:
     return {"bbox_2d": [min(xs), min(ys), max(xs), max(ys)], "desc": item["desc"]}
 
 
-def _with_progress(pictures: Iterator[Picture], report: Report) -> Iterator[Picture]:
+def _with_progress(pictures: Iterator[AnnotatedPicture], report: ConversionReport) -> Iterator[AnnotatedPicture]:
     """The same pictures; on a terminal a line on stderr tells how far it has come."""
     if not sys.stderr.isatty():
         yield from pictures
@@ -197,7 +203,7 @@ def _with_progress(pictures: Iterator[Picture], report: Report) -> Iterator[Pict
             yield picture
 
 
-def _print(report: Report, source: Path, output: Path, as_json: bool) -> None:
+def _print(report: ConversionReport, source: Path, output: Path, as_json: bool) -> None:
     if as_json:
         row = {"source": str(source), "output": str(output)} | report.as_dict()
         print(json.dumps(row, ensure_ascii=True))

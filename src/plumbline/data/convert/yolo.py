@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from plumbline.data.convert.picture import Picture, Report, mapping, text_number
+from plumbline.data.convert.picture import AnnotatedPicture, ConversionReport, mapping, text_number
 from plumbline.data.images import image_size
 from plumbline.data.read import wide_encoding
 from plumbline.errors import DataError, Problem
@@ -34,8 +34,8 @@ def pictures_folder(labels: Path) -> Path:
 
 
 def read_yolo(
-    source: Path, images: Path, report: Report, *, classes: Path | None = None, is_turned: bool = False
-) -> Iterator[Picture]:
+    source: Path, images: Path, report: ConversionReport, *, classes: Path | None = None, is_turned: bool = False
+) -> Iterator[AnnotatedPicture]:
     """The pictures below `images` in the order of names, with the labels of the same relative name below `source`.
 
     classes: `data.yaml` or a text file with a name per line; by default looked for in `source` and the two folders
@@ -63,8 +63,8 @@ def read_yolo(
 
 
 def read_yolo_splits(
-    file: Path, report: Report, *, classes: Path | None = None, is_turned: bool = False
-) -> Iterator[Picture]:
+    file: Path, report: ConversionReport, *, classes: Path | None = None, is_turned: bool = False
+) -> Iterator[AnnotatedPicture]:
     """The pictures of the splits that a `data.yaml` names, with their names relative to `splits_folder`.
 
     A split is a folder of pictures, a text file with one picture per line, or a list of these. The split is kept as
@@ -139,10 +139,10 @@ def _has_picture(labels: Path) -> bool:
 
 
 def _read_picture(
-    name: str, file: Path, labels: Path, names: dict[int, str], is_turned: bool, report: Report
-) -> Picture | None:
+    name: str, file: Path, labels: Path, names: dict[int, str], is_turned: bool, report: ConversionReport
+) -> AnnotatedPicture | None:
     """A picture with its labels; None for one that cannot be opened."""
-    picture = Picture(name, str(labels if labels.is_file() else file))
+    picture = AnnotatedPicture(name, str(labels if labels.is_file() else file))
     try:
         picture.width, picture.height = image_size(file)
     except DataError as error:
@@ -197,7 +197,9 @@ def _unread(file: Path, error: Exception) -> DataError:
     return DataError(Problem(shown_path(file), f"cannot be read: {printable(str(error))[:200]}"))
 
 
-def _read(picture: Picture, labels: Path, names: dict[int, str], is_turned: bool, report: Report) -> None:
+def _read(
+    picture: AnnotatedPicture, labels: Path, names: dict[int, str], is_turned: bool, report: ConversionReport
+) -> None:
     try:
         if labels.stat().st_size > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")
@@ -238,7 +240,7 @@ def _form(count: int, is_turned: bool) -> str | None:
     return "poly" if count >= 6 and count % 2 == 0 else None
 
 
-def _pixels(fields: list[str], picture: Picture, form: str) -> list[float]:
+def _pixels(fields: list[str], picture: AnnotatedPicture, form: str) -> list[float]:
     width, height = picture.width or 0, picture.height or 0
     values = [text_number(text) * (height if index % 2 else width) for index, text in enumerate(fields)]
     if form != "bbox_2d":

@@ -102,7 +102,7 @@ class _FusedHead(torch.autograd.Function):
         per_row = torch.zeros(3, number, dtype=precision_of(weight), device=rows.device)
         # Chunks of one size: a short last one would read the whole head for little.
         chunk = math.ceil(number / max(1, math.ceil(number / CHUNK_ROWS)))
-        head = _Head(chunk, weight, taught, weights, kd_weights)
+        head = _ChunkedHead(chunk, weight, taught, weights, kd_weights)
         for start in range(0, number, max(chunk, 1)):
             part = slice(start, min(start + chunk, number))
             gradient, factors = head.chunk(rows, targets, part, per_row[:, part])
@@ -129,7 +129,7 @@ class _FusedHead(torch.autograd.Function):
         )
 
 
-class _Head:
+class _ChunkedHead:
     """The memory that all chunks of a pass share, and what happens to one chunk.
 
     chunk: rows at most; weight: [V, H]; taught: the teacher's rows [N, H'] and head [V, H'], or its most likely tokens;

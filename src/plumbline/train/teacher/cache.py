@@ -28,7 +28,7 @@ from torch import Tensor
 
 from plumbline.errors import DataError, Problem, writing
 from plumbline.model.checkpoints import saving
-from plumbline.train.identity import Entry
+from plumbline.train.identity import CacheEntry
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +90,13 @@ class TeacherCache:
     def __contains__(self, key: str) -> bool:
         return key in self._waiting or key in self._where
 
-    def missing(self, entries: Sequence[Entry]) -> list[Entry]:
+    def missing(self, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
         """What is not there; files that others have written meanwhile are looked at first."""
         if any(key not in self for key, _ in entries):
             self._look()
         return [entry for entry in entries if entry[0] not in self]
 
-    def rows(self, entries: Sequence[Entry], width: int) -> Tensor | None:
+    def rows(self, entries: Sequence[CacheEntry], width: int) -> Tensor | None:
         """Rows [N, width] of a batch's supervised tokens, in its order; None when any sample is missing."""
         if not entries or self.missing(entries):
             self.misses += len(entries)
@@ -104,7 +104,7 @@ class TeacherCache:
         self.hits += len(entries)
         return torch.cat([self._read(key, count, width) for key, count in entries])
 
-    def add(self, entries: Sequence[Entry], rows: Tensor) -> None:
+    def add(self, entries: Sequence[CacheEntry], rows: Tensor) -> None:
         """Keep the rows [N, H] of a batch; those that are there already stay as they are."""
         start = 0
         for key, count in entries:
