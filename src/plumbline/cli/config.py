@@ -17,7 +17,7 @@ Kind = Annotated[
 
 @config_app.command(name="check")
 def config_check(file: Path, *, base_config: BaseConfig = None, kind: Kind = None, as_json: AsJson = False) -> int:
-    """Judge each key of FILE by itself: names, types, ranges. Exit 0 or 2.
+    """Check each key of FILE by itself: names, types, ranges. Exit 0 or 2.
 
     Example: `plumbline config check my.yaml --base_config configs/base.yaml`
     """

@@ -99,7 +99,7 @@ def data_convert(
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Convert other tools' annotations to JSONL, or JSONL to COCO, and tell what was lost. Exit 0, or 3 with losses.
+    """Convert other tools' annotations to JSONL, or JSONL to COCO, and report what was lost. Exit 0, or 3 with losses.
 
     Example: `plumbline data convert instances.json --from coco --images photos --output train.jsonl`
     """

@@ -20,7 +20,7 @@ def stage_b_run(
     *,
     missions: Missions = (),
     resume: bool = True,
-    log_level: Annotated[Literal["warning", "info", "debug"], Parameter(help="What is told as it goes.")] = "warning",
+    log_level: Annotated[Literal["warning", "info", "debug"], Parameter(help="What is logged as it goes.")] = "warning",
     as_json: AsJson = False,
     dry_run: Annotated[bool, Parameter(negative=(), help="Count questions and tokens, load nothing.")] = False,
 ) -> int:
@@ -66,7 +66,7 @@ def stage_b_import_guidance(
     *,
     output: Annotated[Path, Parameter(help="Folder for a guidance file per mission; name one in `guidance.path`.")],
     mission: OneMission = None,
-    missions_file: Annotated[Path | None, Parameter(help="Where each mission's focus stands.")] = None,
+    missions_file: Annotated[Path | None, Parameter(help="File with each mission's focus.")] = None,
     overwrite: Annotated[bool, Parameter(negative=(), help="Replace files that are there.")] = False,
 ) -> int:
     """Make guidance files of today from one of an earlier version ({mission: {experiences: {G0: text}}}).
@@ -80,7 +80,7 @@ def stage_b_import_guidance(
 
 @stage_b_app.command(name="effects")
 def stage_b_effects(config: RunOrConfig, *, mission: OneMission = None, as_json: AsJson = False) -> int:
-    """Measure what each rule does: the propose tickets are judged with all rules and with all but one.
+    """Measure what each rule does: the propose tickets are scored with all rules and with all but one.
 
     Example: `plumbline stage-b effects stage_b.yaml --mission 挡风板安装检查`
     """
@@ -131,7 +131,7 @@ def stage_b_calibrate(
 
 @stage_b_app.command(name="test")
 def stage_b_test(config: RunOrConfig, *, mission: OneMission = None, as_json: AsJson = False) -> int:
-    """Tell the figures of the sealed test; every look is counted.
+    """Print the figures of the sealed test; every look is counted.
 
     Example: `plumbline stage-b test stage_b.yaml --mission 挡风板安装检查`
     """

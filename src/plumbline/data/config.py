@@ -23,9 +23,9 @@ class FusionSource:
     mode: Literal["dense", "summary", "chat", "irrelevant"] | None = None
     """What the answer is: objects, the summary, the record's own messages, or 无关图片; the run's own when absent."""
     user_prompt: str | None = None
-    """Prompt of this source in every mode it is told in, summaries included; the run's own when absent."""
+    """Prompt of this source in every mode it is used in, summaries included; the run's own when absent."""
     system_prompt: str | None = None
-    """System prompt of this source in every mode it is told in; the run's own when absent."""
+    """System prompt of this source in every mode it is used in; the run's own when absent."""
     augmentation: bool = True
     """Whether the run's augmentation acts on this source."""
     max_objects_per_image: Annotated[int, Range(ge=1)] | None = None
@@ -36,11 +36,11 @@ class FusionSource:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """Several sources of records in one run, drawn anew each epoch."""
+    """Several sources of records in one run, drawn again each epoch."""
 
     targets: tuple[FusionSource, ...] = ()
     """The domain to learn; evaluation runs on these."""
     sources: tuple[FusionSource, ...] = ()
-    """What is mixed in beside it."""
+    """What is mixed in with it."""
     evaluate_sources: bool = False
     """Evaluate on the sources too."""

@@ -1,4 +1,4 @@
-"""The order in which objects are told: top to bottom, then left to right."""
+"""Order of objects in the answer: top to bottom, then left to right."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ Draw = Callable[["Image.Image", Any], "Image.Image"]
 
 
 def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json: bool, dry_run: bool) -> int:
-    """Plan, tell the plan, run, tell the result. draw: (picture, objects) -> picture."""
+    """Plan, print the plan, run, print the result. draw: (picture, objects) -> picture."""
     if settings.output == TERMINAL and not dry_run:
         return _describe(settings, draw_folder, draw, as_json)
     plan = plan_captions(settings)

@@ -65,7 +65,7 @@ class RunOptions:
     output: JSONL of the rows; resume: go on where it ends, else start anew. window: items prepared at a time; tries:
     how often an item is asked when the failure may pass. max_error_rate: share of rows that may be errors before
     the run stops, None for any. shard: (number from 1, of how many): only these items, into a file of their own.
-    replies: file in which replies are kept by content, so that the same question is not asked twice. most: items asked
+    replies: file in which replies are kept by content, so that the same question is never sent twice. most: items asked
     before the run stops, None for all. ends: hears of every item and says when the run is over its budget.
     """
 

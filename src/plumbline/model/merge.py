@@ -230,7 +230,7 @@ def write_model(network: Any, folder: Path, dtype: str, max_shard_size: str) -> 
 
 
 def copy_companions(base: Path, adapter: Path, folder: Path) -> None:
-    """What a model folder needs beside its weights."""
+    """What a model folder needs besides its weights."""
     for source, names in ((base, COMPANIONS), (adapter, (CARD_FILE,))):
         for name in names:
             if (source / name).is_file():

@@ -1,4 +1,4 @@
-"""The only importer of ms-swift: every upstream name, trap and private attribute that Plumbline relies on stands here.
+"""The only importer of ms-swift: every upstream name, trap and private attribute that Plumbline relies on is here.
 
 Written against ms-swift 4.6.0; `tests/tiny/test_upstream.py` proves that what we pass arrives.
 """

@@ -21,7 +21,7 @@ SHOWN_NOTES = 20
 
 
 def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
-    """Plan, tell the plan, run mission by mission, tell the results. The exit code is that of the worst of them."""
+    """Plan, print the plan, run each mission, print the results. Returns the exit code of the worst of them."""
     plans, notes = plan_summaries(settings)
     for note in notes[:SHOWN_NOTES]:
         print(f"note: {printable(note)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The threshold of automatic passes: chosen on the calibration split, void as soon as anything it stands on changes."""
+"""The threshold of automatic passes: chosen on the calibration split, invalidated when any of its inputs changes."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class EngineConfig:
     batch_size: Annotated[int, Range(ge=1)] = 8
     """Candidates decoded at a time in this process."""
     cache: str | None = None
-    """File in which replies are kept by what they depend on, so that the same question is not asked twice."""
+    """File in which replies are kept by what they depend on, so that the same question is never sent twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class ReflectionConfig:
     max_rules: Annotated[int, Range(ge=1)] = 16
     """Active rules at most; beyond that only edits that do not add one."""
     tickets_shown: Annotated[int, Range(ge=1)] = 8
-    """Wrongly judged tickets of the propose split that the model sees."""
+    """Misclassified tickets of the propose split that the model sees."""
     max_new_tokens: Annotated[int, Range(ge=1)] = 512
     """Longest proposal in tokens."""
 
@@ -136,7 +136,7 @@ class RunnerConfig:
     max_calls: Annotated[int, Range(ge=1)] | None = None
     """Questions after which the run stops (exit 5); the same command goes on."""
     max_tokens: Annotated[int, Range(ge=1)] | None = None
-    """Tokens, read (judged by some tickets) and written, after which the run stops in the same way."""
+    """Tokens, read (estimated from some tickets) and written, after which the run stops in the same way."""
     max_price: Annotated[float, Range(gt=0)] | None = None
     """The same in money, by `price_per_million_tokens`."""
     max_hours: Annotated[float, Range(gt=0)] | None = None

@@ -44,7 +44,7 @@ class GateRules:
     veto_alpha: Annotated[float, Range(gt=0, lt=1)] = 0.02
     """Chance that an edit with such a rise is not vetoed."""
     power: Annotated[float, Range(gt=0, lt=1)] = 0.8
-    """Chance to be accepted that the number of tickets still needed is told for."""
+    """Power for which the number of tickets still needed is reported."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Locks between processes, beside the file that they guard; that of a killed process is free at once."""
+"""Locks between processes, next to the file that they guard; that of a killed process is free at once."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ SAVE_SECONDS = 600
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the command line says beside the YAML.
+    """What the command line adds to the YAML.
 
     gpus: device numbers such as "0,1", one process each; resume: go on in a folder that holds a run;
     build_teacher_cache: let the teacher read the samples, train nothing; extend: train a run on for more steps.

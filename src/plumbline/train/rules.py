@@ -1,4 +1,4 @@
-"""Rules between keys, judged when a run is loaded (`train --dry-run`), not by `config check`."""
+"""Rules between keys, checked when a run is loaded (`train --dry-run`), not by `config check`."""
 
 from __future__ import annotations
 
@@ -127,18 +127,18 @@ def _rlhf(resolved: Resolved) -> Found:
 
 
 def _teacher_server(resolved: Resolved, rlhf: Mapping[str, Any]) -> Found:
-    """A server tells its most likely tokens of given answers: nothing else of the teacher is there."""
+    """A teacher server only returns top-K log-probs of given answers."""
     name = "rlhf.teacher_model_server"
     if rlhf["lmbda"] or rlhf["seq_kd"]:
         yield name, f"{name} works on your own answers", "set lmbda: 0 and seq_kd: false, or name rlhf.teacher_model"
     if rlhf["kd_temperature"] != 1.0:
-        what = "rlhf.kd_temperature needs the teacher's whole distribution, which a server does not tell"
+        what = "rlhf.kd_temperature needs the teacher's whole distribution, which a server does not return"
         yield "rlhf.kd_temperature", what, "remove it, or name a folder as rlhf.teacher_model"
     if rlhf["teacher_cache"]:
-        what = "rlhf.teacher_cache keeps a local teacher's rows: a server tells none"
+        what = "rlhf.teacher_cache keeps a local teacher's rows: a server returns none"
         yield "rlhf.teacher_cache", what, "remove one of the two"
     if resolved["custom"]["visual_kd"]["enabled"]:
-        what = "custom.visual_kd.enabled needs the teacher's features, which a server does not tell"
+        what = "custom.visual_kd.enabled needs the teacher's features, which a server does not return"
         yield "custom.visual_kd.enabled", what, "remove it, or name a folder as rlhf.teacher_model"
 
 

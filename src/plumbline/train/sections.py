@@ -19,7 +19,7 @@ DEEPSPEED_NAMES = ("zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_o
 
 @dataclass(frozen=True, kw_only=True)
 class TokenWeightsConfig:
-    """How much the distillation term of a token counts, by what the token tells."""
+    """How much the distillation term of a token counts, by what the token is part of."""
 
     coordinates: Annotated[float, Range(ge=0)] = 1.0
     """Numbers of boxes, quads, polygons and lines."""
@@ -101,9 +101,9 @@ class CustomConfig:
     use_summary: bool = False
     """Answer every sample with its record's `summary`."""
     summary_ratio: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Share of samples per epoch answered with the record's `summary`, drawn anew each epoch."""
+    """Share of samples per epoch answered with the record's `summary`, drawn again each epoch."""
     images_per_user_turn: Annotated[int, Range(ge=1)] = 1
-    """Records grouped into one turn with several images, drawn anew each epoch."""
+    """Records grouped into one turn with several images, drawn again each epoch."""
     strict: bool = True
     """Stop at a record that cannot be encoded; false counts and reports it. Also accepted in the other sections."""
     image_roots: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ class CustomConfig:
     visual_kd: VisualKdConfig = field(default_factory=VisualKdConfig)
     """Distillation of visual features."""
     plugins: tuple[str, ...] = ()
-    """Python files or modules imported before the configuration is judged; they may register operations."""
+    """Python files or modules imported before the configuration is checked; they may register operations."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""LabelMe: one JSON beside each picture."""
+"""LabelMe: one JSON per picture, in the same folder."""
 
 from __future__ import annotations
 

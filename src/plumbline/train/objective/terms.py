@@ -75,7 +75,7 @@ def head_terms(
     teacher_top: in place of the teacher's rows, what is known of its distribution, which has a temperature of 1.
     """
     if teacher_top is not None and weights.kd_temperature != 1.0:
-        raise ValueError("the most likely tokens tell a distribution at its own temperature alone")
+        raise ValueError("the most likely tokens describe a distribution at its own temperature alone")
     with torch.autocast(rows.device.type, enabled=False):
         rows = rows.to(weight.dtype)
         taught = teacher_top if teacher_rows is None else (teacher_rows, teacher_weight)

@@ -1,7 +1,7 @@
-"""A teacher behind an OpenAI-compatible server, which tells its most likely tokens for every token of a sample.
+"""A teacher behind an OpenAI-compatible server, which returns its most likely tokens for every token of a sample.
 
 The server is given the whole chat, answer included, and `prompt_logprobs`, as vLLM, SGLang and `swift deploy` take it.
-What it tells is used only where its tokens are ours: the supervised token of every place must be among those that the
+Its answer is used only where its tokens are ours: the supervised token of every place must be among those that the
 server names there.
 """
 
