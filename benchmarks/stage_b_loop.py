@@ -87,12 +87,12 @@ def go(config: Path) -> dict[str, float]:
 def check(config: Path) -> None:
     """The selections are those that judging a ticket by itself gives."""
     (run,) = plan_missions(load_stage_b(config).run)
-    guidance = run.store.read()
+    guidance = run.store.guidance.read()
     assert guidance is not None
     judge = judge_of(guidance, run.config.judge.weights)
-    chosen = {row["key"]: row["result"] for row in read_rows(run.folder / "selections.jsonl")}
-    assert len(chosen) == len(run.tickets)
-    for ticket in run.tickets[:CHECKED]:
+    chosen = {row["key"]: row["result"] for row in read_rows(run.store.folder / "selections.jsonl")}
+    assert len(chosen) == len(run.data.tickets)
+    for ticket in run.data.tickets[:CHECKED]:
         evidence = judge.evidence(ticket)
         candidates = []
         for index in range(CANDIDATES):

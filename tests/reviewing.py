@@ -18,6 +18,7 @@ from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_data import MissionData
 from plumbline.stage_b.simulation import FOCUS, RULE, SimulatedModel, simulate_tickets
 from plumbline.stage_b.tickets import Ticket, Tickets
 
@@ -65,7 +66,7 @@ def made_run(
     guidance = run.first_guidance()
     for text in rules:
         guidance = apply_edit(guidance, Edit("add", text), 16)
-        run.store.write(guidance)
+        run.store.guidance.write(guidance)
     run_mission(run, lambda: engine or Citing(), Budget())
     return run
 
@@ -86,7 +87,7 @@ def planned(
     )
     made = simulate_tickets(count, seed=4, label_noise=label_noise)
     tickets = Tickets.of(change(each.ticket) for each in made)
-    return MissionRun(config, tickets[0].mission, FOCUS, tickets)
+    return MissionRun(config, MissionData(tickets[0].mission, FOCUS, tickets))
 
 
 class Citing(SimulatedModel):
@@ -99,14 +100,14 @@ class Citing(SimulatedModel):
 
 def add_rule(run: MissionRun, text: str = RULE) -> None:
     """A rule that the gate took, and one that it did not, as rows of edits.jsonl."""
-    before = run.store.read()
+    before = run.store.guidance.read()
     assert before is not None
     tried = ((Edit("add", text, (), ("SIM-4-000001",)), "accept"), (Edit("add", text + "。"), "reject"))
     for number, (edit, outcome) in enumerate(tried):
         after = apply_edit(before, edit, 16)
         if outcome == "accept":
-            run.store.write(after)
-        run.keep_edit(edit_row(edit, before, after, outcome, number))
+            run.store.guidance.write(after)
+        run.store.keep_edit(edit_row(edit, before, after, outcome, number))
 
 
 def edit_row(edit: Edit, before: Any, after: Any, outcome: str, number: int = 0) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def edit_row(edit: Edit, before: Any, after: Any, outcome: str, number: int = 0)
 
 def draw_photos(root: Path, run: MissionRun) -> None:
     """A photo of a made rack for every image of every ticket."""
-    for number, ticket in enumerate(run.tickets):
+    for number, ticket in enumerate(run.data.tickets):
         for place, image in enumerate(ticket.images):
             path = root / image
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,28 +94,28 @@ def hostile_run(folder: Path, text: str) -> tuple[MissionRun, Path]:
         return replace(named, label="pass", summaries=summaries, failed={"image_3": text}, flags=flags)
 
     run = made_run(folder, count=3, change=change, engine=Saying(text))
-    splits = {"keys": {"propose": [ticket.key for ticket in run.tickets]}}
-    (run.folder / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
-    guidance = run.store.read()
+    splits = {"keys": {"propose": [ticket.key for ticket in run.data.tickets]}}
+    (run.store.folder / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
+    guidance = run.store.guidance.read()
     assert guidance is not None
     rules = (Rule("R1", text), Rule(text, text))
     told = msgspec.structs.replace(guidance, step=1, focus=text, rules=rules, preferences=(text,))
-    run.store.write(told)
+    run.store.guidance.write(told)
     again = msgspec.structs.replace(told, step=2, focus=f"{text}{text}", rules=rules[:1])
-    run.store.write(again)
+    run.store.guidance.write(again)
     for number, (before, after, outcome) in enumerate(((guidance, told, "accept"), (told, again, "reject"))):
         row = edit_row(Edit("add", text, (text,), (text,)), before, after, outcome, number)
-        run.keep_edit(row | {"why": text, "source": text, "tried_at": text})
-    selections = run.folder / "selections.jsonl"
+        run.store.keep_edit(row | {"why": text, "source": text, "tried_at": text})
+    selections = run.store.folder / "selections.jsonl"
     rows = [json.loads(line) for line in selections.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         row["result"]["doubts"].append(text)
     rows[0]["guidance_hash"] = told.hash  # its rules are shown
     selections.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    key = run.tickets[1].key
+    key = run.data.tickets[1].key
     keep_decision(run, Decision(key, "note", note=text.replace("\0", ""), who=text, verdict=text))
     keep_decision(run, Decision(key, "fail", who=text, verdict=text))
-    images = run.tickets[0].images
+    images = run.data.tickets[0].images
     odd = caption_row(images[1], objects=[{"bbox_2d": [1, 2, 3, 4], "desc": text, text: 1, "poly": text}])
     return run, write_captions(folder / "captions.jsonl", caption_row(images[0], desc=text), odd)
 

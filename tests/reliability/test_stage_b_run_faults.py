@@ -34,13 +34,13 @@ def test_a_payload_changes_no_verdict_and_sends_its_ticket_to_review(tmp_path, p
     run_mission(run, lambda: engine, Budget())
     before, after = (
         {row["key"]: row["result"] for row in read_rows(folder / "selections.jsonl")}
-        for folder in (clean.folder, run.folder)
+        for folder in (clean.store.folder, run.store.folder)
     )
     assert {key: row["verdict"] for key, row in before.items()} == {key: row["verdict"] for key, row in after.items()}
     flagged = {key for key, row in after.items() if row["summary_confidence"] == "needs_review"}
     assert flagged == {key for key in after if rows[2]["group_id"] in key}
     assert len({request.system for request in engine.asked}) == 1  # what a ticket says never reaches the instructions
-    (ticket,) = (ticket for ticket in run.tickets if ticket.flags)
+    (ticket,) = (ticket for ticket in run.data.tickets if ticket.flags)
     assert set(json.loads(question(ticket))) == {"照片摘要"}
     assert "<|" not in question(ticket)
 
@@ -56,9 +56,9 @@ def test_a_run_refuses_splits_that_share_a_ticket_or_a_near_duplicate_photo(tmp_
     Image.open(photos / rows[0]["images"][0]).resize((300, 200)).save(photos / rows[3]["images"][1], quality=60)
     run = run_over(tmp_path, rows, splits={"image_root": str(photos)})
     run_mission(run, Inspector, Budget())
-    path = run.folder / "splits.json"
+    path = run.store.folder / "splits.json"
     drawn = json.loads(path.read_text(encoding="utf-8"))
-    one, *others = (ticket.key for ticket in run.tickets)
+    one, *others = (ticket.key for ticket in run.data.tickets)
     for crafted, told in (
         ({"gate": [one], "test": others}, "near-duplicate"),
         ({"gate": [one, *others], "test": [one]}, "is in gate and test"),
@@ -154,18 +154,18 @@ def test_a_snapshot_that_is_brought_back_gives_the_very_verdicts(tmp_path) -> No
     run = run_over(tmp_path, ticket_rows(20), runner={"epochs": 1})
     run_mission(run, Inspector, Budget())
     first = verdicts(run, 1)
-    run.store.write(apply_edit(run.store.read(), Edit("add", "旧标签的缺失不影响结论"), 16))
+    run.store.guidance.write(apply_edit(run.store.guidance.read(), Edit("add", "旧标签的缺失不影响结论"), 16))
     second = replace(run, config=replace(run.config, runner=replace(run.config.runner, epochs=2)))
     run_mission(second, Inspector, Budget())
     assert verdicts(second, 2) != first
-    run.store.roll_back(0)
+    run.store.guidance.roll_back(0)
     third = replace(run, config=replace(run.config, runner=replace(run.config.runner, epochs=3)))
     run_mission(third, Inspector, Budget())
     assert verdicts(third, 3) == first
 
 
 def verdicts(run, epoch):
-    rows = read_rows(run.folder / "selections.jsonl")
+    rows = read_rows(run.store.folder / "selections.jsonl")
     return {
         row["key"].rpartition("/e")[0]: (row["result"]["verdict"], row["result"]["reason"])
         for row in rows
@@ -178,7 +178,7 @@ def test_caps_at_random_points_lose_nothing_and_ask_nothing_twice(tmp_path) -> N
     rows = ticket_rows(12)
     whole = run_over(tmp_path / "whole", rows, runner={"epochs": 2})
     run_mission(whole, Inspector, Budget())
-    wanted = (whole.folder / "selections.jsonl").read_bytes()
+    wanted = (whole.store.folder / "selections.jsonl").read_bytes()
     draw = random.Random(5)
     for number in range(20):
         run = run_over(tmp_path / f"capped{number}", rows, runner={"epochs": 2})
@@ -192,4 +192,4 @@ def test_caps_at_random_points_lose_nothing_and_ask_nothing_twice(tmp_path) -> N
                 break
             assert (report.exit_code, report.calls) == (5, cap)
         assert len(asked) == len(set(asked)) == 2 * 12 * 4
-        assert (run.folder / "selections.jsonl").read_bytes() == wanted
+        assert (run.store.folder / "selections.jsonl").read_bytes() == wanted

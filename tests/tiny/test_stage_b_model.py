@@ -37,9 +37,9 @@ def test_a_model_that_cannot_judge_passes_nothing(tiny_model: Path, tmp_path: Pa
     (told,) = json.loads(capsys.readouterr().out)["runs"]
     assert told["unreadable"].endswith(" times)")
     assert (told["calls"], told["statuses"], told["reply_tokens"]) == (6, {"invalid": 6}, 24)
-    rows = list(read_rows(run.trajectories))
+    rows = list(read_rows(run.store.trajectories))
     assert all(row["result"]["verdict"] is None and row["result"]["scores"] is None for row in rows)
-    chosen = [row["result"] for row in read_rows(run.folder / "selections.jsonl")]
+    chosen = [row["result"] for row in read_rows(run.store.folder / "selections.jsonl")]
     assert [(row["verdict"], row["summary_confidence"], row["selected_candidate"]) for row in chosen] == [
         (None, "needs_review", None)
     ] * 3
@@ -48,7 +48,7 @@ def test_a_model_that_cannot_judge_passes_nothing(tiny_model: Path, tmp_path: Pa
 def test_the_dry_run_counts_the_tokens_that_the_model_reads(tiny_model: Path, tmp_path: Path, capsys) -> None:
     run = run_over(tmp_path, ticket_rows(5), engine={"model": str(tiny_model)}, sampler={"grid": [{}]})
     work, engine = Rollouts(run.first_guidance(), run.config.judge.weights), TransformersEngine(tiny_model)
-    items = Items(run.tickets, candidates_of(run.config.sampler, 0, 1), 1)
+    items = Items(run.data.tickets, candidates_of(run.config.sampler, 0, 1), 1)
     assert estimate(run).prompt_tokens == sum(len(engine.prompt_ids(work.ask(item))) for item in items)
 
 
@@ -66,7 +66,7 @@ def test_servers_are_asked_and_share_the_beginning_of_every_prompt(tmp_path: Pat
 def test_the_script_of_the_documents_runs_on_recorded_replies(tmp_path: Path) -> None:
     recorded = run_over(tmp_path / "recorded", ticket_rows(6))
     run_mission(recorded, Inspector, Budget())
-    engine = {"kind": "replay", "replies": str(recorded.trajectories)}
+    engine = {"kind": "replay", "replies": str(recorded.store.trajectories)}
     config = write_config(tmp_path, tmp_path / "recorded" / "tickets.jsonl", engine=engine)
     command = ["bash", str(ROOT / "scripts" / "stage_b_run.sh"), str(config), "--log-level", "debug"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}

@@ -22,7 +22,8 @@ from plumbline.report.review_queue import queue_numbers
 from plumbline.report.stage_b import write_stage_b_report
 from plumbline.stage_b.certify import setting_of
 from plumbline.stage_b.decisions import DECISIONS, read_decisions
-from plumbline.stage_b.mission import CERTIFICATE, MissionRun
+from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_store import CERTIFICATE
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.simulation import RULE
 from reviewing import add_rule, caption_row, draw_photos, made_run, write_captions
@@ -37,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MissionRun:
     run = made_run(folder, rules=(RULE,))
     draw_photos(folder / "photos", run)
     write_captions(
-        folder / "captions.jsonl", *(caption_row(image) for each in run.tickets for image in each.images[:2])
+        folder / "captions.jsonl", *(caption_row(image) for each in run.data.tickets for image in each.images[:2])
     )
     return run
 
@@ -46,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MissionRun:
 def run(made: MissionRun) -> Iterator[MissionRun]:
     yield made
     for name in (DECISIONS, CERTIFICATE):
-        (made.folder / name).unlink(missing_ok=True)
+        (made.store.folder / name).unlink(missing_ok=True)
 
 
 def folder_of(run: MissionRun) -> Path:
@@ -74,7 +75,7 @@ def decide(client: TestClient, number: int, decision: str, **change: Any) -> Any
 
 
 def rows(run: MissionRun) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / DECISIONS).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (run.store.folder / DECISIONS).read_text(encoding="utf-8").splitlines()]
 
 
 # -------------------------------------------------------------------------------------------------------- what it shows
@@ -90,14 +91,14 @@ def test_the_queue_holds_what_does_not_pass_by_itself(run: MissionRun, client: T
 
 def test_a_certificate_lets_clear_passes_through_until_the_guidance_changes(run: MissionRun) -> None:
     certificate = Certificate(0.6, 0.01, 0.02, 0.95, 300, 200, 0, setting_of(run))
-    (run.folder / CERTIFICATE).write_text(json.dumps(asdict(certificate)), encoding="utf-8")
+    (run.store.folder / CERTIFICATE).write_text(json.dumps(asdict(certificate)), encoding="utf-8")
     desk = Desk(run)
     found = desk.found()
     assert 5 < found.automatic < 25 and found.automatic + len(found.queue) == 40
     assert any("is below the certified threshold 0.600" in why for entry in found.queue for why in entry.why)
     assert "At a score of 0.600 and more a pass stands by itself" in client_of(run).get("/").text
     other = asdict(certificate) | {"setting": asdict(certificate.setting) | {"guidance_hash": "x"}}
-    (run.folder / CERTIFICATE).write_text(json.dumps(other), encoding="utf-8")
+    (run.store.folder / CERTIFICATE).write_text(json.dumps(other), encoding="utf-8")
     assert desk.found().automatic == 0, "read again because the file changed"
     assert any("the certificate is void" in why for entry in desk.found().queue for why in entry.why)
 
@@ -116,7 +117,7 @@ def test_reasons_tell_doubts_first() -> None:
 
 def test_a_ticket_shows_everything(run: MissionRun, client: TestClient) -> None:
     number = queue_numbers(Desk(run), "review")[-1]
-    ticket = run.tickets[number - 1]
+    ticket = run.data.tickets[number - 1]
     page = client.get(f"/ticket/{number}").text
     assert ticket.group_id in page and all(text in page for text in ticket.summaries.values())
     assert page.count('<figure id="photo-') == 3
@@ -135,7 +136,7 @@ def test_without_photos_the_summaries_are_reviewed(run: MissionRun) -> None:
     app = review_app(run, image_root=None, captions=captions, reviewer="li")
     client = TestClient(app, base_url=BASE, follow_redirects=False)
     page = client.get("/ticket/1").text
-    assert all(text in page for text in run.tickets[0].summaries.values())
+    assert all(text in page for text in run.data.tickets[0].summaries.values())
     assert "/photo/" not in page and page.count('<figure id="photo-') == 3 and "2 objects" in page
     assert 'class="photos texts' in page
     assert "no folder of photos was named" in client.get("/photo/1/1/page").text
@@ -192,7 +193,7 @@ def picture(client: TestClient, path: str) -> np.ndarray:
 
 def test_photos_are_downscaled_and_drawn_over(run: MissionRun, client: TestClient) -> None:
     wide = np.random.default_rng(0).integers(0, 255, (900, 3000, 3), dtype=np.uint8)
-    Image.fromarray(wide).save(folder_of(run) / "photos" / run.tickets[5].images[2])
+    Image.fromarray(wide).save(folder_of(run) / "photos" / run.data.tickets[5].images[2])
     assert picture(client, "/photo/6/3/page").shape == (420, 1400, 3)
     assert picture(client, "/photo/6/3/full").shape == (780, 2600, 3)
     plain, drawn = picture(client, "/photo/1/1/page"), picture(client, "/photo/1/1/page?drawn=true")
@@ -219,7 +220,7 @@ def test_no_photo_outside_the_root_is_shown(tmp_path: Path, name: str) -> None:
 
 
 def test_a_caption_that_does_not_fit_is_told_and_not_drawn(run: MissionRun) -> None:
-    first = run.tickets[0].images
+    first = run.data.tickets[0].images
     folder = folder_of(run)
     captions = [
         caption_row(first[0], width=99),
@@ -261,11 +262,11 @@ def test_a_decision_is_appended_and_leads_on(run: MissionRun, client: TestClient
 def test_undo_takes_back_this_ticket_s_or_the_last_decision(run: MissionRun, client: TestClient) -> None:
     decide(client, 3, "pass")
     decide(client, 4, "fail")
-    assert f'Undo fail <span class="which">of {run.tickets[3].group_id}' in client.get("/ticket/9").text
+    assert f'Undo fail <span class="which">of {run.data.tickets[3].group_id}' in client.get("/ticket/9").text
     assert "Undo pass <kbd>" in client.get("/ticket/3").text
     back = decide(client, 4, "undo")
     assert back.headers["location"] == "/ticket/4?queue=review"
-    assert list(read_decisions(run)) == [run.tickets[2].key]
+    assert list(read_decisions(run)) == [run.data.tickets[2].key]
     assert decide(client, 4, "undo").status_code == 422
 
 
@@ -291,7 +292,7 @@ def test_what_is_no_decision_of_this_page_is_refused(run: MissionRun, client: Te
         reply = decide(client, 1, change.pop("decision", "pass"), **change)
         assert reply.status_code == status, change
     assert client.post("/decisions", data={"decision": "pass"}).status_code == 403, "without an origin"
-    assert not (run.folder / DECISIONS).exists()
+    assert not (run.store.folder / DECISIONS).exists()
 
 
 def test_only_this_machine_s_names_are_served(client: TestClient) -> None:
@@ -307,7 +308,7 @@ def test_suspects_are_listed_until_their_label_is_corrected(run: MissionRun, cli
     assert numbers
     page = client.get("/suspects").text
     assert page.count("<tr>") == len(numbers) + 1 + 9, "the head, and the table of keys"
-    ticket = run.tickets[numbers[0] - 1]
+    ticket = run.data.tickets[numbers[0] - 1]
     other = "fail" if ticket.label == "pass" else "pass"
     reply = decide(client, numbers[0], "relabel", label=other, queue="suspects")
     onward = f"/ticket/{numbers[1]}?queue=suspects" if len(numbers) > 1 else "/"
@@ -316,15 +317,15 @@ def test_suspects_are_listed_until_their_label_is_corrected(run: MissionRun, cli
 
 
 def test_labels_of_the_sealed_test_stay_unseen(run: MissionRun, client: TestClient) -> None:
-    splits = run.splits()
-    sealed = [number for number, ticket in enumerate(run.tickets, 1) if splits[ticket.key] == "test"]
+    splits = run.split_file.read()
+    sealed = [number for number, ticket in enumerate(run.data.tickets, 1) if splits[ticket.key] == "test"]
     assert sealed
     for number in sealed:
         page = client.get(f"/ticket/{number}").text
         assert "label: <b>sealed</b>" in page
-        assert "which says" not in page and f"/{run.tickets[number - 1].label}/" not in page
+        assert "which says" not in page and f"/{run.data.tickets[number - 1].label}/" not in page
     shown = next(number for number in range(1, 41) if number not in sealed)
-    assert f"label: <b>{run.tickets[shown - 1].label}</b>" in client.get(f"/ticket/{shown}").text
+    assert f"label: <b>{run.data.tickets[shown - 1].label}</b>" in client.get(f"/ticket/{shown}").text
     assert not {*queue_numbers(Desk(run), "suspects")} & {*sealed}
 
 
@@ -336,7 +337,7 @@ def test_the_report_holds_the_same_in_one_file(run: MissionRun, client: TestClie
     )
     assert "<script" not in page and 'src="/' not in page
     assert page.count("data:image/jpeg") == 40 * 3
-    assert all(ticket.group_id in page for ticket in run.tickets)
+    assert all(ticket.group_id in page for ticket in run.data.tickets)
     for title in ("Automatic passes", "How the verdicts agree", "Queue", "Labels that look wrong", "How it came to be"):
         assert title in page
     assert "sealed: its labels stay unseen" in page
@@ -346,7 +347,7 @@ def test_the_report_holds_the_same_in_one_file(run: MissionRun, client: TestClie
 
 def test_a_run_without_verdicts_says_so(tmp_path: Path) -> None:
     run = made_run(tmp_path, count=2)
-    (run.folder / "selections.jsonl").unlink()
+    (run.store.folder / "selections.jsonl").unlink()
     with pytest.raises(UserError, match="has no verdicts yet"):
         review_app(run, image_root=tmp_path, captions=None, reviewer="li")
     with pytest.raises(UserError, match="has no verdicts yet"):
@@ -354,7 +355,7 @@ def test_a_run_without_verdicts_says_so(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_an_error_on_the_page(run: MissionRun, client: TestClient) -> None:
-    (run.folder / DECISIONS).write_text('{"key": "a"}\n', encoding="utf-8")
+    (run.store.folder / DECISIONS).write_text('{"key": "a"}\n', encoding="utf-8")
     reply = client.get("/")
     assert reply.status_code == 500
     assert "decisions.jsonl:1" in reply.text and "is not a row" in reply.text

@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> MissionRun:
     folder = tmp_path_factory.mktemp("browser")
     made = made_run(folder, count=24, rules=(RULE,))
     draw_photos(folder / "photos", made)
-    write_captions(folder / "captions.jsonl", *(caption_row(ticket.images[0]) for ticket in made.tickets))
+    write_captions(folder / "captions.jsonl", *(caption_row(ticket.images[0]) for ticket in made.data.tickets))
     return made
 
 
@@ -67,7 +67,7 @@ def browser() -> Iterator[Any]:
 
 
 def rows(run: MissionRun) -> list[dict[str, Any]]:
-    path = run.folder / DECISIONS
+    path = run.store.folder / DECISIONS
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
@@ -95,7 +95,7 @@ def test_an_inspector_works_through_the_queue_by_keyboard(run: MissionRun, addre
         until(lambda: browser.execute_script("return document.readyState") == "complete")
 
     order = queue_numbers(Desk(run), "review")
-    names = {number: run.tickets[number - 1].key for number in order}
+    names = {number: run.data.tickets[number - 1].key for number in order}
     browser.get(address)
     press(browser, "j")
     at(order[0])
@@ -165,8 +165,7 @@ def test_the_page_fits_its_window(address: str, browser: Any, tmp_path: Path, wi
     browser.set_window_size(width, height + FRAME)
     for path in ("", "ticket/2", "suspects", "guidance"):
         browser.get(address + path)
-        wide, window = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
-        assert wide <= window, path
+        until(lambda: browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"))
     browser.get(f"{address}ticket/2")
     loaded = (
         "return [...document.images].filter(each => each.src).every(each => each.complete && each.naturalWidth > 200)"

@@ -22,6 +22,7 @@ from plumbline.stage_b.decisions import (
     with_corrected_labels,
 )
 from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_data import MissionData
 from plumbline.stage_b.simulation import FOCUS, MISSION, simulate_tickets
 from plumbline.stage_b.tickets import Tickets
 
@@ -29,17 +30,18 @@ from plumbline.stage_b.tickets import Tickets
 @pytest.fixture
 def run(tmp_path: Path) -> MissionRun:
     config = StageBConfig(stage_a_paths=("none",), engine=EngineConfig(), output=OutputConfig(root=str(tmp_path)))
-    made = MissionRun(config, MISSION, FOCUS, Tickets.of(each.ticket for each in simulate_tickets(6, seed=0)))
-    made.folder.mkdir(parents=True)
+    tickets = Tickets.of(each.ticket for each in simulate_tickets(6, seed=0))
+    made = MissionRun(config, MissionData(MISSION, FOCUS, tickets))
+    made.store.folder.mkdir(parents=True)
     return made
 
 
 def rows(run: MissionRun) -> list[dict]:
-    return [json.loads(line) for line in (run.folder / DECISIONS).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (run.store.folder / DECISIONS).read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_newest_decision_stands_and_an_undo_brings_the_one_before_back(run: MissionRun) -> None:
-    key, other = run.tickets[0].key, run.tickets[1].key
+    key, other = run.data.tickets[0].key, run.data.tickets[1].key
     assert read_decisions(run) == {}
     keep_decision(run, Decision(key, "pass", who="li", guidance_hash="g", verdict="通过"))
     keep_decision(run, Decision(other, "note", note="模糊\n看不清", who="li"))
@@ -87,7 +89,7 @@ def test_what_says_nothing_is_not_kept(run: MissionRun, wrong: Decision) -> None
 
 
 def test_a_torn_line_is_set_aside_and_other_rows_are_refused(run: MissionRun) -> None:
-    path = run.folder / DECISIONS
+    path = run.store.folder / DECISIONS
     keep_decision(run, Decision("a", "pass"))
     with path.open("a") as stream:
         stream.write('{"key": "a/d2", "sta')
@@ -107,17 +109,19 @@ def test_people_who_write_at_once_lose_nothing(run: MissionRun) -> None:
 
 
 def test_a_corrected_label_keeps_the_ticket_s_identity(run: MissionRun) -> None:
-    ticket = run.tickets[2]
+    ticket = run.data.tickets[2]
     other = "fail" if ticket.label == "pass" else "pass"
     keep_decision(run, Decision(ticket.key, "relabel", label=other))
-    keep_decision(run, Decision(run.tickets[3].key, "pass"))
+    keep_decision(run, Decision(run.data.tickets[3].key, "pass"))
     corrected = with_corrected_labels(run)
-    assert [each.key for each in corrected.tickets] == [each.key for each in run.tickets]
+    assert [each.key for each in corrected.data.tickets] == [each.key for each in run.data.tickets]
     assert corrected.identity == run.identity, "what was rolled out is not asked again"
-    changed = [each.key for each, was in zip(corrected.tickets, run.tickets, strict=True) if each.label != was.label]
+    changed = [
+        each.key for each, was in zip(corrected.data.tickets, run.data.tickets, strict=True) if each.label != was.label
+    ]
     assert changed == [ticket.key]
     back = Standing((Decision(ticket.key, "relabel", label=ticket.label),))
-    assert relabelled(corrected, {ticket.key: back}).tickets[2].label == ticket.label
+    assert relabelled(corrected, {ticket.key: back}).data.tickets[2].label == ticket.label
 
 
 # ------------------------------------------------------------------------------------------------------------ citations

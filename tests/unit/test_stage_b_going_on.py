@@ -19,7 +19,8 @@ from plumbline.stage_b.estimate import estimate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
-from plumbline.stage_b.mission import SELECTIONS, MissionRun, plan_missions
+from plumbline.stage_b.mission import MissionRun, plan_missions
+from plumbline.stage_b.mission_store import SELECTIONS
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.simulation import RULE
 from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
@@ -41,23 +42,23 @@ def test_a_run_goes_on_although_the_guidance_of_its_first_epoch_is_older_than_wh
     run = run_over(tmp_path, ticket_rows(8), **sections)
     run_mission(run, Inspector, Budget())
     for text in ("一", "二", "三"):
-        guidance = run.store.read()
+        guidance = run.store.guidance.read()
         assert guidance is not None
-        run.store.write(apply_edit(guidance, Edit("add", f"规则{text}"), 16))
+        run.store.guidance.write(apply_edit(guidance, Edit("add", f"规则{text}"), 16))
     again = changed(run, **sections, runner={"epochs": 2})
     assert run_mission(again, Inspector, Budget()).exit_code == 0
-    assert run.store.steps() == [0, 3]
+    assert run.store.guidance.steps() == [0, 3]
 
 
 def test_verdicts_that_a_crash_kept_from_being_written_are_written_by_the_next_command(tmp_path: Path) -> None:
     sections = {"sampler": GREEDY, "runner": {"epochs": 2}}
     run = run_over(tmp_path, ticket_rows(8), **sections)
     run_mission(run, Inspector, Budget())
-    path = run.folder / SELECTIONS
+    path = run.store.folder / SELECTIONS
     whole = path.read_bytes()
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:8]))  # as it was after the first epoch
-    state = run.read_state()
-    run.write_state(state | {"selected": state["selected"] | {"epoch": 1}})
+    state = run.store.read_state()
+    run.store.write_state(state | {"selected": state["selected"] | {"epoch": 1}})
     report = run_mission(run, lambda: pytest.fail("there is nothing to ask"), Budget())
     assert (report.calls, path.read_bytes()) == (0, whole)
 
@@ -67,9 +68,9 @@ def test_an_epoch_that_is_not_whole_has_no_verdicts_yet(tmp_path: Path) -> None:
     run = run_over(tmp_path, ticket_rows(8), **sections)
     for cap in (12, 2, 1):
         assert run_mission(run, Inspector, Budget(cap)).exit_code == 5
-        assert {row["result"]["epoch"] for _, row in run.selections()} == {1}
+        assert {row["result"]["epoch"] for _, row in run.store.selections()} == {1}
     assert run_mission(run, Inspector, Budget()).exit_code == 0
-    assert [row["result"]["epoch"] for _, row in run.selections()] == [1] * 8 + [2] * 8
+    assert [row["result"]["epoch"] for _, row in run.store.selections()] == [1] * 8 + [2] * 8
 
 
 def test_another_policy_selects_anew_and_other_weights_do_not_mix_with_the_old_ones(tmp_path: Path) -> None:
@@ -78,9 +79,9 @@ def test_another_policy_selects_anew_and_other_weights_do_not_mix_with_the_old_o
     other = changed(run, sampler=GREEDY, splits=ALL_CALIBRATION, selection={"policy": "top_semantic"})
     with pytest.raises(UserError, match="selected in another way"):
         calibrate(other, 0.9, 0.95)
-    first = (run.folder / SELECTIONS).stat().st_mtime_ns
+    first = (run.store.folder / SELECTIONS).stat().st_mtime_ns
     assert run_mission(other, lambda: pytest.fail("there is nothing to ask"), Budget()).calls == 0
-    assert (run.folder / SELECTIONS).stat().st_mtime_ns > first
+    assert (run.store.folder / SELECTIONS).stat().st_mtime_ns > first
     assert isinstance(calibrate(other, 0.9, 0.95), Certificate)
     weights = {"focus_consistency": 0.0, "evidence_support": 0.0, "rationale_quality": 0.0, "heuristic_score": 1.0}
     heavier = changed(run, sampler=GREEDY, judge={"weights": weights})
@@ -117,7 +118,7 @@ def test_starting_anew_with_other_tickets_asks_the_gate_anew_and_keeps_what_was_
     run = run_over(tmp_path, ticket_rows(60), **sections)
     run_mission(run, Inspector, Budget())
     try_edit(run, Edit("add", "照片应当清晰"), Inspector, Budget(), source="by hand")
-    run.write_state(run.read_state() | {"test_uses": 3})
+    run.store.write_state(run.store.read_state() | {"test_uses": 3})
     write_tickets(tmp_path / "tickets.jsonl", ticket_rows(70))
     more = changed(run, **sections)
     with pytest.raises(UserError, match="was made with another tickets"):
@@ -126,7 +127,7 @@ def test_starting_anew_with_other_tickets_asks_the_gate_anew_and_keeps_what_was_
     assert (report.calls, report.exit_code, sum(report.splits.values())) == (70, 0, 70)
     tried = try_edit(more, Edit("add", RULE), Inspector, Budget(), source="by hand")
     assert tried.decision is not None and tried.decision["counts"]["tickets"] == 70
-    assert more.read_state()["test_uses"] == 3 and len(more.edits()) == 2
+    assert more.store.read_state()["test_uses"] == 3 and len(more.store.edits()) == 2
 
 
 def test_guidance_is_not_tested_on_tickets_that_it_was_learned_from(tmp_path: Path) -> None:
@@ -142,8 +143,8 @@ def test_guidance_is_not_tested_on_tickets_that_it_was_learned_from(tmp_path: Pa
 # -------------------------------------------------------------------------------------------------------------- splits
 def with_splits(run: MissionRun, **members: Sequence[int]) -> None:
     """Splits by hand: places of tickets."""
-    keys = {split: [run.tickets[place].key for place in places] for split, places in members.items()}
-    path = run.folder / "splits.json"
+    keys = {split: [run.data.tickets[place].key for place in places] for split, places in members.items()}
+    path = run.store.folder / "splits.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"keys": keys}), encoding="utf-8")
 
@@ -212,7 +213,7 @@ REFLECTING = {"sampler": GREEDY, "reflection": {"enabled": True}, "runner": {"ep
 def test_a_reflection_that_failed_stops_the_run_and_is_tried_again(tmp_path: Path) -> None:
     run = run_over(tmp_path, ticket_rows(60), **REFLECTING)
     report = run_mission(run, lambda: Failing("/reflection/"), Budget())
-    assert (report.exit_code, report.epochs, run.read_state()["reflected"]) == (3, 1, [])
+    assert (report.exit_code, report.epochs, run.store.read_state()["reflected"]) == (3, 1, [])
     assert any("reflection" in failure and "the server is down" in failure for failure in report.failures)
     again = run_mission(run, Inspector, Budget())
     assert (again.exit_code, again.epochs, len(again.decisions)) == (0, 2, 1)
@@ -228,11 +229,11 @@ def test_a_gate_that_could_not_ask_is_no_finished_run(tmp_path: Path) -> None:
 def test_a_cap_that_ends_with_an_epoch_does_not_skip_its_reflection(tmp_path: Path) -> None:
     run = run_over(tmp_path, ticket_rows(60), **REFLECTING)
     report = run_mission(run, Inspector, Budget(60))
-    assert (report.exit_code, report.calls, run.read_state()["reflected"]) == (5, 60, [])
+    assert (report.exit_code, report.calls, run.store.read_state()["reflected"]) == (5, 60, [])
     while report.exit_code == 5:
         report = run_mission(run, Inspector, Budget(25))
         assert report.calls <= 25
-    assert len(run.edits()) == 1 and run.read_state()["reflected"] == [1, 2]
+    assert len(run.store.edits()) == 1 and run.store.read_state()["reflected"] == [1, 2]
 
 
 class Rambling(Inspector):
@@ -255,7 +256,7 @@ def test_a_reflection_without_an_edit_is_told(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- edits
 def gated(folder: Path, count: int, **sections: Any) -> MissionRun:
     run = run_over(folder, ticket_rows(count), sampler=GREEDY, splits=ALL_GATE, **sections)
-    run.store.write(run.first_guidance())
+    run.store.guidance.write(run.first_guidance())
     return run
 
 
@@ -268,22 +269,22 @@ def outcome(run: MissionRun, edit: Edit) -> str:
 def test_an_edit_that_was_accepted_comes_back_after_a_return_without_another_test(tmp_path: Path) -> None:
     run, edit = gated(tmp_path, 300), Edit("add", RULE)
     assert outcome(run, edit) == "accept"
-    run.store.roll_back(0)
+    run.store.guidance.roll_back(0)
     assert outcome(run, edit) == "accept"
-    guidance = run.store.read()
+    guidance = run.store.guidance.read()
     assert guidance is not None and [rule.text for rule in guidance.rules] == [RULE]
-    assert len(run.edits()) == 1
+    assert len(run.store.edits()) == 1
 
 
 def test_more_gate_tickets_give_an_edit_another_test_from_the_same_alpha(tmp_path: Path) -> None:
     edit = Edit("add", RULE)
     run = gated(tmp_path, 100)
-    assert outcome(run, edit) == outcome(run, edit) == "insufficient_evidence" and len(run.edits()) == 1
+    assert outcome(run, edit) == outcome(run, edit) == "insufficient_evidence" and len(run.store.edits()) == 1
     write_tickets(tmp_path / "tickets.jsonl", ticket_rows(300))
     more = changed(run, sampler=GREEDY, splits=ALL_GATE)
     run_mission(more, Inspector, Budget(), resume=False)
     assert outcome(more, edit) == "accept"
-    assert [row["alpha"] for row in more.edits()] == [0.01, 0.01]
+    assert [row["alpha"] for row in more.store.edits()] == [0.01, 0.01]
 
 
 def test_an_edit_that_could_not_be_tested_may_be_tried_again(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_what_was_spent_of_alpha_stays_spent_when_its_shares_change(tmp_path: Pa
     assert outcome(run, Edit("add", "照片应当清晰")) == "reject"
     finer = changed(run, sampler=GREEDY, splits=ALL_GATE, gate={"alpha": 0.05, "max_tests": 50})
     assert outcome(finer, Edit("add", RULE)) == "unverified"
-    assert finer.edits()[-1]["why"] == "the alpha of this run is used up"
+    assert finer.store.edits()[-1]["why"] == "the alpha of this run is used up"
 
 
 # ------------------------------------------------------------------------------------------------------------ evidence
@@ -322,12 +323,12 @@ class Citing(Inspector):
 def test_a_proposal_cites_tickets_that_it_was_shown(tmp_path: Path) -> None:
     run = run_over(tmp_path, ticket_rows(60), **REFLECTING)
     assert run_mission(run, Inspector, Budget()).decisions
-    (tried,) = run.edits()
+    (tried,) = run.store.edits()
     (cited,) = tried["edit"]["evidence"]
-    assert cited.endswith("/image_2") and run.uncited([cited]) == []
+    assert cited.endswith("/image_2") and run.data.uncited([cited]) == []
     made_up = run_over(tmp_path / "b", ticket_rows(60), **REFLECTING)
     assert run_mission(made_up, lambda: Citing("QC-NONE", "", "/image_1"), Budget()).decisions == []
-    (refused,) = made_up.edits()
+    (refused,) = made_up.store.edits()
     assert refused["outcome"] == "unverified" and "cites none" in refused["why"]
 
 
@@ -345,9 +346,9 @@ def test_what_strangers_wrote_opens_no_role_in_a_reflection_or_a_rule(tmp_path: 
 
 def test_evidence_by_hand_names_tickets_that_are_there(tmp_path: Path) -> None:
     run = run_over(tmp_path, ticket_rows(4), sampler=GREEDY)
-    head = next(iter(run.tickets.heads()))
-    assert run.uncited([head.group_id, head.key, f"{head.group_id}/image_3"]) == []
-    assert run.uncited(["QC-9", "/image_1", f"{head.group_id}/x"]) == ["QC-9", "/image_1", f"{head.group_id}/x"]
+    head = next(iter(run.data.tickets.heads()))
+    assert run.data.uncited([head.group_id, head.key, f"{head.group_id}/image_3"]) == []
+    assert run.data.uncited(["QC-9", "/image_1", f"{head.group_id}/x"]) == ["QC-9", "/image_1", f"{head.group_id}/x"]
     with pytest.raises(UserError, match="'QC-9' is no ticket of BBU"):
         verbs.edit(tmp_path / "stage_b.yaml", None, Edit("add", RULE, evidence=("QC-9",)), as_json=True)
 
@@ -355,8 +356,8 @@ def test_evidence_by_hand_names_tickets_that_are_there(tmp_path: Path) -> None:
 def test_the_estimate_reads_the_guidance_as_it_is_now(tmp_path: Path) -> None:
     run = run_over(tmp_path, ticket_rows(4), engine={"kind": "replay", "replies": "none"})
     first = estimate(run).prompt_tokens
-    assert not run.folder.exists()
-    run.store.write(apply_edit(run.first_guidance(), Edit("add", RULE * 10), 16))
+    assert not run.store.folder.exists()
+    run.store.guidance.write(apply_edit(run.first_guidance(), Edit("add", RULE * 10), 16))
     assert estimate(run).prompt_tokens > first + 16 * 50
 
 
@@ -364,4 +365,4 @@ def test_the_sealed_test_of_a_run_without_verdicts_is_not_counted_as_looked_at(t
     run = run_over(tmp_path, ticket_rows(4))
     with pytest.raises(UserError, match="no verdicts yet"):
         verbs.sealed_test(tmp_path / "stage_b.yaml", None, as_json=True)
-    assert run.read_state()["test_uses"] == 0
+    assert run.store.read_state()["test_uses"] == 0

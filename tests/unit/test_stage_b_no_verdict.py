@@ -36,14 +36,14 @@ class Mumbling(Inspector):
 @pytest.fixture
 def run(tmp_path):
     run = run_over(tmp_path, ticket_rows(40), reflection={"enabled": False})
-    Mumbling.lost = frozenset(head.group_id for head in list(run.tickets.heads())[:6])
+    Mumbling.lost = frozenset(head.group_id for head in list(run.data.tickets.heads())[:6])
     report = run_mission(run, Mumbling, Budget())
     assert report.exit_code == EXIT_OK
     return run
 
 
 def lost_rows(run):
-    return [row for _, row in run.selections() if row["group_id"] in Mumbling.lost]
+    return [row for _, row in run.store.selections() if row["group_id"] in Mumbling.lost]
 
 
 def test_the_row_has_no_verdict(run):
@@ -70,7 +70,7 @@ def test_they_are_no_suspects_and_teach_nothing(run):
 def test_page_and_report_show_no_verdict_in_grey(run, tmp_path):
     desk = Desk(run)
     found = desk.found()
-    number = next(n for n, head in enumerate(run.tickets.heads(), 1) if head.group_id in Mumbling.lost)
+    number = next(n for n, head in enumerate(run.data.tickets.heads(), 1) if head.group_id in Mumbling.lost)
     view = view_ticket(desk, found, number, Photos(None))
     assert view is not None and view.verdict is None
     assert any("no verdict" in reason for reason in view.why)
@@ -92,7 +92,7 @@ def test_the_gate_takes_none_for_neither_right_nor_a_false_pass():
 
 def test_a_run_without_a_readable_reply_says_why_and_exits_3(tmp_path):
     run = run_over(tmp_path, ticket_rows(12), reflection={"enabled": False})
-    Mumbling.lost = frozenset(head.group_id for head in run.tickets.heads())
+    Mumbling.lost = frozenset(head.group_id for head in run.data.tickets.heads())
     for _ in range(2):  # and again when there is nothing to ask
         report = run_mission(run, Mumbling, Budget())
         assert report.exit_code == EXIT_FINDINGS
@@ -101,12 +101,12 @@ def test_a_run_without_a_readable_reply_says_why_and_exits_3(tmp_path):
 
 def test_verdicts_of_an_earlier_version_are_selected_again(run, tmp_path: Path):
     """Where a ticket without a readable reply was 不通过."""
-    path = run.folder / "selections.jsonl"
+    path = run.store.folder / "selections.jsonl"
     text = path.read_text("utf-8").replace('"verdict": null', '"verdict": "不通过"')
     path.write_text(text, "utf-8")
-    state = run.read_state()
+    state = run.store.read_state()
     del state["selected"]["selection"]["unreadable"]
-    run.write_state(state)
+    run.store.write_state(state)
     run_mission(run, Mumbling, Budget())
     assert all(row["result"]["verdict"] is None for row in lost_rows(run))
     assert json.loads(path.read_text("utf-8").splitlines()[0])["key"]

@@ -146,7 +146,7 @@ def test_a_run_is_named_by_its_folder_as_well(config: Path, tmp_path: Path, monk
     assert command("stage-b", "report", moved) == 0
     assert capsys.readouterr().out.strip() == str(moved / "report.html")
     served: list[Any] = []
-    monkeypatch.setattr(page, "serve_review", lambda run, **_: served.append(run.folder))
+    monkeypatch.setattr(page, "serve_review", lambda run, **_: served.append(run.store.folder))
     monkeypatch.chdir(moved)
     assert command("review", ".", "--image-root", tmp_path) == 0
     assert served == [moved] and command("stage-b", "test", moved, "--json") == 0

@@ -45,7 +45,10 @@ def one_run(folder: Path, count: int = 60, **sections: Any) -> MissionRun:
 def test_the_items_of_an_epoch_are_every_ticket_with_every_way(tmp_path: Path) -> None:
     run = one_run(tmp_path, count=3)
     ways = candidates_of(run.config.sampler, seed=0, epoch=2)
-    items, plain = Items(run.tickets, ways, 2), [Asked(t, 2, n, way) for t in run.tickets for n, way in enumerate(ways)]
+    items, plain = (
+        Items(run.data.tickets, ways, 2),
+        [Asked(t, 2, n, way) for t in run.data.tickets for n, way in enumerate(ways)],
+    )
     assert list(items) == plain and len(items) == 12 and len({item.key for item in items}) == 12
     assert [items[place] for place in range(-12, 12)] == plain + plain
     assert items[1::5] == plain[1::5]
@@ -57,7 +60,7 @@ def test_a_run_writes_what_the_documents_name(tmp_path: Path) -> None:
     run, engine = one_run(tmp_path, runner={"epochs": 2}), Inspector()
     report = run_mission(run, lambda: engine, Budget())
     assert (report.exit_code, report.epochs, report.calls, len(engine.asked)) == (0, 2, 480, 480)
-    rows = list(read_rows(run.folder / "trajectories.jsonl"))
+    rows = list(read_rows(run.store.folder / "trajectories.jsonl"))
     assert len(rows) == len({row["key"] for row in rows}) == 480
     assert set(rows[0]) == {"key", "status", "guidance_hash", "group_id", "mission", "epoch", "result"}
     assert list(rows[0]["result"]) == [
@@ -86,12 +89,12 @@ def test_a_run_writes_what_the_documents_name(tmp_path: Path) -> None:
     assert {row["result"]["seed"] for row in rows if row["epoch"] == 1} == {0, 1, 2, 3}
     orders = [[row["group_id"] for row in rows if row["epoch"] == epoch] for epoch in (1, 2)]
     assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
-    chosen = list(read_rows(run.folder / "selections.jsonl"))
+    chosen = list(read_rows(run.store.folder / "selections.jsonl"))
     assert len(chosen) == 120 and set(chosen[0]) == {"key", "status", "guidance_hash", "group_id", "mission", "result"}
     assert {"verdict", "reason", "summary_confidence", "selected_candidate"} <= set(chosen[0]["result"])
-    guidance = json.loads((run.folder / "guidance.json").read_text(encoding="utf-8"))
+    guidance = json.loads((run.store.folder / "guidance.json").read_text(encoding="utf-8"))
     assert {"schema", "mission", "step", "updated_at", "focus", "rules", "preferences"} <= set(guidance)
-    assert guidance["focus"] == run.focus and (run.folder / "snapshots" / "step-0000.json").exists()
+    assert guidance["focus"] == run.data.focus and (run.store.folder / "snapshots" / "step-0000.json").exists()
     again = run_mission(run, lambda: pytest.fail("there is nothing to ask"), Budget())
     assert (again.calls, again.exit_code) == (0, 0)
 
@@ -151,10 +154,10 @@ def test_a_cap_on_money_needs_a_price(tmp_path: Path) -> None:
 
 
 def _without_time(run: MissionRun) -> list[Any]:
-    rows = sorted(read_rows(run.trajectories), key=lambda row: row["key"])
+    rows = sorted(read_rows(run.store.trajectories), key=lambda row: row["key"])
     for row in rows:
         del row["result"]["created_at"]
-    return [rows, (run.folder / "selections.jsonl").read_text()]
+    return [rows, (run.store.folder / "selections.jsonl").read_text()]
 
 
 def test_a_good_edit_passes_the_gate_and_a_useless_one_does_not(tmp_path: Path) -> None:
@@ -167,10 +170,10 @@ def test_a_good_edit_passes_the_gate_and_a_useless_one_does_not(tmp_path: Path) 
     assert again.decision == useless.decision and len(engine.asked) == asked
     good = try_edit(run, Edit("add", RULE, evidence=("SIM-3-000001",)), lambda: engine, Budget(), source="by hand")
     assert good.decision is not None and good.decision["outcome"] == "accept", good.decision
-    guidance = run.store.read()
+    guidance = run.store.guidance.read()
     assert guidance is not None
     assert [(rule.id, rule.text, rule.evidence) for rule in guidance.rules] == [("R1", RULE, ("SIM-3-000001",))]
-    assert [row["outcome"] for row in run.edits()] == ["reject", "accept"]
+    assert [row["outcome"] for row in run.store.edits()] == ["reject", "accept"]
 
 
 def test_reflection_proposes_from_wrong_tickets_and_the_next_epoch_is_better(tmp_path: Path) -> None:
@@ -179,7 +182,7 @@ def test_reflection_proposes_from_wrong_tickets_and_the_next_epoch_is_better(tmp
     run, engine = one_run(tmp_path, count=400, **sections), Inspector()
     report = run_mission(run, lambda: engine, Budget())
     assert [decision["outcome"] for decision in report.decisions] == ["accept"]
-    rows = list(read_rows(run.trajectories))
+    rows = list(read_rows(run.store.trajectories))
     right = [
         sum(row["result"]["scores"]["label_match"] for row in rows if row["epoch"] == epoch) / 400 for epoch in (1, 2)
     ]
@@ -196,7 +199,7 @@ def test_the_effect_of_a_rule_is_what_changes_without_it(tmp_path: Path) -> None
     guidance = run.first_guidance()
     for text in (RULE, "照片应当清晰"):
         guidance = apply_edit(guidance, Edit("add", text), 16)
-    run.store.write(guidance)
+    run.store.guidance.write(guidance)
     stopped, tried = rule_effects(run, lambda: engine, Budget(10))
     assert stopped is None and tried.reports[-1].exit_code == 5
     effects, _ = rule_effects(run, lambda: engine, Budget())
@@ -213,15 +216,15 @@ def test_the_effect_of_a_rule_is_what_changes_without_it(tmp_path: Path) -> None
 def test_an_edit_without_gate_tickets_is_unverified_and_costs_nothing(tmp_path: Path) -> None:
     shares = {"shares": {"propose": 1.0, "gate": 0.0, "calibration": 0.0, "test": 0.0}}
     run = one_run(tmp_path, count=10, splits=shares)
-    run.store.write(run.first_guidance())
+    run.store.guidance.write(run.first_guidance())
     tried = try_edit(run, Edit("add", RULE), lambda: pytest.fail("nothing to ask"), Budget(), source="by hand")
     assert tried.decision is not None and tried.decision["outcome"] == "unverified"
-    assert not run.store.read().rules  # type: ignore[union-attr]
+    assert not run.store.guidance.read().rules  # type: ignore[union-attr]
 
 
 def test_going_back_brings_back_the_very_prompt(tmp_path: Path) -> None:
     run = one_run(tmp_path, count=5)
-    store = run.store
+    store = run.store.guidance
     store.write(run.first_guidance())
     prompts = []
     for number in range(4):
@@ -245,13 +248,13 @@ def test_rejudging_asks_nothing_and_follows_the_configuration(tmp_path: Path) ->
     run_mission(run, Inspector, Budget())
     same = rejudge(run)
     assert (same.tickets, same.changed) == (20, ())
-    assert (run.folder / "selections.jsonl").read_bytes() == same.output.read_bytes()
+    assert (run.store.folder / "selections.jsonl").read_bytes() == same.output.read_bytes()
     weights = {"focus_consistency": 0.0, "evidence_support": 0.0, "rationale_quality": 0.0, "heuristic_score": 1.0}
     (other,) = plan_missions(
         load_stage_b(write_config(tmp_path, tmp_path / "tickets.jsonl", judge={"weights": weights})).run
     )
     rejudge(other)
-    assert (run.folder / "selections.jsonl").read_bytes() != same.output.read_bytes()
+    assert (run.store.folder / "selections.jsonl").read_bytes() != same.output.read_bytes()
 
 
 def test_a_certificate_is_void_when_the_guidance_changes(tmp_path: Path) -> None:
@@ -262,14 +265,14 @@ def test_a_certificate_is_void_when_the_guidance_changes(tmp_path: Path) -> None
     found = calibrate(run, 0.02, 0.95)
     assert isinstance(found, Certificate) and found.bound <= 0.02 and 0 < found.coverage < 1
     assert read_certificate(run) == (found, "")
-    current = run.store.read()
+    current = run.store.guidance.read()
     assert current is not None
-    run.store.write(apply_edit(current, Edit("add", RULE), 16))
+    run.store.guidance.write(apply_edit(current, Edit("add", RULE), 16))
     certificate, why = read_certificate(run)
     assert certificate is None and "void" in why
     with pytest.raises(UserError, match="another guidance"):
         calibrate(run, 0.02, 0.95)
-    run.store.roll_back(0)
+    run.store.guidance.roll_back(0)
     assert read_certificate(run)[0] == found  # the very same prompt again
 
 
@@ -283,7 +286,7 @@ def test_recorded_replies_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     config = write_config(
         tmp_path,
         tmp_path / "first" / "tickets.jsonl",
-        engine={"kind": "replay", "replies": str(first.trajectories)},
+        engine={"kind": "replay", "replies": str(first.store.trajectories)},
         runner={"price_per_million_tokens": 2.0},
     )
     assert command("stage-b", "run", config, "--dry-run", "--json") == 0
@@ -296,8 +299,8 @@ def test_recorded_replies_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert told["prompt_tokens"] == plan["prompt_tokens"]
     assert told["price"] == pytest.approx((told["prompt_tokens"] + told["reply_tokens"]) * 2e-6)
     (run,) = plan_missions(load_stage_b(config).run)
-    assert (run.folder / "selections.jsonl").read_text() == (first.folder / "selections.jsonl").read_text()
-    assert (run.folder / "resolved.yaml").exists()
+    assert (run.store.folder / "selections.jsonl").read_text() == (first.store.folder / "selections.jsonl").read_text()
+    assert (run.store.folder / "resolved.yaml").exists()
     assert command("stage-b", "calibrate", config, "--json") == 4
     told = json.loads(capsys.readouterr().out)
     assert (told["tickets_needed"], told["looked"]) == (299, 1)

@@ -67,7 +67,7 @@ def judge_simulated_tickets(
     )
     (again,) = plan_missions(load_stage_b(_write_config(folder, count, epochs + 1)).run)
     run_mission(again, lambda: engine, Budget(), progress=progress)
-    shutil.copyfile(again.trajectories, folder / REPLIES)  # so that the configuration can be run again by hand
+    shutil.copyfile(again.store.trajectories, folder / REPLIES)  # so that the configuration can be run again by hand
     found = calibrate(again, MAX_FALSE_PASS, 0.95)
     certificate = (
         {"threshold": found.threshold, "bound": found.bound, "coverage": found.coverage}
@@ -82,7 +82,7 @@ def judge_simulated_tickets(
         "edits": [_told(edit) for edit in (useless, good) if edit is not None],
         "certificate": certificate,
         "max_false_pass": MAX_FALSE_PASS,
-        "folder": str(run.folder),
+        "folder": str(run.store.folder),
     }
 
 

@@ -59,9 +59,9 @@ class History:
 
 def read_history(run: MissionRun) -> History:
     """The kept snapshots and every edit that was tried. Raises UserError for a file that is damaged."""
-    store = run.store
+    store = run.store.guidance
     kept = [store.snapshot(step) for step in store.steps()]
-    edits = run.edits()
+    edits = run.store.edits()
     made = {(row["step"], row["after"]): row for row in edits if row["outcome"] == ACCEPT}
     steps = [_first(kept[0])] if kept else []
     steps += [_step(before, after, made.get((after.step, after.hash))) for before, after in pairwise(kept)]

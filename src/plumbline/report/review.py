@@ -65,7 +65,7 @@ def review_app(run: MissionRun, *, image_root: Path | None, captions: Path | Non
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.middleware("http")(_guard)
     app.exception_handler(UserError)(_show_error)
-    _add_pages(app, desk, photos, {"mission": run.mission, "reviewer": reviewer, "token": token})
+    _add_pages(app, desk, photos, {"mission": run.data.mission, "reviewer": reviewer, "token": token})
     _add_files(app, desk, photos)
     _add_decisions(app, desk, reviewer, token)
     return app
@@ -128,7 +128,7 @@ def _add_pages(app: FastAPI, desk: Desk, photos: Photos, shared: Mapping[str, An
     @app.get("/ticket/{number}")
     def ticket(number: int, queue: str = QUEUES[0]) -> Response:
         found = desk.found()
-        known = 1 <= number <= len(desk.run.tickets) and queue in QUEUES
+        known = 1 <= number <= len(desk.run.data.tickets) and queue in QUEUES
         view = view_ticket(desk, found, number, photos) if known else None
         if view is None:
             return _plain(404, "there is no such ticket with a verdict")
@@ -140,7 +140,7 @@ def _add_pages(app: FastAPI, desk: Desk, photos: Photos, shared: Mapping[str, An
 def _add_files(app: FastAPI, desk: Desk, photos: Photos) -> None:
     @app.get("/photo/{number}/{place}/{size}")
     def photo(number: int, place: int, size: str, drawn: bool = False) -> Response:
-        tickets = desk.run.tickets
+        tickets = desk.run.data.tickets
         if not (1 <= number <= len(tickets) and 1 <= place <= len(tickets[number - 1].images) and size in SIDES):
             return _plain(404, "there is no such photo")
         try:
@@ -185,9 +185,9 @@ def _read_form(body: bytes) -> dict[str, str]:
 def _decide(desk: Desk, reviewer: str, form: Mapping[str, str]) -> Response:
     """Keep what a form says, and show what comes next."""
     found, queue, number = desk.found(), form.get("queue", ""), form.get("ticket", "")
-    if queue not in QUEUES or not number.isdecimal() or not 1 <= int(number) <= len(desk.run.tickets):
+    if queue not in QUEUES or not number.isdecimal() or not 1 <= int(number) <= len(desk.run.data.tickets):
         return _plain(400, "that names no ticket")
-    ticket, kind = desk.run.tickets[int(number) - 1], form.get("decision", "")
+    ticket, kind = desk.run.data.tickets[int(number) - 1], form.get("decision", "")
     result = found.selections.get(ticket.key, {}).get("result", {})
     if kind != UNDO and str(result.get("epoch")) != form.get("epoch"):
         return _plain(409, "the verdict is another one by now: go back and load the ticket again")
@@ -226,6 +226,6 @@ def serve_review(
         except OSError as error:
             raise UserError(Problem("--port", f"{port}: {error.strerror}", "0 takes any free one")) from error
         address = f"http://{HOST}:{listener.getsockname()[1]}/"
-        print(f"review of {printable(run.mission)} by {reviewer}: {address} (Ctrl+C ends it)", flush=True)
+        print(f"review of {printable(run.data.mission)} by {reviewer}: {address} (Ctrl+C ends it)", flush=True)
         config = uvicorn.Config(app, log_level="warning", server_header=False)
         uvicorn.Server(config).run(sockets=[listener])

@@ -15,7 +15,8 @@ from plumbline.stage_b.certify import auto_score, passes_by_itself, read_certifi
 from plumbline.stage_b.decisions import DECISIONS, Standing, corrected_labels, read_decisions, relabelled
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.judge import OK
-from plumbline.stage_b.mission import CERTIFICATE, SELECTIONS, SPLITS, MissionRun
+from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_store import CERTIFICATE, SELECTIONS, SPLITS
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
 from plumbline.stage_b.suspects import Suspect, Voted, find_suspects
@@ -116,13 +117,13 @@ class Desk:
     _guidance: dict[str, Guidance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._candidates = RowIndex(self.run.trajectories, lambda head: head.key.rpartition("/c")[0])
-        self.keys = [head.key for head in self.run.tickets.heads()]
+        self._candidates = RowIndex(self.run.store.trajectories, lambda head: head.key.rpartition("/c")[0])
+        self.keys = [head.key for head in self.run.data.tickets.heads()]
         self.numbers = {key: number for number, key in enumerate(self.keys, 1)}
 
     def found(self) -> Found:
         """Raises UserError for a run that has no verdicts yet."""
-        folder, decisions = self.run.folder, self.decisions()
+        folder, decisions = self.run.store.folder, self.decisions()
         names = (SELECTIONS, SPLITS, CERTIFICATE, "guidance.json")
         stamp = _stamp_of([folder / name for name in names]), corrected_labels(decisions)
         if self._found is None or stamp != self._stamp:
@@ -134,7 +135,7 @@ class Desk:
 
     def decisions(self) -> Mapping[str, Standing]:
         """What stands; the ticket decided last comes last."""
-        stamp = _stamp_of([self.run.folder / DECISIONS])
+        stamp = _stamp_of([self.run.store.folder / DECISIONS])
         if stamp != self._decided[0]:
             self._decided = stamp, read_decisions(self.run)
         return self._decided[1]
@@ -146,7 +147,7 @@ class Desk:
     def guidance(self, digest: str) -> Guidance | None:
         """The guidance of that hash; None where no snapshot of it is kept."""
         if digest not in self._guidance:
-            store = self.run.store
+            store = self.run.store.guidance
             kept = [store.snapshot(step) for step in store.steps()]
             self._guidance |= {each.hash: each for each in kept}
         return self._guidance.get(digest)
@@ -157,10 +158,10 @@ class Desk:
 
 def find(run: MissionRun, decisions: Mapping[str, Standing]) -> Found:
     """Read the run folder. The tickets keep the labels of the input; a certificate stands on those as corrected."""
-    selections = run.latest_selections(run.tickets)
+    selections = run.store.latest_selections(run.data.tickets)
     certificate, why = read_certificate(relabelled(run, decisions))
     entries, automatic = [], 0
-    for number, ticket in enumerate(run.tickets, 1):
+    for number, ticket in enumerate(run.data.tickets, 1):
         row = selections.get(ticket.key)
         if row is None:
             continue
@@ -169,8 +170,8 @@ def find(run: MissionRun, decisions: Mapping[str, Standing]) -> Found:
         else:
             entries.append(DeskEntry(number, ticket, row, reasons_for_review(row, certificate, why)))
     queue = tuple(sorted(entries, key=_urgency))
-    unjudged = len(run.tickets) - len(entries) - automatic
-    splits = run.splits() if (run.folder / SPLITS).exists() else {}
+    unjudged = len(run.data.tickets) - len(entries) - automatic
+    splits = run.split_file.read() if (run.store.folder / SPLITS).exists() else {}
     return Found(selections, splits, certificate, why, queue, automatic, unjudged)
 
 
@@ -201,7 +202,7 @@ def _urgency(entry: DeskEntry) -> tuple[int, float, int]:
 def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, Standing]) -> list[Suspect]:
     """Labels that look wrong, as corrected so far; the sealed test's are not looked at."""
     voted = []
-    for head in relabelled(run, decisions).tickets.heads():
+    for head in relabelled(run, decisions).data.tickets.heads():
         row = found.selections.get(head.key)
         share = None if row is None else row["result"]["pass_share"]
         if share is not None and found.splits.get(head.key) != SEALED:

@@ -66,7 +66,7 @@ def _undo(desk: Desk, number: int, decisions: Mapping[str, Standing]) -> tuple[i
     if newest is None:
         return None
     at = desk.numbers[newest.newest.ticket]
-    return at, visible(desk.run.tickets[at - 1].group_id), newest.newest.decision
+    return at, visible(desk.run.data.tickets[at - 1].group_id), newest.newest.decision
 
 
 def overview(desk: Desk, start: int) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def suspect_lines(desk: Desk) -> list[dict[str, Any]]:
     return [
         {
             "number": desk.numbers[suspect.key],
-            "group_id": visible(desk.run.tickets[desk.numbers[suspect.key] - 1].group_id),
+            "group_id": visible(desk.run.data.tickets[desk.numbers[suspect.key] - 1].group_id),
             "label": suspect.label,
             "suggested": suspect.suggested,
             "confidence": suspect.confidence,

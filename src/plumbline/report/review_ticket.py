@@ -84,7 +84,7 @@ class TicketView:
 
 def view_ticket(desk: Desk, found: Found, number: int, photos: Photos) -> TicketView | None:
     """The ticket of that number; None where it has no verdict."""
-    ticket = desk.run.tickets[number - 1]
+    ticket = desk.run.data.tickets[number - 1]
     row = found.selections.get(ticket.key)
     if row is None:
         return None

@@ -38,8 +38,8 @@ def write_stage_b_report(run: MissionRun, path: Path, *, image_root: Path | None
         name: told[name]
         for name in ("decided", "automatic", "no_verdict", "unjudged", "certificate", "why_uncertified")
     }
-    context |= {"mission": run.mission, "run": run.config.output.run, "tickets": len(run.tickets)}
-    context |= {"splits": told["splits"], "test_uses": run.read_state().get("test_uses", 0)}
+    context |= {"mission": run.data.mission, "run": run.config.output.run, "tickets": len(run.data.tickets)}
+    context |= {"splits": told["splits"], "test_uses": run.store.read_state().get("test_uses", 0)}
     context |= {"queue_count": len(found.queue), "lines": lines, "history": read_history(run)}
     context |= {"suspects": suspects[:MOST_LINES], "suspect_count": len(suspects)}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def review(config: Path, mission: str | None, image_root: Path | None, captions:
     try:
         serve_review(run, image_root=root, captions=captions, reviewer=_user(), port=port)
     except KeyboardInterrupt:
-        print("decisions are in", run.folder / "decisions.jsonl")
+        print("decisions are in", run.store.folder / "decisions.jsonl")
     return EXIT_OK
 
 
@@ -43,7 +43,7 @@ def report(config: Path, mission: str | None, output: Path | None) -> int:
     if output is not None and len(runs) > 1:
         raise ConfigError(Problem("--output", f"is one file, and there are {len(runs)} missions", "choose --mission"))
     for run in runs:
-        print(write_stage_b_report(run, output or run.folder / REPORT_FILE, image_root=_image_root(run, None)))
+        print(write_stage_b_report(run, output or run.store.folder / REPORT_FILE, image_root=_image_root(run, None)))
     return EXIT_OK
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from plumbline.errors import DamagedFileError, Problem, UserError
 from plumbline.stage_b.engine import who_answers
 from plumbline.stage_b.judge import OK
-from plumbline.stage_b.mission import CERTIFICATE, MissionRun
+from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_store import CERTIFICATE
 from plumbline.stage_b.risk import Certificate, Infeasible, Setting, choose_threshold
 from plumbline.stage_b.rollout import prompts_hash
 from plumbline.stage_b.verdict import PASS
@@ -24,16 +25,16 @@ def calibrate(run: MissionRun, max_false_pass: float, confidence: float) -> Cert
     and configuration."""
     check_verdicts(run)
     tickets = run.of_split("calibration")
-    rows = run.latest_selections(tickets)
+    rows = run.store.latest_selections(tickets)
     setting = setting_of(run)
     stale = sum(row["guidance_hash"] != setting.guidance_hash for row in rows.values())
     if len(rows) < len(tickets) or stale:
         what = f"{len(tickets) - len(rows)} calibration tickets have no verdict, {stale} one of another guidance"
-        raise UserError(Problem(str(run.folder), what, "run one more epoch (runner.epochs) with this guidance"))
+        raise UserError(Problem(str(run.store.folder), what, "run one more epoch (runner.epochs) with this guidance"))
     scores = [auto_score(rows[head.key]) for head in tickets.heads()]
     is_fail = [head.label == "fail" for head in tickets.heads()]
     found = choose_threshold(scores, is_fail, max_false_pass, confidence, setting)
-    path = run.folder / CERTIFICATE
+    path = run.store.folder / CERTIFICATE
     if isinstance(found, Certificate):
         write_atomically(path, json.dumps(asdict(found), ensure_ascii=False, indent=1) + "\n")
     else:
@@ -51,19 +52,19 @@ def auto_score(row: Mapping[str, Any]) -> float:
 
 def setting_of(run: MissionRun) -> Setting:
     """What the verdicts are made with now."""
-    guidance = run.store.read()
+    guidance = run.store.guidance.read()
     if guidance is None:
-        raise UserError(Problem(str(run.folder), "has no guidance yet", "run it first (plumbline stage-b run)"))
+        raise UserError(Problem(str(run.store.folder), "has no guidance yet", "run it first (plumbline stage-b run)"))
     config = run.config
     told = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
-    told |= {"weights": asdict(config.judge.weights), "items": run.items}
+    told |= {"weights": asdict(config.judge.weights), "items": run.data.items}
     told["labels"] = run.of_split("calibration").digest()  # a corrected one speaks against a bound on the old one
     return Setting(guidance.hash, json.dumps(told, ensure_ascii=False, sort_keys=True), prompts_hash())
 
 
 def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:
     """(the certificate that holds now, why there is none)."""
-    path = run.folder / CERTIFICATE
+    path = run.store.folder / CERTIFICATE
     if not path.exists():
         return None, "no threshold is certified (plumbline stage-b calibrate)"
     content = read_json_object(path)

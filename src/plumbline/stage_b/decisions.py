@@ -74,7 +74,7 @@ def keep_decision(run: MissionRun, decision: Decision) -> None:
     """
     if why := _why_not(decision):
         raise UserError(Problem(decision.decision, why))
-    path = run.folder / DECISIONS
+    path = run.store.folder / DECISIONS
     with _alone(path):
         rows = list(read_rows(path))
         if decision.decision == UNDO and decision.ticket not in _standing(rows, path):
@@ -105,7 +105,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def read_decisions(run: MissionRun) -> dict[str, Standing]:
     """Ticket -> what stands for it; the ticket that was decided last comes last."""
-    path = run.folder / DECISIONS
+    path = run.store.folder / DECISIONS
     return _standing(list(read_rows(path)), path) if path.exists() else {}
 
 
@@ -137,11 +137,12 @@ def corrected_labels(decisions: Mapping[str, Standing]) -> dict[str, str]:
 
 def relabelled(run: MissionRun, decisions: Mapping[str, Standing]) -> MissionRun:
     """The run with the labels that people corrected; each ticket keeps its key, and so its split and its rollouts."""
-    label_of, tickets = corrected_labels(decisions), run.tickets
+    label_of, tickets = corrected_labels(decisions), run.data.tickets
     changed = [place for place, head in enumerate(tickets.heads()) if label_of.get(head.key, head.label) != head.label]
     if not changed:
         return run
-    return replace(run, tickets=tickets.replaced({place: _corrected(tickets[place], label_of) for place in changed}))
+    corrected = tickets.replaced({place: _corrected(tickets[place], label_of) for place in changed})
+    return replace(run, data=replace(run.data, tickets=corrected))
 
 
 def _corrected(ticket: Ticket, label_of: Mapping[str, str]) -> Ticket:

@@ -54,12 +54,16 @@ def rule_effects(
 
     Rollouts are kept by guidance, so that the same command goes on. Raises UserError where there is nothing to measure.
     """
-    current = run.store.read()
+    current = run.store.guidance.read()
     tickets = run.of_split(SPLIT)
     if current is None or not current.rules:
-        raise UserError(Problem(str(run.folder), "there is no rule to leave out", "add one (plumbline stage-b edit)"))
+        raise UserError(
+            Problem(str(run.store.folder), "there is no rule to leave out", "add one (plumbline stage-b edit)")
+        )
     if not tickets:
-        raise UserError(Problem(str(run.folder), f"the {SPLIT} split has no ticket", "give splits.shares another one"))
+        raise UserError(
+            Problem(str(run.store.folder), f"the {SPLIT} split has no ticket", "give splits.shares another one")
+        )
     tried = Tried()
     with_all = judge_split(run, SPLIT, current, engine, budget, tried, progress)
     effects = []

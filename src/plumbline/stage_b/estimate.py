@@ -52,11 +52,11 @@ def estimate(run: MissionRun) -> StageBEstimate:
     model = _model_folder(run)
     prompt = round(calls * _prompt_tokens(run, model))
     reply = round(calls * sum(way.max_new_tokens for way in ways) / len(ways))
-    labels = Counter(head.label for head in run.tickets.heads())
+    labels = Counter(head.label for head in run.data.tickets.heads())
     is_local = config.engine.kind == "transformers" and not config.engine.servers
     return StageBEstimate(
-        run.mission,
-        len(run.tickets),
+        run.data.mission,
+        len(run.data.tickets),
         ", ".join(f"{count} {label}" for label, count in labels.items()),
         len(ways),
         calls,
@@ -64,7 +64,7 @@ def estimate(run: MissionRun) -> StageBEstimate:
         reply,
         _price(run, prompt + reply),
         _seconds(model, prompt + reply) if is_local and model is not None else None,
-        str(run.folder),
+        str(run.store.folder),
     )
 
 
@@ -88,12 +88,12 @@ def _calls(run: MissionRun, ways: int) -> int:
     config = run.config
     epochs, reflection = config.runner.epochs, config.reflection
     done = 0
-    if run.trajectories.exists():
-        done = sum(not status.startswith(ERROR) for _, status in read_heads(run.trajectories))
-    left = max(0, len(run.tickets) * ways * epochs - done)
+    if run.store.trajectories.exists():
+        done = sum(not status.startswith(ERROR) for _, status in read_heads(run.store.trajectories))
+    left = max(0, len(run.data.tickets) * ways * epochs - done)
     if not reflection.enabled:
         return left
-    gate = round(len(run.tickets) * config.splits.shares.gate) * ways
+    gate = round(len(run.data.tickets) * config.splits.shares.gate) * ways
     return left + epochs + gate * (epochs * reflection.edits_per_epoch + 1)
 
 
@@ -107,8 +107,8 @@ def _model_folder(run: MissionRun) -> Path | None:
 
 def _prompt_tokens(run: MissionRun, model: Path | None) -> float:
     """Mean over some tickets, spread evenly."""
-    system = prompt_of(run.store.read() or run.first_guidance())
-    questions = [question(ticket) for ticket in run.tickets[:: max(1, len(run.tickets) // PROBED)]]
+    system = prompt_of(run.store.guidance.read() or run.first_guidance())
+    questions = [question(ticket) for ticket in run.data.tickets[:: max(1, len(run.data.tickets) // PROBED)]]
     if model is None:
         return TOKENS_PER_CHARACTER * (len(system) + sum(map(len, questions)) / len(questions))
     counter, limits = TokenCounter(model), PixelLimits.of_folder(model, None)

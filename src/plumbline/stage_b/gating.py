@@ -14,12 +14,14 @@ from plumbline.stage_b.config import RunnerConfig
 from plumbline.stage_b.estimate import prompt_tokens
 from plumbline.stage_b.gate import ACCEPT, UNVERIFIED, AlphaBudget, Counts, decide
 from plumbline.stage_b.guidance import Edit, Guidance, apply_edit, now
-from plumbline.stage_b.mission import GATE, MissionRun
+from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.rollout import Items, Rollouts, candidates_of, selections
 from plumbline.stage_b.tickets import Tickets
 from plumbline.stage_b.verdict import VERDICT_OF_LABEL
 from plumbline.storage.rows import read_rows
 
+GATE = "gate"
+"""The split that decides about edits."""
 ROUNDING = 1e-9
 
 
@@ -100,14 +102,14 @@ def try_edit(
     An edit that was tested under this guidance on these gate tickets is not tested again; other gate tickets give it
     another test, from the same alpha. source: who proposed it. Raises UserError for an edit that does not fit.
     """
-    current = run.store.read()
+    current = run.store.guidance.read()
     assert current is not None
     after = apply_edit(current, edit, run.config.reflection.max_rules)
     tried, tickets = Tried(), run.of_split(GATE)
     gate = tickets.digest()
     if earlier := _earlier(run, edit, current, gate):
         if earlier["outcome"] == ACCEPT:  # somebody went back since
-            run.store.write(after)
+            run.store.guidance.write(after)
         return Tried(earlier)
     alpha = _next_alpha(run)
     right: list[dict[str, bool | None]] = []
@@ -119,7 +121,7 @@ def try_edit(
     counts = _counts(tickets, right)
     decision = decide(counts, alpha, run.config.gate)
     if decision.outcome == ACCEPT:
-        run.store.write(after)
+        run.store.guidance.write(after)
     told = {"gate": gate, "counts": asdict(counts), **asdict(decision)}
     tried.decision = _keep(run, edit, source, current, after, told)
     return tried
@@ -136,21 +138,21 @@ def _counts(tickets: Tickets, right: list[dict[str, bool | None]]) -> Counts:
 def _earlier(run: MissionRun, edit: Edit, current: Guidance, gate: str) -> dict[str, Any] | None:
     """What a test of this edit under this guidance on these gate tickets came to."""
     same = {"before": current.hash, "gate": gate}
-    tested = (row for row in run.edits() if row["outcome"] != UNVERIFIED and row["edit"]["id"] == edit.id)
+    tested = (row for row in run.store.edits() if row["outcome"] != UNVERIFIED and row["edit"]["id"] == edit.id)
     return next((row for row in tested if same.items() <= row.items()), None)
 
 
 def _next_alpha(run: MissionRun) -> float:
     """The level of the next test: a share, if the tests so far have left it, whatever share each of them had."""
     rules = run.config.gate
-    tested = [row["alpha"] for row in run.edits() if row["outcome"] != UNVERIFIED]
+    tested = [row["alpha"] for row in run.store.edits() if row["outcome"] != UNVERIFIED]
     share = AlphaBudget(rules.alpha, rules.max_tests, min(len(tested), rules.max_tests)).next_alpha
     return share if sum(tested) + share <= rules.alpha * (1 + ROUNDING) else 0.0
 
 
 def refuse(run: MissionRun, edit: Edit, why: str, source: str) -> None:
     """Keep an edit that does not fit among those that were tried, so that it is not proposed again."""
-    current = run.store.read()
+    current = run.store.guidance.read()
     assert current is not None
     _keep(run, edit, source, current, current, {"counts": None, "outcome": UNVERIFIED, "why": why})
 
@@ -169,7 +171,7 @@ def _keep(
         "tried_at": now(),
         **decision,
     }
-    run.keep_edit(row)
+    run.store.keep_edit(row)
     return row
 
 
@@ -190,11 +192,16 @@ def judge_split(
     """
     config, tickets = run.config, run.of_split(split)
     ways = candidates_of(config.sampler, config.seed, 1)
-    output = run.folder / split / f"{guidance.hash}.jsonl"
+    output = run.store.folder / split / f"{guidance.hash}.jsonl"
     options = run.run_options(output, resume=True, most=budget.most, ends=budget.ends)
     items = Items(tickets, ways, 0)
     report = run_work(
-        items, Rollouts(guidance, config.judge.weights, run.items), engine, options, run.identity, progress=progress
+        items,
+        Rollouts(guidance, config.judge.weights, run.data.items),
+        engine,
+        options,
+        run.identity,
+        progress=progress,
     )
     budget.spend(report.written - report.cached)
     tried.reports.append(report)
@@ -208,7 +215,7 @@ def judge_split(
 
 def fits(run: MissionRun, edit: Edit) -> str:
     """Why an edit does not fit the guidance as it is; empty when it does."""
-    current = run.store.read()
+    current = run.store.guidance.read()
     assert current is not None
     try:
         apply_edit(current, edit, run.config.reflection.max_rules)

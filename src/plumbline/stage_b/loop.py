@@ -15,8 +15,9 @@ from plumbline.infer.work import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Guidance, prompt_of
-from plumbline.stage_b.mission import LOOKS, SELECTIONS, TRAJECTORIES, MissionRun
-from plumbline.stage_b.mission import SPLITS as SPLITS_FILE
+from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_store import LOOKS, SELECTIONS, TRAJECTORIES
+from plumbline.stage_b.mission_store import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.rollout import Items, Rollouts, candidates_of
@@ -87,12 +88,12 @@ def run_mission(
 
     Raises UserError when another process writes to the folder, or its rows were made in another way.
     """
-    report = MissionReport(run.mission, str(run.folder))
+    report = MissionReport(run.data.mission, str(run.store.folder))
     if not resume:
         _start_anew(run)
-    if run.store.read() is None:
-        run.store.write(run.first_guidance())
-    of = Counter(run.splits().values())
+    if run.store.guidance.read() is None:
+        run.store.guidance.write(run.first_guidance())
+    of = Counter(run.split_file.read().values())
     report.splits = {split: of[split] for split in SPLITS}
     report.warnings += run.split_file.notes()
     for epoch in range(1, run.config.runner.epochs + 1):
@@ -108,21 +109,21 @@ def run_mission(
 def _start_anew(run: MissionRun) -> None:
     """Guidance, its snapshots and the edits that were tried stay: they are what was learned; and how often
     labels were looked at. UserError where tickets that it was learned from would fall into another split."""
-    if run.edits() and run.split_file.is_drawn_otherwise():
+    if run.store.edits() and run.split_file.is_drawn_otherwise():
         what = "its guidance was learned from the splits of another seed or other splits.shares"
-        raise UserError(Problem(str(run.folder), what, "set them back, or name another output.run"))
+        raise UserError(Problem(str(run.store.folder), what, "set them back, or name another output.run"))
     looks = _looks(run)
     for name in (TRAJECTORIES, SELECTIONS, SPLITS_FILE):
-        (run.folder / name).unlink(missing_ok=True)
+        (run.store.folder / name).unlink(missing_ok=True)
     for split in SPLITS:
-        shutil.rmtree(run.folder / split, ignore_errors=True)
-    run.write_state({"epochs": {}, "reflected": [], **looks})
+        shutil.rmtree(run.store.folder / split, ignore_errors=True)
+    run.store.write_state({"epochs": {}, "reflected": [], **looks})
 
 
 def _looks(run: MissionRun) -> dict[str, int]:
     """How often labels were looked at; unknown where the state is damaged, which starting anew mends."""
     try:
-        state = run.read_state()
+        state = run.store.read_state()
     except DamagedFileError:
         return dict.fromkeys(LOOKS, 0)
     return {name: int(state.get(name, 0)) for name in LOOKS}
@@ -139,11 +140,11 @@ def _epoch(
     """Whether the epoch is whole. An epoch that was begun goes on with the guidance that it began with."""
     guidance = guidance_of_epoch(run, epoch)
     ways = candidates_of(run.config.sampler, run.config.seed, epoch)
-    items = Items(run.shuffled(epoch), ways, epoch)
-    log.info("%s, epoch %d: %d candidates under guidance %s", run.mission, epoch, len(items), guidance.hash)
+    items = Items(run.data.shuffled(run.config.seed, epoch), ways, epoch)
+    log.info("%s, epoch %d: %d candidates under guidance %s", run.data.mission, epoch, len(items), guidance.hash)
     log.debug("the guidance reads:\n%s", prompt_of(guidance))
-    options = run.run_options(run.trajectories, resume=True, most=budget.most, ends=budget.ends)
-    work = Rollouts(guidance, run.config.judge.weights, run.items)
+    options = run.run_options(run.store.trajectories, resume=True, most=budget.most, ends=budget.ends)
+    work = Rollouts(guidance, run.config.judge.weights, run.data.items)
     done = run_work(items, work, engine, options, run.identity, progress=progress)
     budget.spend(done.written - done.cached)
     report.add(done)
@@ -158,14 +159,14 @@ def _epoch(
 
 def guidance_of_epoch(run: MissionRun, epoch: int) -> Guidance:
     """The guidance that an epoch has, or begins with now."""
-    state, current = run.read_state(), run.store.read()
+    state, current = run.store.read_state(), run.store.guidance.read()
     assert current is not None
     step = state["epochs"].get(str(epoch))
     if step is None:
         state["epochs"][str(epoch)] = current.step
-        run.write_state(state)
+        run.store.write_state(state)
         return current
-    return current if step == current.step else run.store.snapshot(step)
+    return current if step == current.step else run.store.guidance.snapshot(step)
 
 
 def _reflect(
@@ -177,7 +178,7 @@ def _reflect(
     progress: Progress,
 ) -> bool:
     """Let the model propose edits and the gate decide; False where the run was stopped."""
-    state = run.read_state()
+    state = run.store.read_state()
     if epoch in state["reflected"]:
         return True
     proposed, source = propose(run, engine, budget), f"reflection after epoch {epoch}"
@@ -197,8 +198,8 @@ def _reflect(
             return False
         log.info("edit %s: %s", edit.as_dict(), outcome.decision["outcome"])
         report.decisions.append(outcome.decision)
-    state = run.read_state()
-    run.write_state(state | {"reflected": [*state["reflected"], epoch]})
+    state = run.store.read_state()
+    run.store.write_state(state | {"reflected": [*state["reflected"], epoch]})
     return True
 
 
@@ -227,10 +228,10 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
 
     automatic: those that the certificate passes.
     """
-    newest = {key: _flags(row, certificate) for key, row in run.selections()}
-    split_of = run.splits()
+    newest = {key: _flags(row, certificate) for key, row in run.store.selections()}
+    split_of = run.split_file.read()
     figures = {split: dict.fromkeys(FIGURES, 0) for split in SPLITS}
-    for head in run.tickets.heads():
+    for head in run.data.tickets.heads():
         key, should = head.key, head.label == "pass"
         if key not in newest or key not in split_of:
             continue

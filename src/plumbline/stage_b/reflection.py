@@ -44,7 +44,7 @@ def propose(run: MissionRun, engine: Callable[[], Engine], budget: Budget) -> Pr
     Only wrong verdicts of the propose split are shown: the gate's tickets stay unseen. A proposal that cannot be used
     is kept with its reason.
     """
-    current = run.store.read()
+    current = run.store.guidance.read()
     assert current is not None
     cases = wrong_cases(run)
     if not cases:
@@ -54,7 +54,7 @@ def propose(run: MissionRun, engine: Callable[[], Engine], budget: Budget) -> Pr
     settings = run.config.reflection
     shown = cases[: settings.tickets_shown]
     request = Request(
-        f"{run.mission}/reflection/{current.hash}",
+        f"{run.data.mission}/reflection/{current.hash}",
         (),
         INSTRUCTION.format(count=settings.edits_per_epoch, most=settings.max_rules),
         told(run, current, shown),
@@ -73,7 +73,7 @@ def propose(run: MissionRun, engine: Callable[[], Engine], budget: Budget) -> Pr
 def _usable(run: MissionRun, proposed: Sequence[Edit], shown: Collection[str]) -> tuple[Edit, ...]:
     """Without those that were tried before; one that does not fit is kept among them. Evidence that was not shown is
     made up, and left out."""
-    known = {row["edit"]["id"] for row in run.edits()}
+    known = {row["edit"]["id"] for row in run.store.edits()}
     edits = []
     for edit in proposed:
         if edit.id in known:
@@ -101,7 +101,7 @@ INSTRUCTION = (
 
 def told(run: MissionRun, guidance: Guidance, cases: list[dict[str, Any]]) -> str:
     """The user's part of the question."""
-    rejected = [row["edit"]["text"] for row in run.edits() if row["outcome"] != "accept" and row["edit"]["text"]]
+    rejected = [row["edit"]["text"] for row in run.store.edits() if row["outcome"] != "accept" and row["edit"]["text"]]
     content = {
         "任务": guidance.mission,
         "检查重点": guidance.focus,
@@ -118,7 +118,7 @@ def wrong_cases(run: MissionRun) -> list[dict[str, Any]]:
     One without a verdict teaches nothing about the guidance.
     """
     tickets = run.of_split("propose")
-    chosen = run.latest_selections(tickets)
+    chosen = run.store.latest_selections(tickets)
     found = []
     for ticket in tickets:
         row = chosen.get(ticket.key)

@@ -11,7 +11,8 @@ from typing import Any
 from plumbline.errors import Problem, UserError
 from plumbline.infer.work import ERROR
 from plumbline.stage_b.judge import Evidence, Judge
-from plumbline.stage_b.mission import SELECTIONS, MissionRun
+from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_store import SELECTIONS
 from plumbline.stage_b.rollout import judge_of, scores_of, selections
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import read_verdict
@@ -35,9 +36,11 @@ def rejudge(run: MissionRun) -> Rejudged:
 
     Each row is judged under the guidance that it was made with. Raises UserError where that snapshot is not kept.
     """
-    if not run.trajectories.exists():
-        raise UserError(Problem(str(run.trajectories), "there are no rollouts", "run it first (plumbline stage-b run)"))
-    path = run.folder / SELECTIONS
+    if not run.store.trajectories.exists():
+        raise UserError(
+            Problem(str(run.store.trajectories), "there are no rollouts", "run it first (plumbline stage-b run)")
+        )
+    path = run.store.folder / SELECTIONS
     before = {row["key"]: _said(row) for row in (read_rows(path) if path.exists() else ())}
     changed: list[str] = []
 
@@ -47,7 +50,7 @@ def rejudge(run: MissionRun) -> Rejudged:
                 changed.append(row["key"])
             yield json.dumps(row, ensure_ascii=False)
 
-    output = run.folder / REJUDGED
+    output = run.store.folder / REJUDGED
     return Rejudged(output, write_lines(output, lines()), tuple(changed))
 
 
@@ -57,10 +60,10 @@ def _said(row: Mapping[str, Any]) -> tuple[str | None, str]:
 
 def _scored(run: MissionRun) -> Iterator[dict[str, Any]]:
     """The trajectories with the scores of today's judge."""
-    places = {head.key: place for place, head in enumerate(run.tickets.heads())}
+    places = {head.key: place for place, head in enumerate(run.data.tickets.heads())}
     judges = _judges(run)
     read: tuple[Ticket, str, Evidence] | None = None
-    for row in read_rows(run.trajectories):
+    for row in read_rows(run.store.trajectories):
         key, guidance_hash = row["key"].rpartition("/e")[0], row["guidance_hash"]
         if read is None or (read[0].key, read[1]) != (key, guidance_hash):
             ticket, judge = _ticket_of(key, places, run), _judge_of(row, judges, run)
@@ -74,18 +77,18 @@ def _scored(run: MissionRun) -> Iterator[dict[str, Any]]:
 def _ticket_of(key: str, places: Mapping[str, int], run: MissionRun) -> Ticket:
     if key not in places:
         what = f"the ticket {key} of its rows is not among those of stage_a_paths"
-        raise UserError(Problem(str(run.trajectories), what, "name the files that the run was made with"))
-    return run.tickets[places[key]]
+        raise UserError(Problem(str(run.store.trajectories), what, "name the files that the run was made with"))
+    return run.data.tickets[places[key]]
 
 
 def _judge_of(row: Mapping[str, Any], judges: Mapping[str, Judge], run: MissionRun) -> Judge:
     if row["guidance_hash"] not in judges:
         what = f"the guidance {row['guidance_hash']} of {row['key']} is not kept"
-        raise UserError(Problem(str(run.folder / "snapshots"), what, "raise guidance.retention before a run"))
+        raise UserError(Problem(str(run.store.folder / "snapshots"), what, "raise guidance.retention before a run"))
     return judges[row["guidance_hash"]]
 
 
 def _judges(run: MissionRun) -> dict[str, Judge]:
-    store = run.store
+    store = run.store.guidance
     kept = [store.snapshot(step) for step in store.steps()]
-    return {guidance.hash: judge_of(guidance, run.config.judge.weights, run.items) for guidance in kept}
+    return {guidance.hash: judge_of(guidance, run.config.judge.weights, run.data.items) for guidance in kept}

@@ -25,15 +25,8 @@ from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
-from plumbline.stage_b.mission import (
-    CALIBRATIONS,
-    RESOLVED,
-    SELECTIONS,
-    TEST_USES,
-    MissionRun,
-    open_mission,
-    plan_missions,
-)
+from plumbline.stage_b.mission import MissionRun, open_mission, plan_missions
+from plumbline.stage_b.mission_store import CALIBRATIONS, RESOLVED, SELECTIONS, TEST_USES
 from plumbline.stage_b.rejudge import rejudge as rejudge_run
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
@@ -67,22 +60,22 @@ def run(config: Path, missions: Sequence[str], *, resume: bool, as_json: bool, d
 
 def _run_one(mission: MissionRun, loaded: LoadedStageB, engine: Any, budget: Budget, *, resume: bool) -> MissionReport:
     _print_notes(mission)
-    mission.folder.mkdir(parents=True, exist_ok=True)
+    mission.store.folder.mkdir(parents=True, exist_ok=True)
     ways = len(loaded.run.sampler.grid) * loaded.run.sampler.samples_per_decode
-    total = len(mission.tickets) * ways * loaded.run.runner.epochs
+    total = len(mission.data.tickets) * ways * loaded.run.runner.epochs
     with (
-        locked(mission.folder / "run"),
+        locked(mission.store.folder / "run"),
         redirect_stdout(sys.stderr),
-        progress_bar(printable(mission.mission), total) as advance,
+        progress_bar(printable(mission.data.mission), total) as advance,
     ):
-        write_atomically(mission.folder / RESOLVED, loaded.resolved_yaml)
+        write_atomically(mission.store.folder / RESOLVED, loaded.resolved_yaml)
         report = run_mission(mission, engine, budget, resume=resume, progress=advance)
         report.prompt_tokens, report.price = spent(mission, report.calls, report.reply_tokens)
         return report
 
 
 def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
-    told = [estimate(mission).as_dict() | {"notes": mission.notes()} for mission in runs]
+    told = [estimate(mission).as_dict() | {"notes": mission.data.notes(mission.config.splits)} for mission in runs]
     for mission in runs:
         _print_notes(mission)
     if as_json:
@@ -101,8 +94,8 @@ def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
 
 
 def _print_notes(mission: MissionRun) -> None:
-    for note in mission.notes():
-        print(f"note: {printable(mission.mission)}: {note}", file=sys.stderr)
+    for note in mission.data.notes(mission.config.splits):
+        print(f"note: {printable(mission.data.mission)}: {note}", file=sys.stderr)
 
 
 def _price(price: float) -> str:
@@ -145,14 +138,14 @@ def _edit_line(decision: dict[str, Any]) -> str:
 def edit(config: Path, mission: str | None, change: Edit, *, as_json: bool) -> int:
     """Bring an edit before the gate; exit 4 where it is not accepted."""
     chosen, loaded = _one(config, mission)
-    if unknown := chosen.uncited(change.evidence):
-        what = f"{', '.join(map(shown, unknown))} is no ticket of {chosen.mission}"
+    if unknown := chosen.data.uncited(change.evidence):
+        what = f"{', '.join(map(shown, unknown))} is no ticket of {chosen.data.mission}"
         raise UserError(
             Problem("--evidence", what, "a group id such as QC-20231218-0012345, with /image_2 for a photo")
         )
-    with locked(chosen.folder / "run"), redirect_stdout(sys.stderr):
-        if chosen.store.read() is None:
-            chosen.store.write(chosen.first_guidance())
+    with locked(chosen.store.folder / "run"), redirect_stdout(sys.stderr):
+        if chosen.store.guidance.read() is None:
+            chosen.store.guidance.write(chosen.first_guidance())
         engine = cache(lambda: open_verdict_engine(loaded.run.engine))
         with progress_bar("gate", 0) as advance:
             budget = Budget.of(loaded.run.runner).reading(chosen)
@@ -180,7 +173,7 @@ def import_guidance(
 def effects(config: Path, mission: str | None, *, as_json: bool) -> int:
     """Measure what each rule does, one left out at a time."""
     chosen, loaded = _one(config, mission)
-    with locked(chosen.folder / "run"), redirect_stdout(sys.stderr):
+    with locked(chosen.store.folder / "run"), redirect_stdout(sys.stderr):
         engine = cache(lambda: open_verdict_engine(loaded.run.engine))
         with progress_bar("effects", 0) as advance:
             budget = Budget.of(loaded.run.runner).reading(chosen)
@@ -202,8 +195,8 @@ def effects(config: Path, mission: str | None, *, as_json: bool) -> int:
 def rollback(config: Path, mission: str | None, step: int, *, as_json: bool) -> int:
     """Make a snapshot current again."""
     chosen, _ = _one(config, mission)
-    with locked(chosen.folder / "run"):
-        now = chosen.store.roll_back(step)
+    with locked(chosen.store.folder / "run"):
+        now = chosen.store.guidance.roll_back(step)
     told = {"mission": now.mission, "step": now.step, "of_step": step, "guidance_hash": now.hash}
     print(json.dumps(told, ensure_ascii=False) if as_json else f"step {now.step} is step {step} again ({now.hash})")
     return EXIT_OK
@@ -214,7 +207,7 @@ def rejudge(config: Path, missions: Sequence[str], *, as_json: bool) -> int:
     told = []
     for mission in _planned(load_stage_b(config), missions):
         found = rejudge_run(mission)
-        told.append({"mission": mission.mission, **asdict(found), "output": str(found.output)})
+        told.append({"mission": mission.data.mission, **asdict(found), "output": str(found.output)})
         if not as_json:
             print(f"{found.output}: {found.tickets} verdicts, {len(found.changed)} are others than before")
             for key in found.changed[:SHOWN]:
@@ -230,9 +223,9 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
         if not 0 < value < 1:
             raise ConfigError(Problem(name, f"{value:g} does not lie between 0 and 1"))
     chosen, _ = _one(config, mission)
-    with locked(chosen.folder / "run"):
+    with locked(chosen.store.folder / "run"):
         found = calibrate_run(chosen, max_false_pass, confidence)
-        looked = chosen.count_look(CALIBRATIONS)
+        looked = chosen.store.count_look(CALIBRATIONS)
     is_certified = isinstance(found, Certificate)
     if as_json:
         print(json.dumps({"certified": is_certified, **asdict(found), "looked": looked}, ensure_ascii=False))
@@ -255,13 +248,15 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
 def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     """Open the sealed test once more; every look is counted, since each makes it a little less sealed."""
     chosen, _ = _one(config, mission)
-    if not (chosen.folder / SELECTIONS).exists():
-        raise UserError(Problem(str(chosen.folder), "has no verdicts yet", "run it first (plumbline stage-b run)"))
-    with locked(chosen.folder / "run"):
-        looked = chosen.count_look(TEST_USES)
+    if not (chosen.store.folder / SELECTIONS).exists():
+        raise UserError(
+            Problem(str(chosen.store.folder), "has no verdicts yet", "run it first (plumbline stage-b run)")
+        )
+    with locked(chosen.store.folder / "run"):
+        looked = chosen.store.count_look(TEST_USES)
     certificate, why = read_certificate(chosen)
     told: dict[str, Any] = {
-        "mission": chosen.mission,
+        "mission": chosen.data.mission,
         "looked": looked,
         "figures": figures_of(chosen, certificate)[SEALED],
         "certificate": why or "holds",
@@ -269,7 +264,7 @@ def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
     else:
-        print(f"{printable(chosen.mission)}: {', '.join(f'{n} {name}' for name, n in told['figures'].items())}")
+        print(f"{printable(chosen.data.mission)}: {', '.join(f'{n} {name}' for name, n in told['figures'].items())}")
         print(f"  the sealed test has been looked at {told['looked']} time(s); certificate: {told['certificate']}")
     return EXIT_OK
 

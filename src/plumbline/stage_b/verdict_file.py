@@ -8,7 +8,8 @@ from typing import Any
 
 from plumbline.errors import Problem, UserError
 from plumbline.infer.work import check_identity
-from plumbline.stage_b.mission import SELECTIONS, MissionRun
+from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission_store import SELECTIONS
 from plumbline.stage_b.rollout import selections
 from plumbline.storage.files import write_lines
 from plumbline.storage.rows import read_rows
@@ -22,22 +23,22 @@ def write_selections(run: MissionRun, epoch: int, *, is_changed: bool) -> None:
 
     is_changed: rows of this epoch have been written since.
     """
-    before = run.read_state().get(SELECTED, {"epoch": 0})
+    before = run.store.read_state().get(SELECTED, {"epoch": 0})
     now = {"epoch": max(epoch, before["epoch"]), "selection": _way(run)}
-    if before == now and not is_changed and (run.folder / SELECTIONS).exists():
+    if before == now and not is_changed and (run.store.folder / SELECTIONS).exists():
         return
-    whole = (row for row in read_rows(run.trajectories) if row["epoch"] <= now["epoch"])
+    whole = (row for row in read_rows(run.store.trajectories) if row["epoch"] <= now["epoch"])
     rows = selections(whole, run.config)
-    write_lines(run.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
-    run.write_state(run.read_state() | {SELECTED: now})
+    write_lines(run.store.folder / SELECTIONS, (json.dumps(row, ensure_ascii=False) for row in rows))
+    run.store.write_state(run.store.read_state() | {SELECTED: now})
 
 
 def check_verdicts(run: MissionRun) -> None:
     """Raise UserError for verdicts that the configuration of today would not have made."""
-    check_identity(run.trajectories, run.identity)
-    if run.read_state().get(SELECTED, {}).get("selection") != _way(run):
+    check_identity(run.store.trajectories, run.identity)
+    if run.store.read_state().get(SELECTED, {}).get("selection") != _way(run):
         fix = "plumbline stage-b run selects anew, and asks nothing for that"
-        raise UserError(Problem(str(run.folder), "its verdicts were selected in another way", fix))
+        raise UserError(Problem(str(run.store.folder), "its verdicts were selected in another way", fix))
 
 
 def _way(run: MissionRun) -> dict[str, Any]:
