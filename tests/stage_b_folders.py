@@ -16,7 +16,7 @@ MISSIONS = Path(__file__).parents[1] / "configs" / "missions.yaml"
 class Inspector:
     """Fails a ticket whose summaries tell a fault; takes a missing old label for one until a rule says otherwise.
 
-    Asked to reflect, it proposes that rule.
+    VerdictItem to reflect, it proposes that rule.
     """
 
     identity = "inspector"

@@ -25,7 +25,7 @@ from plumbline.storage.rows import read_rows
 from serving import Answering
 
 
-class Asked:
+class VerdictItem:
     """A question without a picture."""
 
     def __init__(self, number):
@@ -45,7 +45,7 @@ class Questions:
 def test_a_server_in_trouble_costs_time_and_one_that_stays_so_an_error_row(tmp_path, monkeypatch, trouble):
     """Case 13: for a while, and for good."""
     monkeypatch.setattr("plumbline.model.server._FIRST_WAIT", 0.01)
-    items = [Asked(number) for number in range(12)]
+    items = [VerdictItem(number) for number in range(12)]
     with Answering(trouble=trouble, for_first=6) as server:
         engine = OpenAIEngine([server.url], timeout=0.3, tries=8)
         report = run_work(items, Questions(), lambda: engine, RunOptions(tmp_path / "a.jsonl"), {})

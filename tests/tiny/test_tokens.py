@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from plumbline.augment.ops import OPERATIONS
 from plumbline.augment.pipeline import Augmentation
-from plumbline.augment.plan import Told
+from plumbline.augment.plan import VisibleObjects
 from plumbline.batch.answers import Answer, AnswerCounter
 from plumbline.batch.tokens import TokenCounter
 from plumbline.data.answer import EMIT_NORMS, encode_answer
@@ -108,7 +108,7 @@ OBJECTS = st.lists(st.builds(DataObject, desc=TEXTS.filter(str.strip), shape=SHA
 @given(OBJECTS, st.sampled_from(EMIT_NORMS), st.sampled_from(ORDERINGS))
 @settings(max_examples=250)
 def test_an_answer_is_counted_without_writing_it(counter: TokenCounter, objects: Any, norm: str, ordering: str) -> None:
-    answer = Answer(Told.whole(Record(objects=tuple(objects))), 640, 480, norm, ordering)
+    answer = Answer(VisibleObjects.whole(Record(objects=tuple(objects))), 640, 480, norm, ordering)
     told = AnswerCounter(counter).count_all([answer])[0]
     if any(control_text(item.desc) for item in objects):
         assert told is None
@@ -133,6 +133,6 @@ def test_a_planned_answer_is_counted_without_making_its_objects(
     record = fit_record(Record(images=("a.jpg",), width=640, height=480, objects=tuple(objects))).record
     plan = chain.plan(record, (640, 480), keyed_generator(seed, 0, 0, "test"))
     manner = (plan.width, plan.height, "norm1000", ordering)
-    planned, made = Answer(plan.told, *manner), Answer(Told.whole(plan.record), *manner)
+    planned, made = Answer(plan.visible, *manner), Answer(VisibleObjects.whole(plan.record), *manner)
     alone = AnswerCounter(counter).count_all([made])[0]
     assert AnswerCounter(counter).count_all([planned, made, planned]) == [alone] * 3

@@ -26,7 +26,7 @@ def test_a_server_that_works(capsys):
 
 def test_a_server_that_sees_nothing_says_other_things_or_is_not_there(capsys):
     with Answering(answers=[completion("a"), completion("a"), completion("b")]) as server:
-        assert states(server.url) == {"models": "ok", "pictures": "told", "determinism": "failed"}
+        assert states(server.url) == {"models": "ok", "pictures": "info", "determinism": "failed"}
     with Answering(trouble=400, for_first=9) as server:
         assert states(server.url) == {"models": "ok", "pictures": "failed"}
         assert doctor(server.url, None, as_json=False) == 1

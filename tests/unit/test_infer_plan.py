@@ -186,7 +186,7 @@ def test_rows_made_in_another_way_are_not_mixed_in(settings: dict[str, Any]) -> 
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_file_of_somebody_else_is_neither_continued_nor_replaced(settings: dict[str, Any], resume: bool) -> None:
     settings["output"].write_text("my thesis")
-    with pytest.raises(UserError, match="tells what made it"):
+    with pytest.raises(UserError, match="records what made it"):
         plan_captions(InferSettings(**settings, resume=resume))
 
 

@@ -120,7 +120,7 @@ def test_every_rule_of_a_described_picture(tmp_path, change, where, message) -> 
     ("record", "message"),
     [
         ({}, "neither `images` nor `messages`"),
-        (CHAT | {"images": ["a.jpg"]}, "beside images"),
+        (CHAT | {"images": ["a.jpg"]}, "besides images"),
         ({"messages": []}, "not empty"),
         ({"messages": [{"role": "user", "content": "a"}]}, "the assistant last"),
         ({"messages": [{"role": "bot", "content": "a"}]}, "unknown role 'bot'"),

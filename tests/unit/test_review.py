@@ -111,7 +111,7 @@ def test_reasons_tell_doubts_first() -> None:
         "confidence": 0.5,
     }
     told = reasons_for_review({"result": result}, None, "none")
-    assert told == ("the votes are tied", "the verdict is 不通过: only a pass can stand by itself")
+    assert told == ("the votes are tied", "the verdict is 不通过: only a pass needs no person")
     assert reasons_for_review({"result": result | {"doubts": []}}, None, "none")[0] == "the verdict needs a review"
 
 
@@ -128,7 +128,7 @@ def test_a_ticket_shows_everything(run: MissionRun, client: TestClient) -> None:
     assert re.search(rf'<li id="rule-R1" class="fired">.*{RULE} <span class="badge">cited by [1-4]</span>', page)
     assert page.count("data-drawn") == 2, "the third photo has no caption"
     assert "2 objects" in page and "<li>BBU设备/品牌:华为</li>" in page
-    assert "only a pass can stand by itself" in page
+    assert "only a pass needs no person" in page
 
 
 def test_without_photos_the_summaries_are_reviewed(run: MissionRun) -> None:
@@ -232,7 +232,7 @@ def test_a_caption_that_does_not_fit_is_told_and_not_drawn(run: MissionRun) -> N
     page = TestClient(app, base_url=BASE).get("/ticket/1").text
     assert "the caption is of a picture of 99 x 420 pixels, not 640 x 420" in page
     assert "the caption&#39;s objects cannot be drawn: objects[0]" in page
-    assert "the caption tells no objects" in page
+    assert "the caption has no objects" in page
     assert "data-drawn" not in page
     with pytest.raises(UserError, match="no such file"):
         review_app(run, image_root=folder, captions=folder / "none.jsonl", reviewer="li")

@@ -15,7 +15,7 @@ from plumbline.stage_b.decisions import (
     DECISIONS,
     MAX_NOTE,
     Decision,
-    Standing,
+    DecisionsInForce,
     keep_decision,
     read_decisions,
     relabelled,
@@ -120,7 +120,7 @@ def test_a_corrected_label_keeps_the_ticket_s_identity(run: MissionRun) -> None:
         each.key for each, was in zip(corrected.data.tickets, run.data.tickets, strict=True) if each.label != was.label
     ]
     assert changed == [ticket.key]
-    back = Standing((Decision(ticket.key, "relabel", label=ticket.label),))
+    back = DecisionsInForce((Decision(ticket.key, "relabel", label=ticket.label),))
     assert relabelled(corrected, {ticket.key: back}).data.tickets[2].label == ticket.label
 
 

@@ -108,11 +108,11 @@ def test_an_unsure_word_silences_its_item_alone() -> None:
     ],
 )
 def test_a_fault_counts_where_its_item_is_what_the_mission_asks_about(mission, summary, is_fault) -> None:
-    assert read(mission, summary).tells_fault is is_fault
+    assert read(mission, summary).names_fault is is_fault
 
 
 def test_without_kinds_every_fault_counts() -> None:
-    assert Judge(Criteria.of("好")).evidence(ticket("光纤/无保护措施×1")).tells_fault
+    assert Judge(Criteria.of("好")).evidence(ticket("光纤/无保护措施×1")).names_fault
 
 
 def test_statistics_are_data_not_suspicious_markup() -> None:
@@ -145,8 +145,8 @@ def test_a_mission_may_name_its_items(tmp_path: Path) -> None:
     assert (found["a"].focus, found["a"].items) == ("螺丝符合要求", ())
     assert (found["b"].focus, found["b"].items) == ("都好", ("光纤", "电线"))
     judge = Judge(Criteria.of("都好", kinds=found["b"].items))
-    assert judge.evidence(ticket("光纤/无保护措施×1")).tells_fault
-    assert not judge.evidence(ticket("BBU安装螺丝/未拧紧×1")).tells_fault
+    assert judge.evidence(ticket("光纤/无保护措施×1")).names_fault
+    assert not judge.evidence(ticket("BBU安装螺丝/未拧紧×1")).names_fault
 
 
 @pytest.mark.parametrize(

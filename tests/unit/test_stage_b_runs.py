@@ -22,7 +22,7 @@ from plumbline.stage_b.mission import MissionRun, plan_missions
 from plumbline.stage_b.reference import reference_page
 from plumbline.stage_b.rejudge import rejudge
 from plumbline.stage_b.risk import Certificate, Infeasible
-from plumbline.stage_b.rollout import Asked, Items, candidates_of
+from plumbline.stage_b.rollout import Items, VerdictItem, candidates_of
 from plumbline.stage_b.simulation import MISSION, RULE
 from plumbline.storage.rows import read_rows
 from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
@@ -47,7 +47,7 @@ def test_the_items_of_an_epoch_are_every_ticket_with_every_way(tmp_path: Path) -
     ways = candidates_of(run.config.sampler, seed=0, epoch=2)
     items, plain = (
         Items(run.data.tickets, ways, 2),
-        [Asked(t, 2, n, way) for t in run.data.tickets for n, way in enumerate(ways)],
+        [VerdictItem(t, 2, n, way) for t in run.data.tickets for n, way in enumerate(ways)],
     )
     assert list(items) == plain and len(items) == 12 and len({item.key for item in items}) == 12
     assert [items[place] for place in range(-12, 12)] == plain + plain

@@ -172,7 +172,7 @@ def test_rows_of_another_making_are_neither_continued_nor_replaced(tmp_path: Pat
     assert run_work(things(3), Notes(), lambda: Scripted(said), fresh, {"model": "other"}).written == 3
     mine = tmp_path / "thesis.jsonl"
     mine.write_text("my thesis")
-    with pytest.raises(UserError, match="tells what made it"):
+    with pytest.raises(UserError, match="records what made it"):
         run(things(2), Scripted(said), mine, resume=False)
     assert mine.read_text() == "my thesis"
 

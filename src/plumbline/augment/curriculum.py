@@ -70,7 +70,7 @@ def curriculum_problems(
                 fix = suggest(name, chain) or f"operations: {', '.join(chain)}"
                 found.append((path, "is not among the operations", fix))
             elif chain.count(name) > 1:
-                found.append((path, "stands more than once in the chain", "name an operation that stands there once"))
+                found.append((path, "occurs more than once in the chain", "name an operation that occurs once"))
             else:
                 found += _parameter_problems(path, params, operations[chain.index(name)], sections[name])
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from plumbline.augment.config import AugmentationConfig
 from plumbline.augment.curriculum import resolve
 from plumbline.augment.ops import COLOUR, NAMES
-from plumbline.augment.plan import AugmentationPlan, ObjectRule, Skip, Told, View
+from plumbline.augment.plan import AugmentationPlan, ObjectRule, Skip, View, VisibleObjects
 from plumbline.data.record import DataObject, Record
 from plumbline.geometry import Polyline, Shape
 from plumbline.geometry.clip import cut_crossing, is_outside
@@ -117,7 +117,7 @@ def _finish(chain: Chain) -> AugmentationPlan:
         width=view.width,
         height=view.height,
         matrix=view.matrix,
-        told=Told(view.record, view.group, tuple(outcome.items)),
+        visible=VisibleObjects(view.record, view.group, tuple(outcome.items)),
         kept_indices=tuple(outcome.indices),
         coverages=tuple(outcome.coverages),
         dropped=tuple(outcome.dropped),
@@ -132,15 +132,15 @@ def _unmoved(chain: Chain) -> AugmentationPlan:
     """The source's own geometry."""
     view = chain.view
     width, height = view.source
-    told = Told.whole(view.record)
+    visible = VisibleObjects.whole(view.record)
     return AugmentationPlan(
         source=view.source,
         width=width,
         height=height,
         matrix=IDENTITY,
-        told=told,
-        kept_indices=tuple(range(len(told.items))),
-        coverages=(1.0,) * len(told.items),
+        visible=visible,
+        kept_indices=tuple(range(len(visible.items))),
+        coverages=(1.0,) * len(visible.items),
         colour=chain.colour,
         applied=chain.applied,
         skipped=chain.skipped,

@@ -187,10 +187,10 @@ class ColourOp(Operation, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class VisibleObjects:
     """The objects that a canvas shows, before they are made: a length needs none of them.
 
-    record: what is told without augmentation; group: its shapes on the canvas. items: for each object its place in the
+    record: the record without augmentation; group: its shapes on the canvas. items: for each object its place in the
     group, or the object itself where the canvas's edge changed it, or where it is pasted.
     """
 
@@ -209,7 +209,7 @@ class Told:
         return [item for item in self.items if isinstance(item, DataObject)]
 
     def on_canvas(self, width: int, height: int) -> Record:
-        """The record that tells them on a canvas of this size."""
+        """The record with these objects, on a canvas of this size."""
         before, shape = self.record.objects, self.group.shape
         objects = tuple(
             item if isinstance(item, DataObject) else DataObject(before[item].desc, shape(item)) for item in self.items
@@ -223,7 +223,7 @@ class AugmentationPlan:
 
     source: (width, height) of the picture it is for; width, height: the final canvas; all in pixels. matrix: source
     pixels to canvas pixels; patches: pieces shown twice.
-    told: the objects inside the canvas. kept_indices: for each of them the
+    visible: the objects inside the canvas. kept_indices: for each of them the
     index it had in the source (a pasted copy repeats its original's); coverages: their exact visible shares.
     dropped: (index, reason) of the objects that are gone. colour: (operation, numbers) in order. applied, skipped:
     names of operations, with the reason where one was skipped.
@@ -233,7 +233,7 @@ class AugmentationPlan:
     width: int
     height: int
     matrix: Map
-    told: Told
+    visible: VisibleObjects
     kept_indices: tuple[int, ...]
     coverages: tuple[float, ...]
     dropped: tuple[tuple[int, str], ...] = ()
@@ -245,7 +245,7 @@ class AugmentationPlan:
     @cached_property
     def record(self) -> Record:
         """Objects inside the canvas, `width` and `height` of the canvas."""
-        return self.told.on_canvas(self.width, self.height)
+        return self.visible.on_canvas(self.width, self.height)
 
     @property
     def moves(self) -> bool:

@@ -1,1 +1,1 @@
-"""From samples to batches: how long a sample is, told without its pixels. No torch here."""
+"""From samples to batches: sample lengths without opening pictures. No torch here."""

@@ -1,6 +1,6 @@
 """Tokens of a dense answer from its objects, without writing it.
 
-With a tokenizer that sets every digit apart, an answer costs the digits of its coordinates plus what stands between
+With a tokenizer that sets every digit apart, an answer costs the digits of its coordinates plus what lies between
 them, and that depends on each object's kind, number of points and description alone. Neither the order of the vertices
 nor that of the objects changes the sum, except for which object comes last.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plumbline.augment.plan import Told
+from plumbline.augment.plan import VisibleObjects
 from plumbline.batch.tokens import TokenCounter
 from plumbline.data.answer import object_text, rounded_numbers, scale_and_size
 from plumbline.data.contract import is_encodable
@@ -31,7 +31,7 @@ _TENS = np.array([10.0**power for power in range(1, 8)])
 class Answer(NamedTuple):
     """An answer about one picture; the rest as for `encode_answer`."""
 
-    told: Told
+    visible: VisibleObjects
     width: int
     height: int
     emit_norm: str
@@ -53,7 +53,8 @@ class AnswerCounter:
         self._opening = counter.count('{"object_0') - 1
 
     def count_all(self, answers: Sequence[Answer]) -> list[int | None]:
-        """Tokens of each answer; None where only writing it can tell: no objects, refused text, another tokenizer.
+        """Tokens of each answer; None where the answer must be written to be counted: no objects, refused text, another
+        tokenizer.
 
         No object is made, unless which one comes last makes a difference.
         """
@@ -63,14 +64,14 @@ class AnswerCounter:
 
     def _count(self, answer: Answer, digits: Sequence[int]) -> int | None:
         """digits: of the coordinates of every shape in the group, then of the objects that are made already."""
-        told, group, descs = answer.told, answer.told.group, answer.told.record.descs
-        if not told.items:
+        visible, group, descs = answer.visible, answer.visible.group, answer.visible.record.descs
+        if not visible.items:
             return None
-        made = told.made
-        places = [item for item in told.items if not isinstance(item, DataObject)]
+        made = visible.made
+        places = [item for item in visible.items if not isinstance(item, DataObject)]
         parts = [(group.forms[place], descs[place]) for place in places]
         parts += [((item.shape.kind, len(item.shape.points)), item.desc) for item in made]
-        # Of the four corners of an upright box two are told.
+        # An upright box is written with two of its four corners.
         own = [
             digits[place] // 2 if form[0] == Box.kind else digits[place]
             for (form, _), place in zip(parts, places, strict=False)
@@ -96,9 +97,9 @@ class AnswerCounter:
             return None
         kind, points = form
         numbers = [0] * (2 * points)
-        told = f'0": {{{object_text(kind, numbers, desc)}}}'
-        followed = self._counter.count(f'{told}, "object_0') - len(numbers) - 2
-        return followed, self._counter.count(f"{told}}}{END}") - len(numbers) - 1 - followed
+        visible = f'0": {{{object_text(kind, numbers, desc)}}}'
+        followed = self._counter.count(f'{visible}, "object_0') - len(numbers) - 2
+        return followed, self._counter.count(f"{visible}}}{END}") - len(numbers) - 1 - followed
 
 
 def _digits_of_each(answers: Sequence[Answer]) -> list[list[int]]:
@@ -111,12 +112,12 @@ def _digits_of_each(answers: Sequence[Answer]) -> list[list[int]]:
     counts: list[int] = []
     ends: list[int] = []
     count = 0
-    for told, *_ in answers:
+    for visible, *_ in answers:
         before = count
-        points.append(told.group.points)
-        starts += [count + start for start in told.group.starts]
-        count += len(told.group.points)
-        for item in told.made:
+        points.append(visible.group.points)
+        starts += [count + start for start in visible.group.starts]
+        count += len(visible.group.points)
+        for item in visible.made:
             points.append(item.shape.points)
             starts.append(count)
             count += len(item.shape.points)

@@ -58,11 +58,12 @@ def best_fit_decreasing(lengths: ArrayLike, capacity: int) -> list[Pack]:
 def subset_fill(lengths: ArrayLike, capacity: int) -> list[Pack]:
     """Packs filled one after the other: a sample, and what fills its room of the next `WINDOW` in a shuffled order.
 
-    Which subset of the window fills it best is told by subset sums as bits of one whole number (the idea of the minimum
-    bin slack heuristic of Gupta and Ho, 1999, with Bellman's recursion in the place of its search). A shuffled order
-    keeps the mixture of lengths the same to the end, so that the last packs fill as well as the first: near the bound
-    where several samples share a pack. What takes more than half a pack comes first, the longest before the others;
-    where that is most of them, best fit decreasing does better. Deterministic. Raises as `best_fit_decreasing` does.
+    Which subset of the window fills it best is found by subset sums as bits of one whole number (the idea of the
+    minimum bin slack heuristic of Gupta and Ho, 1999, with Bellman's recursion in the place of its search). A shuffled
+    order keeps the mixture of lengths the same to the end, so that the last packs fill as well as the first: near the
+    bound where several samples share a pack. What takes more than half a pack comes first, the longest before the
+    others; where that is most of them, best fit decreasing does better. Deterministic. Raises as `best_fit_decreasing`
+    does.
     """
     sizes = _checked(lengths, capacity).tolist()
     order = list(range(len(sizes)))

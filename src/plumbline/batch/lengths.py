@@ -133,7 +133,7 @@ def resize_to_grid(image: Image.Image, limits: PixelLimits) -> Image.Image:
 def exact_length(sample: Sample, counter: TokenCounter, limits: PixelLimits) -> int:
     """Tokens of a sample, prompt and answer, as the upstream's template encodes it.
 
-    No picture is opened whose record or plan tells its size, of others only the header is read. Raises DataError for a
+    No picture is opened whose record or plan has its size, of others only the header is read. Raises DataError for a
     picture that cannot be opened or is too thin for the grid.
     """
     return chat_length(sample.messages, [picture.shown_size() for picture in sample.pictures], counter, limits)

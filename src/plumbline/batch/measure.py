@@ -1,4 +1,4 @@
-"""What `plumbline data lengths` prints: how long the samples of a file are for a model, told without pixels."""
+"""What `plumbline data lengths` prints: the token lengths of a file's samples for a model, without opening pictures."""
 
 from __future__ import annotations
 

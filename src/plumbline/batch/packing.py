@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.augment.plan import AugmentationPlan, Told
+from plumbline.augment.plan import AugmentationPlan, VisibleObjects
 from plumbline.batch.answers import Answer, AnswerCounter
 from plumbline.batch.bins import GOOD, Pack, equalise, lower_bound, pack_samples
 from plumbline.batch.lengths import PixelLimits, exact_length, image_tokens, rendered_parts
@@ -31,7 +31,7 @@ WINDOWS = 20
 LEAST_PACKS = 200
 """Packs of a stretch, at least: of each the last pack is not full, which costs a pack in so many at most."""
 PROBES = 400
-"""Samples by which the number of packs is told before there are lengths."""
+"""Samples that the number of packs is estimated from before there are lengths."""
 CLOCK = 1_000_000
 """Steps of a packed run as its curriculum counts them: how many real steps there are is known only after packing."""
 LEAST_FILL = 0.985
@@ -65,12 +65,12 @@ class LengthMeter:
     def _length(
         self, key: SampleKey, drawn: Drawn | DataError, answer: Answer | None, tokens: int | None
     ) -> int | Problem:
-        """tokens: of the answer, where they could be told without writing it."""
+        """tokens: of the answer, where they were counted without writing it."""
         try:
             if isinstance(drawn, DataError):
                 raise drawn
             if answer is not None and tokens is not None:
-                with suppress(ValueError):  # a picture too thin for the grid, of which `exact_length` tells more
+                with suppress(ValueError):  # a picture too thin for the grid, which `exact_length` reports in full
                     picture = image_tokens(answer.width, answer.height, self.limits) - 1  # its placeholder is text
                     return self._prompt(drawn.turn.source) + picture + tokens
             return exact_length(self.samples.item(key.position, key.epoch, key.step), self.counter, self.limits)
@@ -89,8 +89,12 @@ class LengthMeter:
         settings = self.samples.sources[drawn.turn.source].settings
         if settings.form != PLAIN_FORM:  # counted by writing it: no run of numbers is worth a second counter
             return None
-        told = plan.told if isinstance(plan, AugmentationPlan) else Told.whole(plan.record if plan else record)
-        return Answer(told, width, height, settings.emit_norm, settings.ordering)
+        visible = (
+            plan.visible
+            if isinstance(plan, AugmentationPlan)
+            else VisibleObjects.whole(plan.record if plan else record)
+        )
+        return Answer(visible, width, height, settings.emit_norm, settings.ordering)
 
     @cached_property
     def _answers(self) -> AnswerCounter:
@@ -269,7 +273,7 @@ def _clock(meter: LengthMeter, capacity: int, epochs: float) -> Progress:
 
 
 def _packs_expected(meter: LengthMeter, capacity: int) -> int:
-    """Packs of an epoch, told from some of its samples, each of another part of the run."""
+    """Packs of an epoch, estimated from samples spread over the run."""
     samples = len(meter.samples)
     keys = [
         SampleKey(position, 0, position * CLOCK // samples) for position in range(0, samples, -(-samples // PROBES))

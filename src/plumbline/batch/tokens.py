@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DIGITS = re.compile("[0-9]+")
 _LONE_DIGIT = r"|\p{N}|"
-"""The part of a pre-tokenizer's pattern by which each digit stands alone (others write `\\p{N}{1,3}`)."""
+"""The part of a pre-tokenizer's pattern that makes each digit a token of its own (others write `\\p{N}{1,3}`)."""
 TEXTS, PIECES = 4096, 65536
 """Cached counts: of whole texts (prompts repeat) and of the pieces between digits."""
 
@@ -82,7 +82,7 @@ def _load(folder: Path) -> tuple[Tokenizer, bool]:
 
 
 def _digits_stand_alone(tokenizer: Tokenizer) -> bool:
-    """Told from the pre-tokenizer's pattern and from the added tokens, which are looked for before it."""
+    """Read from the pre-tokenizer's pattern and from the added tokens, which are looked for before it."""
     added = "".join(token.content for token in tokenizer.get_added_tokens_decoder().values())
     keeps_digits = _described(tokenizer.normalizer).get("type") in (None, "NFC")
     pattern = json.dumps(_described(tokenizer.pre_tokenizer)).replace("\\\\", "\\")

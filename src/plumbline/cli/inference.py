@@ -15,10 +15,10 @@ Shard = Annotated[
     Parameter(help="Only the I-th of N parts of the input, as I/N; without it finished parts are taken over."),
 ]
 MaxErrorRate = Annotated[
-    float | None, Parameter(help="Stop (exit 5) when a larger share has no reply, judged from 20 rows on.")
+    float | None, Parameter(help="Stop (exit 5) when a larger share has no reply, measured from 20 rows on.")
 ]
 Replies = Annotated[
-    Path | None, Parameter(help="Keep replies in this file by what they depend on; the same question is asked once.")
+    Path | None, Parameter(help="Keep replies in this file by what they depend on; the same question is sent once.")
 ]
 Servers = Annotated[
     tuple[str, ...],

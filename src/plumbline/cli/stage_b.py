@@ -102,7 +102,7 @@ def stage_b_rollback(config: RunOrConfig, step: int, *, mission: OneMission = No
 
 @stage_b_app.command(name="rejudge")
 def stage_b_rejudge(config: Path, *, missions: Missions = (), as_json: AsJson = False) -> int:
-    """Score recorded rollouts with the weights and the policy of CONFIG; nothing is asked.
+    """Score recorded rollouts with the weights and the policy of CONFIG; no model is called.
 
     Example: `plumbline stage-b rejudge stage_b.yaml`
     """

@@ -29,7 +29,7 @@ def parse_file(path: Path | str, problems: list[Problem]) -> MapNode | None:
     """Read one YAML file whose top level is a mapping.
 
     What is wrong goes to `problems`; the tree is returned where reading on makes sense (a duplicate key, a refused
-    tag), so that the rest of the file can be judged at the same time, and None where it does not.
+    tag), so that the rest of the file can be checked at the same time, and None where it does not.
     """
     try:
         return parse_text(_read(Path(path)), str(path), problems)

@@ -44,7 +44,7 @@ def _is_list(kind: ValueType) -> bool:
 
 
 def _kind(kind: ValueType) -> str:
-    """What may be written; null stands in the column of defaults."""
+    """What may be written; null is shown in the column of defaults."""
     if isinstance(kind, AnyOf):
         return " or ".join(option.describe() for option in kind.options if not isinstance(option, Null))
     return kind.describe()

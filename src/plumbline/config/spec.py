@@ -65,7 +65,7 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def type_of(hint: Any) -> ValueType:
-    """The kind of value that a type hint stands for; `tuple[float, float]` is a range of two ascending numbers."""
+    """The kind of value that a type hint describes; `tuple[float, float]` is a range of two ascending numbers."""
     if get_origin(hint) is Annotated:
         base, *limits = get_args(hint)
         if isinstance(limits[0], Named):

@@ -235,7 +235,7 @@ class Choice(_ScalarType):
 
 @dataclass(frozen=True)
 class Anything(_ScalarType):
-    """Any plain YAML value: judged by whoever uses it."""
+    """Any plain YAML value: checked by whoever uses it."""
 
     def accepts(self, node: Node) -> bool:
         return True
@@ -252,7 +252,7 @@ class Anything(_ScalarType):
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of one kind. With `single`, one bare item stands for a list of it (as on the upstream's command line)."""
+    """A list of one kind. With `single`, one bare item is read as a list of one (as on the upstream's command line)."""
 
     item: ValueType
     length: Length = field(default_factory=Length)
@@ -413,9 +413,9 @@ class AnyOf:
             if len(fitting) == 1:
                 report.problems.extend(trial.problems)
                 return INVALID
-        telling = [option for option in self.options if not isinstance(option, Null)]
-        if len(telling) == 1 and not (isinstance(node, Scalar) and node.value is None):
-            return telling[0].check(node, path, report)
+        options = [option for option in self.options if not isinstance(option, Null)]
+        if len(options) == 1 and not (isinstance(node, Scalar) and node.value is None):
+            return options[0].check(node, path, report)
         return report.mismatch(node, path, self.describe())
 
     def make(self, value: Any) -> Any:
@@ -432,7 +432,7 @@ class AnyOf:
 
 
 def _fits(option: ValueType, value: Any) -> bool:
-    """Whether a checked plain value came from this option: lists and mappings tell themselves apart."""
+    """Whether a checked plain value came from this option: lists and mappings are told apart by their shape."""
     if isinstance(value, dict):
         return isinstance(option, MapOf | Section | NamedParams | Anything)
     if isinstance(value, list):

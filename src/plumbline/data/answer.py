@@ -42,7 +42,7 @@ def encode_answer(
     ordering: str = "top_left",
     form: AnswerForm = PLAIN_FORM,
 ) -> str:
-    """One line of JSON that tells `objects` (pixels of a picture of width x height) in the order of `ordering`.
+    """One line of JSON with `objects` (pixels of a picture of width x height) in the order of `ordering`.
 
     Vertex and object order are normalised here. Raises DataError for geometry outside the picture (clip it first:
     nothing is clamped here) and for text that UTF-8 cannot hold; ValueError for an unknown norm or ordering.
@@ -57,7 +57,7 @@ def encode_answer(
 
 
 def object_text(kind: str, numbers: Sequence[int], desc: str, form: AnswerForm = PLAIN_FORM) -> str:
-    """What stands between the braces of one object; numbers: as the answer writes them, [x1, y1, ...]."""
+    """The text between the braces of one object; numbers: as the answer writes them, [x1, y1, ...]."""
     return form.object_text(kind, numbers, _json_text(desc))
 
 

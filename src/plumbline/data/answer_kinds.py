@@ -1,4 +1,4 @@
-"""What each byte of an answer tells: coordinates, descriptions, or the structure that holds them."""
+"""What each byte of an answer is part of: coordinates, descriptions, or the structure that holds them."""
 
 from __future__ import annotations
 

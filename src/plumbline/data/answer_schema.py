@@ -15,7 +15,7 @@ def dense_schema(emit_norm: str, form: AnswerForm = PLAIN_FORM) -> dict[str, Any
     """An answer of objects: `object_1`, `object_2`, ... with one geometry and a description each.
 
     An answer without objects says that there is none. Coordinates are whole numbers within the scale of `emit_norm`.
-    That the numbers have no gap and no object repeats is for the parser to tell.
+    That the numbers have no gap and no object repeats is checked by the parser.
     """
     most = _MOST[emit_norm]
     number: dict[str, Any] = {"type": "integer", "minimum": 0} | ({} if most is None else {"maximum": most})

@@ -1,6 +1,6 @@
-"""Everything that is wrong with JSONL files: the contract's breaches and what is suspicious beside them.
+"""Everything that is wrong with JSONL files: the contract's breaches and what is merely suspicious.
 
-Nothing but the JSONL files is touched unless pictures are asked for. Findings come as they are met, and a bad line
+Only the JSONL files are read unless pictures are requested. Findings come as they are met, and a bad line
 never hides the next one.
 """
 
@@ -32,7 +32,7 @@ _WINDOW = 64
 _CHUNK = 256
 """Lines that are handed to a process at once."""
 _BYTES_PER_PROCESS = 500_000
-"""Below this a file is judged sooner than a process is started."""
+"""Checking a smaller file takes less time than starting a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Check:
                 yield found, []
 
     def _examined(self, file: str) -> Iterator[_Examined]:
-        """The lines of a file, judged each by itself: in every core, unless there are few or threads at work."""
+        """The lines of a file, each checked by itself: in every core, unless there are few or threads at work."""
         size = Path(file).stat().st_size if Path(file).is_file() else 0
         processes = 1 if self.options.images else min(cores(), size // _BYTES_PER_PROCESS)
         lines = islice(read_lines(file), self.options.limit)
@@ -149,7 +149,7 @@ class Check:
             yield from part
 
     def _check_repeats(self, examined: _Examined, folder: str, found: Findings) -> None:
-        """What only shows beside other lines."""
+        """What only shows in comparison with other lines."""
         if examined.digest is None:
             return
         first = self._contents.setdefault((found.file, examined.digest), found.line)

@@ -68,11 +68,11 @@ def build_records(rows: Iterable[Mapping[str, Any]], file: str, lines: Sequence[
     Of a row nothing is kept but what its record holds: a picture in base64 may be megabytes.
     """
     outlines: list[list[Outline]] = []
-    told: list[tuple[Any, ...]] = []
+    parsed: list[tuple[Any, ...]] = []
     for raw in rows:
         items = raw.get("objects") or ()
         outlines.append([geometry_of(item) for item in items])
-        told.append(
+        parsed.append(
             (
                 tuple([_image_reference(image) for image in raw.get("images") or ()]),
                 raw.get("width"),
@@ -89,7 +89,7 @@ def build_records(rows: Iterable[Mapping[str, Any]], file: str, lines: Sequence[
             images, width, height, GroupedObjects(descs, group), summary, metadata, messages, file, line, is_negative
         )
         for (images, width, height, descs, summary, metadata, messages, is_negative), group, line in zip(
-            told, ShapeGroup.of_outlines(outlines), lines, strict=True
+            parsed, ShapeGroup.of_outlines(outlines), lines, strict=True
         )
     ]
 
@@ -305,7 +305,7 @@ def _children(value: Any) -> list[Any]:
 def _check_chat(raw: dict[str, Any], found: Findings) -> None:
     others = [key for key in ("images", "objects", "summary", "width", "height") if raw.get(key) is not None]
     if others:
-        found.add("chat-mixed", "messages", f"beside {', '.join(others)}", "a record is a chat or a described picture")
+        found.add("chat-mixed", "messages", f"besides {', '.join(others)}", "a record is a chat or a described picture")
     messages = raw["messages"]
     if not isinstance(messages, list) or not messages:
         found.add("messages", "messages", "must be a list of turns that is not empty")

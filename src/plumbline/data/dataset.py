@@ -1,4 +1,4 @@
-"""Records as a map-style dataset without torch: byte offsets in memory, one record parsed when it is asked for."""
+"""Records as a map-style dataset without torch: byte offsets in memory, one record parsed on access."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Picture:
     """One picture of a sample.
 
     reference: resolved path or data URL; place: `file:line` of its record; size: (width, height) in pixels as the
-    record tells it, None where it says nothing; plan: its augmentation.
+    record has it, None where it does not; plan: its augmentation.
     """
 
     reference: str
@@ -149,7 +149,7 @@ class Picture:
     plan: PicturePlan | None = None
 
     def shown_size(self) -> tuple[int, int]:
-        """(width, height) before the model's grid; opens the header only where the record tells no size."""
+        """(width, height) before the model's grid; opens the header only where the record has no size."""
         if self.plan is not None:
             return self.plan.width, self.plan.height
         return self.size or image_size(self.reference)
@@ -160,7 +160,7 @@ class Sample:
     """One chat ready for the template.
 
     images: resolved paths or data URLs, also inside `messages`, in order; pictures: more about each of them.
-    mode: "dense", "summary", "chat" or "irrelevant". record: what was told (the first one of a turn with several), its
+    mode: "dense", "summary", "chat" or "irrelevant". record: its record (the first one of a turn with several), its
     geometry inside the picture. objects: how many are to be seen on its pictures as they are shown, whether or not the
     answer tells them. clipped, dropped: how many the picture's own edge touched; left_out: how many were over the most
     that their source wants of a picture. source: name of the data source.
@@ -226,7 +226,7 @@ class RecordDataset:
 
 
 def fit_for(record: Record, mode: str) -> Fitted:
-    """The record with its objects inside the picture; DataError when dense mode would have nothing left to tell."""
+    """The record with its objects inside the picture; DataError when dense mode would have no object left."""
     fitted = fit_record(record)
     if fitted.dropped and not fitted.record.objects and mode == "dense":
         what = f"all {len(fitted.dropped)} objects lie outside the picture of {record.width} x {record.height}"
@@ -241,18 +241,18 @@ def build_sample(
     plans: Sequence[Sequence[PicturePlan | None]] = (),
     source: str = "",
 ) -> Sample:
-    """The sample that tells one record, or several in one turn.
+    """The sample of one record, or of several in one turn.
 
     plans: per record, the plan of each of its pictures; empty when nothing is augmented.
     """
     records = [item.record for item in fitted]
     if plans:
-        told = [
+        shown = [
             record if not own or own[0] is None else own[0].record for record, own in zip(records, plans, strict=True)
         ]
     else:
-        told = records
-    chat = build_turn(told, mode, settings.prompts, settings.emit_norm, settings.ordering, settings.form)
+        shown = records
+    chat = build_turn(shown, mode, settings.prompts, settings.emit_norm, settings.ordering, settings.form)
     pictures = tuple(
         picture
         for number, record in enumerate(records)
@@ -263,8 +263,8 @@ def build_sample(
         messages=chat["messages"],
         images=chat["images"],
         mode="chat" if records[0].messages is not None else mode,
-        record=told[0],
-        objects=sum(len(record.objects) for record in told),
+        record=shown[0],
+        objects=sum(len(record.objects) for record in shown),
         clipped=sum(len(item.clipped) for item in fitted),
         dropped=sum(len(item.dropped) for item in fitted),
         left_out=sum(item.left_out for item in fitted),
@@ -275,9 +275,9 @@ def build_sample(
 
 def _pictures(record: Record, policy: ImagePolicy, plans: Sequence[PicturePlan | None]) -> Iterator[Picture]:
     references = resolve_images(own_images(record), record, policy)
-    # Of several pictures the record tells no size.
-    told = len(references) == 1 and record.width is not None and record.height is not None
-    size = (record.width, record.height) if told else None
+    # A record of several pictures has no size.
+    has_size = len(references) == 1 and record.width is not None and record.height is not None
+    size = (record.width, record.height) if has_size else None
     for number, reference in enumerate(references):
         yield Picture(reference, record.place, size, plans[number] if plans else None)  # type: ignore[arg-type]
 

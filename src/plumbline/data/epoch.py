@@ -114,7 +114,7 @@ class EpochDataset:
         return build_sample(drawn.fitted, drawn.turn.mode, source.settings, drawn.plans, source.name)
 
     def draw(self, position: int, epoch: int = 0, step: int = 0) -> Drawn:
-        """What `item` tells, before it is put into words; raises as `item` does for its records."""
+        """The content of `item` before it becomes text; raises as `item` does for its records."""
         (drawn,) = self.draw_many([(position, epoch, step)])
         if isinstance(drawn, DataError):
             raise drawn

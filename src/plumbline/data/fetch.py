@@ -1,7 +1,7 @@
 """Pictures behind URLs, from hosts that were allowed by name and never from inside the network.
 
 A record is untrusted: its URL may lead to a machine that only this one can reach, directly, by a redirect, or by a name
-whose address changes between the check and the connection. So every hop must be on the list, and the address is judged
+whose address changes between the check and the connection. So every hop must be on the list, and the address is checked
 on the very connection that is used.
 """
 
@@ -47,7 +47,7 @@ def fetch_picture(url: str, allowed: Collection[str]) -> bytes:
 
 
 def check_url(url: str, allowed: Collection[str]) -> None:
-    """Raise DataError unless the URL's scheme, host and port are allowed; nothing is asked of the network."""
+    """Raise DataError unless the URL's scheme, host and port are allowed; nothing is sent."""
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port
@@ -110,7 +110,7 @@ def _body(response: http.client.HTTPResponse, deadline: float) -> bytes:
 
 
 def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
-    """A connection to an address that was judged; no proxy of the environment stands between."""
+    """A connection to a checked address; the environment's proxies are not used."""
     if scheme == "https":
         secure = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS)
         raw = _judged_socket(host, port or 443)
@@ -122,7 +122,7 @@ def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPCon
 
 
 def _judged_socket(host: str, port: int) -> socket.socket:
-    """Connected to a public address of `host`; the address that was judged is the one connected to."""
+    """Connected to a public address of `host`; the checked address is the one connected to."""
     refused: list[str] = []
     last: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):

@@ -44,7 +44,8 @@ class ImagePolicy:
 
     roots: folders of `custom.image_roots`; empty means the JSONL's folder and `extra_root`.
     url_allow: hosts of `custom.image_url_allow`. max_pixels: width x height above which nothing is decoded.
-    extra_root: the environment's ROOT_IMAGE_DIR; relative names that are not beside the JSONL are looked up there.
+    extra_root: the environment's ROOT_IMAGE_DIR; relative names that are not found next to the JSONL are looked up
+    there.
     """
 
     roots: tuple[str, ...] = ()
@@ -111,10 +112,10 @@ class ImagePolicy:
         return self.roots or (str(jsonl_folder), *([self.extra_root] if self.extra_root else []))
 
     def _candidate(self, image: str, jsonl_folder: str) -> str:
-        beside = _real_path(jsonl_folder, image)
-        if self.extra_root and not Path(beside).exists():
+        local = _real_path(jsonl_folder, image)
+        if self.extra_root and not Path(local).exists():
             return _real_path(self.extra_root, image)
-        return beside
+        return local
 
     def _refuse_by_name(self, image: str) -> None:
         if "\0" in image or not image.strip():
@@ -163,7 +164,7 @@ def load_image(image: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     16-bit grey is scaled to 8 bits, transparency is laid over white, CMYK and palettes are converted, of an animation
     the first frame is taken. Raises DataError naming the file: not a picture, truncated, or more than `max_pixels`
-    (told from the header, before decoding).
+    (read from the header, before decoding).
     """
     from PIL import Image
 
@@ -248,9 +249,9 @@ def _source(image: str | Path) -> str | Path | io.BytesIO:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation 1..8 as the header tells it; 1 where there is none.
+    """EXIF orientation 1..8 from the header; 1 where there is none.
 
-    A PNG is asked without decoding it: an EXIF chunk behind the pixels is ignored, by both `image_size` and
+    A PNG is not decoded for it: an EXIF chunk behind the pixels is ignored, by both `image_size` and
     `load_image`. Pillow itself applies a TIFF's orientation, to its size as well as to its pixels.
     """
     from PIL import ExifTags, Image

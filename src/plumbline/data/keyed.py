@@ -16,7 +16,7 @@ def keyed_generator(seed: int, epoch: int, index: int, purpose: str) -> np.rando
 
 
 class KeyedStream:
-    """`keyed_generator` for many keys in a row, at a tenth of the price: one generator whose state is set anew.
+    """`keyed_generator` for many keys in a row, at a tenth of the price: one generator whose state is reset.
 
     Philox is a counter under a key (Salmon et al. 2011), so that setting the key is all that a new stream needs.
     """

@@ -1,4 +1,4 @@
-"""A record to the chat that the model is trained on, and to the chat it is asked.
+"""A record to the chat that the model is trained on, and to the chat that it answers.
 
 The only spelling that leaves this module is `{"type": "image", "image": <text>}`: the template takes the value from
 the key that equals the type, and a wrong key would lose the picture without an error.
@@ -38,7 +38,7 @@ def build_messages(
     """{"messages": [...], "images": [str, ...]} of one training sample.
 
     mode: "dense" answers with the objects, "summary" with the summary; a record that is a chat keeps its own turns, in
-    any mode, and is the only one that "chat" can tell.
+    any mode, and is the only kind that "chat" accepts.
     Raises DataError, naming the record's file and line, when it lacks what the mode needs, when its text holds control
     text such as `<|im_end|>` or `<image>`, and when images and image places disagree.
     """
@@ -62,7 +62,7 @@ def build_turn(
     ordering: str = "top_left",
     form: AnswerForm = PLAIN_FORM,
 ) -> Chat:
-    """The chat of one record, or of several whose pictures are asked about in one turn.
+    """The chat of one record, or of several whose pictures are in one turn.
 
     The answer to several is `{"image_1": <answer>, "image_2": <answer>}` with the pictures in the turn's order, named
     as `form` says. mode "irrelevant" asks as "summary" does and answers with the text of `prompts/irrelevant.txt`.
@@ -91,7 +91,7 @@ def _joined_answers(answers: Sequence[str], mode: str, form: AnswerForm) -> str:
 
 
 def ask_messages(images: Sequence[str], system: str, user: str) -> Chat:
-    """{"messages", "images"} up to the user's turn: what a model is asked about `images`."""
+    """{"messages", "images"} up to the user's turn: a model's question about `images`."""
     content = [{"type": "image", "image": image} for image in images]
     turns: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     turns.append({"role": "user", "content": [*content, {"type": "text", "text": user}]})

@@ -24,7 +24,7 @@ class Share:
 
     records: how many it has; ratio: samples per epoch over the targets' records together (over its own, for a target).
     mode: "dense", "summary", "chat", "irrelevant", or "mixed": dense with a share of summaries. chats: records that are
-    chats of their own among others; they are told as such, and as many of them per epoch as their number demands.
+    chats of their own among others; they are used as such, and as many of them per epoch as their number demands.
     """
 
     records: int
@@ -37,7 +37,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One sample of an epoch: `records` of one `source`, told together in `mode`."""
+    """One sample of an epoch: `records` of one `source`, in one turn, in `mode`."""
 
     source: int
     records: tuple[int, ...]
@@ -48,8 +48,8 @@ class Turn:
 class Mixture:
     """Draws the turns of an epoch.
 
-    summary_ratio: share of the records of a "mixed" source, its chats aside, told by their summary; images_per_turn:
-    records told in one turn (chats stay alone); shuffle: False keeps the order of the files.
+    summary_ratio: share of the records of a "mixed" source, its chats aside, answered with their summary;
+    images_per_turn: records in one turn (chats stay alone); shuffle: False keeps the order of the files.
     """
 
     shares: tuple[Share, ...]

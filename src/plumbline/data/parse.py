@@ -1,7 +1,8 @@
 """Reading a model's reply: never raises, one pass over the text, nothing repaired without saying so.
 
-The reply may stand in prose or a code fence, be cut off, or be damaged in the middle. `_Builder` makes a tree of what
-is there, marking what is unsound; `_Reader` takes the complete objects out of the tree and gives a reason for the rest.
+The reply may be wrapped in prose or a code fence, be cut off, or be damaged in the middle. `_Builder` makes a tree of
+what is there, marking what is unsound; `_Reader` takes the complete objects out of the tree and gives a reason for the
+rest.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class _Node:
 
 
 class _Builder:
-    """Tokens to a tree, with an explicit stack: depth is bounded and a cut leaves the complete parts standing."""
+    """Tokens to a tree, with an explicit stack: depth is bounded and a cut keeps the complete parts."""
 
     def __init__(self) -> None:
         self.root = _Node(is_object=True)
@@ -271,7 +272,7 @@ class _Reader:
         self.objects.append(AnswerObject(kind, numbers or (), fields["desc"], index, image))
 
     def _check_extras(self, fields: dict[str, Any], kind: str, numbers: tuple[float, ...], name: str) -> None:
-        """What is wrong beside a usable geometry and desc: the object is kept, the reason told."""
+        """What is wrong besides a usable geometry and desc: the object is kept, the reason reported."""
         for key in fields:
             if key not in (kind, "desc", *COUNTS_OF_POINTS):
                 self.problems.append(f"{name}: unknown key {shown(key)}")

@@ -22,7 +22,7 @@ class DataObject:
 
 
 class GroupedObjects(Sequence[DataObject]):
-    """The objects of a line, each made when it is asked for: to plan a sample, most are never needed.
+    """The objects of a line, each made on access: to plan a sample, most are never needed.
 
     descs: of each; group: their shapes.
     """
@@ -91,7 +91,7 @@ class Record:
 
     @property
     def descs(self) -> Sequence[str]:
-        """What each object is told as."""
+        """The shape that each object is written as."""
         objects = self.objects
         return objects.descs if isinstance(objects, GroupedObjects) else [item.desc for item in objects]
 
@@ -101,7 +101,7 @@ class Record:
         return f"{self.file}:{self.line}" if self.line else self.file or "record"
 
     def on_canvas(self, objects: Sequence[DataObject], width: int, height: int) -> Record:
-        """The same record telling other objects of a picture of another size."""
+        """The same record with other objects and another picture size."""
         return Record(
             images=self.images,
             width=width,

@@ -19,7 +19,7 @@ from plumbline.storage.text import printable
 EXAMPLES = 12
 """Findings of each rule that a gallery shows."""
 _SHOWN = 100
-"""Findings printed as text unless asked otherwise; the table below them counts all."""
+"""Findings printed as text by default; the table below them counts all."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def stats(file: Path, *, top: int = 20, as_json: bool = False) -> int:
 
 
 def _with_progress(run: Check) -> Iterator[Finding]:
-    """The findings of `run`; on a terminal a line on stderr tells how far it has come."""
+    """The findings of `run`; on a terminal a line on stderr shows the progress."""
     if not sys.stderr.isatty():
         yield from run.findings()
         return

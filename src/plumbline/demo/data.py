@@ -51,7 +51,7 @@ def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, see
     """Write pictures, train.jsonl and val.jsonl under `folder`; the folder appears whole or not at all.
 
     Scenes are numbered through: the first `scenes` are for training, the `held_out` ones after them for validation,
-    beside the photographs marked `val`. The same arguments give the same bytes.
+    in addition to the photographs marked `val`. The same arguments give the same bytes.
     """
     with drafted(folder, overwrite=True) as draft:
         photos = list(_place_photos(draft))

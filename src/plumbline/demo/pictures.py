@@ -1,4 +1,4 @@
-"""The demonstration's pictures: annotation beside model, and the contact sheet that the README shows."""
+"""The demonstration's pictures: annotations next to predictions, and the contact sheet that the README shows."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class StageFailedError(UserError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `plumbline demo` is asked. steps: of the supervised run; the distillation takes a tenth of it."""
+    """Options of `plumbline demo`. steps: of the supervised run; the distillation takes a tenth of it."""
 
     output: Path = Path("output/demo")
     prepare_only: bool = False

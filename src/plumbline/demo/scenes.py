@@ -34,7 +34,7 @@ _SLOT_HEIGHT = 0.2
 class Scene:
     """A planned scene: picture size in pixels and the parts back to front.
 
-    slant: 0 for a rack seen from the front; otherwise how much higher its right side stands, as a part of the picture's
+    slant: 0 for a rack seen from the front; otherwise how much higher its right side is, as a part of the picture's
     height over the picture's whole width (negative: lower).
     """
 
@@ -154,8 +154,8 @@ class _Bench:
     def _screw(self, sides: tuple[float, float, float, float]) -> None:
         left, top, right, bottom = sides
         radius = 0.035 * min(self.width, self.height)
-        beside = left - radius * 1.1 if self.draw.random() < 0.5 else right + radius * 1.1
-        middle = self.placed(np.array([[beside, (top + bottom) / 2]]))[0]
+        x = left - radius * 1.1 if self.draw.random() < 0.5 else right + radius * 1.1
+        middle = self.placed(np.array([[x, (top + bottom) / 2]]))[0]
         desc = str(self.draw.choice(("螺丝/符合要求", "螺丝/不符合要求,生锈")))
         self.parts.append(DataObject(desc, Box(np.round([middle - radius, middle + radius], 2))))
 

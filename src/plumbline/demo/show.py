@@ -1,4 +1,4 @@
-"""What the demonstration tells while it works: bars on a terminal, plain lines elsewhere."""
+"""What the demonstration prints while it works: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE_EVERY_S = 15.0
 
 
 class Advance(Protocol):
-    """Tells how far a stage is: `done` of `total`, with a few words."""
+    """Shows the progress of a stage: `done` of `total`, with a few words."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 

@@ -50,12 +50,12 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.done: list[Stage] = []
         self._chain = code_digest()
-        self._is_fresh = False  # whether a stage of this run was done anew: then everything after it is, too
+        self._is_fresh = False  # whether a stage of this run was done again: then everything after it is, too
 
     def recall(self, name: str, inputs: Mapping[str, Any], is_whole: Callable[[], bool]) -> Stage | None:
         """The finished stage, when its record fits and what it made is still there; otherwise forget it.
 
-        inputs: what its result depends on beside the code and the stages before it, as JSON.
+        inputs: what its result depends on besides the code and the stages before it, as JSON.
         """
         self._chain = _digest(self._chain, name, json.dumps(inputs, sort_keys=True, ensure_ascii=False))
         path = self._path(name)
@@ -68,7 +68,7 @@ class Ledger:
         return self.done[-1]
 
     def record(self, name: str, seconds: float, facts: Mapping[str, Any]) -> Stage:
-        """Remember that the stage asked for last is finished."""
+        """Remember that the stage requested last is finished."""
         record = {"fingerprint": self._chain, "seconds": round(seconds, 2), "facts": dict(facts)}
         write_atomically(self._path(name), json.dumps(record, ensure_ascii=False, indent=1) + "\n")
         self.done.append(Stage(name, round(seconds, 2), False, facts))

@@ -40,7 +40,7 @@ def write_photo_tickets(folder: Path, count: int, seed: int) -> None:
     wording = Wording()
     for number in range(count):
         scenes = [plan_scene(seed, number * PHOTOS + place) for place in range(PHOTOS)]
-        is_fail = any(wording.tells_fault(part.desc) for scene in scenes for part in scene.parts)
+        is_fail = any(wording.names_fault(part.desc) for scene in scenes for part in scene.parts)
         group = folder / SHIELDS / ("审核不通过" if is_fail else "审核通过") / f"QC-DEMO-{number:04d}"
         group.mkdir(parents=True, exist_ok=True)
         for place, scene in enumerate(scenes, 1):
@@ -79,14 +79,14 @@ def judge_simulated_tickets(
         "candidates": CANDIDATES,
         "before": first.summary,
         "after": summarize(again),
-        "edits": [_told(edit) for edit in (useless, good) if edit is not None],
+        "edits": [_edit_row(edit) for edit in (useless, good) if edit is not None],
         "certificate": certificate,
         "max_false_pass": MAX_FALSE_PASS,
         "folder": str(run.store.folder),
     }
 
 
-def _told(decision: Mapping[str, Any]) -> dict[str, Any]:
+def _edit_row(decision: Mapping[str, Any]) -> dict[str, Any]:
     return {"text": decision["edit"]["text"], "outcome": decision["outcome"], "why": decision["why"]}
 
 
@@ -96,8 +96,8 @@ def _write_config(folder: Path, count: int, epochs: int) -> Path:
     for made in simulate_tickets(count, 0):
         ticket = made.ticket
         row = {"group_id": ticket.group_id, "mission": ticket.mission, "label": ticket.label}
-        told = {"images": list(ticket.images), "per_image": dict(ticket.summaries), "failed": {}}
-        lines.append(json.dumps(row | told, ensure_ascii=False))
+        summaries = {"images": list(ticket.images), "per_image": dict(ticket.summaries), "failed": {}}
+        lines.append(json.dumps(row | summaries, ensure_ascii=False))
     (folder / f"{MISSION}_stage_a.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "missions.yaml").write_text(
         yaml.safe_dump({MISSION: SIMULATED_FOCUS}, allow_unicode=True), encoding="utf-8"

@@ -1,4 +1,4 @@
-"""Cutting shapes at the picture's edge, exactly; and telling self-crossing outlines.
+"""Cutting shapes at the picture's edge, exactly; and detecting self-crossing outlines.
 
 Outlines that an edge would cut into pieces go through shapely, so that concave ones keep their form and no edge is
 invented along the border. Lines are cut segment by segment: an overlay would also split a line where it crosses itself.
@@ -142,7 +142,7 @@ def is_self_crossing(points: Sequence[Sequence[float]]) -> bool:
 def _winds_once_around_its_middle(points: Sequence[Sequence[float]]) -> bool:
     """Whether every edge turns the same way around the mean of the vertices, and all together once.
 
-    Then the outline cannot cross itself. Most drawn outlines are like that, and telling costs a tenth of a full test.
+    Then the outline cannot cross itself. Most drawn outlines are like that, and this check costs a tenth of a full one.
     """
     cx = sum(x for x, _ in points) / len(points)
     cy = sum(y for _, y in points) / len(points)

@@ -16,13 +16,13 @@ from plumbline.geometry.shapes import SHAPES, Box, Points, Quad, Shape
 
 Bounds = tuple[float, float, float, float]
 Form = tuple[str, int]
-"""Kind and number of points of a shape as it is told."""
+"""Kind and number of points of a shape as it is written."""
 Outline = tuple[str, Sequence[float]]
 """Kind and [x1, y1, x2, y2, ...] of a shape."""
 
 
 class _Slices(Sequence[Shape]):
-    """Shapes over one array of points, each made when it is asked for; a box has its four corners there."""
+    """Shapes over one array of points, each made on access; a box has its four corners there."""
 
     __slots__ = ("_forms", "_points", "_starts")
 
@@ -53,9 +53,9 @@ class _Slices(Sequence[Shape]):
 class ShapeGroup:
     """Shapes under a common map.
 
-    sources: the shapes before it; forms: what each is told as after it; points: float64 [P, 2] after it, a box as its
-    four corners; starts: where each shape begins; corners: float64 [K, 4] of bounds (x1, y1, x2, y2) by shape; extent:
-    bounds of all; upright: whether boxes are boxes still; moved: False for the sources themselves.
+    sources: the shapes before it; forms: what each is written as after it; points: float64 [P, 2] after it, a box as
+    its four corners; starts: where each shape begins; corners: float64 [K, 4] of bounds (x1, y1, x2, y2) by shape;
+    extent: bounds of all; upright: whether boxes are boxes still; moved: False for the sources themselves.
     """
 
     sources: Sequence[Shape]
@@ -155,16 +155,16 @@ def _joined(groups: Sequence[Sequence[Outline]]) -> Iterator[_Joined]:
         begin = count
         own: list[Form] = []
         places: list[int] = []
-        for kind, told in outlines:
+        for kind, outline in outlines:
             places.append(count - begin)
             if kind == Box.kind:
-                x1, y1, x2, y2 = told
+                x1, y1, x2, y2 = outline
                 numbers += (x1, y1, x2, y1, x2, y2, x1, y2)
                 count += 4
                 own.append(_BOX)
             else:
-                numbers += told
-                length = len(told) // 2
+                numbers += outline
+                length = len(outline) // 2
                 count += length
                 own.append((kind, length))
         forms.append(own)

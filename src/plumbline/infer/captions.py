@@ -64,7 +64,7 @@ def read_end(reply: Reply) -> tuple[str, ...]:
 
 
 def read_dense(reply: Reply, size: tuple[int, int], emit_norm: str) -> tuple[tuple[DataObject, ...], tuple[str, ...]]:
-    """The objects of a reply in pixels, and why anything is not among them; repeated ones stay and are told."""
+    """The objects of a reply in pixels, and why anything is not among them; repeated ones are kept and reported."""
     parsed = parse_answer(reply.text)
     objects, problems = to_pixels(parsed, emit_norm, *size)
     first: dict[tuple[str, tuple[float, ...], str], str] = {}

@@ -1,7 +1,7 @@
 """The runner on a cluster: Ray Data hands the items to processes that ask, the rows come back to the one that writes.
 
 Only the writing process touches the output, so resuming, locking and counting are those of any run. A process that
-dies is started again by Ray with the items it had: they are asked anew, and have one row.
+dies is started again by Ray with the items it had: they are sent again, and have one row.
 """
 
 from __future__ import annotations

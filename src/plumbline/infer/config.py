@@ -1,4 +1,4 @@
-"""What a run of a model over pictures is asked to do."""
+"""Options of a run of a model over pictures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every run of a model over pictures is asked.
+    """Options that every run of a model over pictures has.
 
     model: folder of a base or merged model, of an adapter, a checkpoint or a run. adapter: folder of an adapter for a
     base model. input: a JSONL, a folder of pictures, or one picture. engine: what runs the weights (`ENGINES`). resume:
@@ -50,9 +50,9 @@ class RunSettings:
     own; image_url_allow: hosts from which its pictures may be fetched. shard: (number from 1, of how many), only that
     part of the input. max_error_rate: share of pictures without a reply that ends the run. replies: file of replies by
     content. servers: addresses that answer in the place of this process, with the model named `served_model` there;
-    then `model` only tells the card. dtype: of the weights, the checkpoint's own by default; attn_impl: attention
-    kernel of transformers, its own choice by default. max_model_len: tokens of prompt and reply that vLLM makes room
-    for; by default those of training and a reply.
+    then `model` is only where the card is read. dtype: of the weights, the checkpoint's own by default; attn_impl:
+    attention kernel of transformers, its own choice by default. max_model_len: tokens of prompt and reply that vLLM
+    makes room for; by default those of training and a reply.
     """
 
     model: Path

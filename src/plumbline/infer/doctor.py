@@ -1,4 +1,4 @@
-"""What can be told about a server before work is given to it."""
+"""Checks of a server before work is given to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTION = "用一句话描述这张图片。"
 
 @dataclass(frozen=True)
 class ServerFinding:
-    """One check. state: `ok`, `failed`, or `told` for what is neither good nor bad."""
+    """One check. state: `ok`, `failed`, or `info` for what is neither good nor bad."""
 
     name: str
     state: str
@@ -48,7 +48,7 @@ def examine(url: str, model: str | None = None) -> list[ServerFinding]:
     findings = [ServerFinding("models", PASSED, ", ".join(str(entry["id"]) for entry in models))]
     for entry in models:
         if isinstance(entry.get("max_model_len"), int):
-            findings.append(ServerFinding("length limit", "told", f"{entry['id']}: {entry['max_model_len']:,} tokens"))
+            findings.append(ServerFinding("length limit", "info", f"{entry['id']}: {entry['max_model_len']:,} tokens"))
     try:
         engine = OpenAIEngine([url], model, most_at_once=1, timeout=60.0, tries=2)
     except UserError as error:
@@ -74,5 +74,5 @@ def _sees(red: Reply, blue: Reply) -> ServerFinding:
     if red.error or blue.error:
         return ServerFinding(name, FAILED, f"{red.error or blue.error}: {red.detail or blue.detail}")
     if red.text == blue.text:
-        return ServerFinding(name, "told", f"a red and a blue one get the same reply: {red.text[:80]!r}")
+        return ServerFinding(name, "info", f"a red and a blue one get the same reply: {red.text[:80]!r}")
     return ServerFinding(name, PASSED, "a red and a blue one get different replies")

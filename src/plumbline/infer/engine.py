@@ -64,8 +64,8 @@ class Engine(Protocol):
 def request_id(identity: str, request: Request) -> str:
     """What a reply depends on, as 32 hex digits: model, prompt, pictures, sampling. Not the key: equal photos occur."""
     digest = hashlib.blake2b(digest_size=16)
-    told = [identity, request.system, request.user, asdict(request.sampling), request.schema]
-    digest.update(json.dumps(told, sort_keys=True, ensure_ascii=True).encode())
+    content = [identity, request.system, request.user, asdict(request.sampling), request.schema]
+    digest.update(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
     for image in request.images:
         digest.update(f"{image.mode}{image.size}".encode())
         digest.update(image.tobytes())

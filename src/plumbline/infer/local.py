@@ -1,7 +1,7 @@
 """The engine that runs transformers in this process: the reference that works everywhere.
 
 Requests are decoded together, and a row whose reply has ended leaves the batch at once: as soon as half of the places
-are free, new requests take them. A picture goes through the vision tower once, however many questions are asked about
+are free, new requests take them. A picture goes through the vision tower once, however many questions there are about
 it, and the beginning that all prompts of a call share (system text, guidance) is computed once.
 """
 
@@ -135,10 +135,10 @@ class TransformersEngine:
         cell = (self.processor.image_processor.patch_size * self.processor.image_processor.merge_size) ** 2
         pad = self.processor.image_token
         pieces = text.split(pad)
-        told = "".join(
+        expanded = "".join(
             piece + pad * (image.width * image.height // cell) for piece, image in zip(pieces, images, strict=False)
         )
-        ids = self.processor.tokenizer(told + "".join(pieces[len(images) :]), add_special_tokens=False)["input_ids"]
+        ids = self.processor.tokenizer(expanded + "".join(pieces[len(images) :]), add_special_tokens=False)["input_ids"]
         return Row(request, ids, images)
 
     def _share_prefix(self, rows: Sequence[Row]) -> None:
@@ -226,7 +226,7 @@ class TransformersEngine:
         prefix, cached = self._prefix
         shared = len(prefix) if all(row.ids[: len(prefix)] == prefix for row in rows) else 0
         longest = max(len(row.ids) for row in rows)
-        # [shared beginning | padding | the rest]: what is shared stands at the same place in every row.
+        # [shared beginning | padding | the rest]: what is shared has the same place in every row.
         ids = torch.full((len(rows), longest), self.processor.tokenizer.pad_token_id)
         mask = torch.zeros(len(rows), longest, dtype=torch.long)
         for number, row in enumerate(rows):

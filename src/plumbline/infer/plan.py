@@ -118,7 +118,7 @@ def find_card(folder: Path, emit_norm: str | None) -> tuple[Card, tuple[str, ...
 
 
 def choose_mode(card: Card, mode: str | None) -> str:
-    """The mode asked for, or the one that was trained; `mixed` gives dense answers unless asked otherwise."""
+    """The requested mode, or the one that was trained; `mixed` gives dense answers by default."""
     if mode is None:
         return "dense" if card.mode == "mixed" else card.mode
     if mode not in MODES:
@@ -159,7 +159,7 @@ def _known(card: Card) -> dict[str, Any]:
 
 
 def answering(settings: RunSettings, model: Path, adapter: Path | None, card: Card) -> dict[str, Any]:
-    """The part of an identity that tells who answers, and how."""
+    """The part of an identity that names the engine and its settings."""
     return {
         "model": settings.served_model or "" if settings.servers else str(model.resolve()),
         "adapter": None if adapter is None else str(adapter.resolve()),

@@ -52,8 +52,8 @@ def run_captions(
     (not for pictures that could not be opened).
     """
 
-    def tell(item: CaptionItem, request: Request | None, row: Mapping[str, Any]) -> None:
+    def forward(item: CaptionItem, request: Request | None, row: Mapping[str, Any]) -> None:
         if on_caption is not None and request is not None:
             on_caption(row, request.images[0])
 
-    return run_work(plan.items, Captions(plan), engine, plan.run_options, identity_of(plan), tell, progress)
+    return run_work(plan.items, Captions(plan), engine, plan.run_options, identity_of(plan), forward, progress)

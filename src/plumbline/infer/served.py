@@ -1,6 +1,6 @@
 """Models behind OpenAI-compatible servers: as many requests under way as each of them bears.
 
-How many that is nobody tells, so it is found out: a server that answers is given one more after every round, one that
+How many that is, is not known, so it is measured: a server that answers is given one more after every round, one that
 is overloaded (429, 503, time-out) half as many (additive increase, multiplicative decrease). A request that one
 server fails on goes to another before it is given up.
 """
@@ -104,22 +104,22 @@ class OpenAIEngine:
             self._free.notify_all()
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """The request as servers take it; guidance and pictures stand first, so that a prefix can be shared."""
+        """The request as servers take it; guidance and pictures come first, so that a prefix can be shared."""
         names = [f"image {number}" for number in range(len(request.images))]
         messages = ask_messages(names, request.system, request.user)["messages"]
         limits = self._limits
         pictures = iter([image if limits is None else resize_to_grid(image, limits) for image in request.images])
-        told = []
+        sent = []
         for message in messages:
             content = message["content"]
             if not isinstance(content, str):
                 filled = [{**part, "image": next(pictures)} if part["type"] == "image" else part for part in content]
                 content = as_server_content(filled)
-            told.append({**message, "content": content})
+            sent.append({**message, "content": content})
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": told,
+            "messages": sent,
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
         }

@@ -45,7 +45,7 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
     with redirect_stdout(sys.stderr), progress_bar("captions", len(plan.todo)) as advance:
         # Libraries talk there, the result is ours alone.
         report = run_captions(plan, lambda: open_engine(plan), on_caption, advance)
-    tell(report, "pictures", as_json)
+    print_report(report, "pictures", as_json)
     if draw_folder is not None:
         print(f"pictures with their objects: {draw_folder}", file=sys.stderr)
     return report.exit_code
@@ -137,7 +137,7 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
-def tell(report: RunReport, things: str, as_json: bool) -> None:
+def print_report(report: RunReport, things: str, as_json: bool) -> None:
     """Print the result: one JSON object, or a line per fact."""
     for warning in report.warnings:
         print(f"note: {printable(warning)}", file=sys.stderr)

@@ -50,29 +50,29 @@ class VllmEngine:
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """All replies once the last one has ended."""
-        asked = []
+        pending = []
         for request in requests:
             try:
-                asked.append((request, prompt_of(request, self.processor, self.limits)))
+                pending.append((request, prompt_of(request, self.processor, self.limits)))
             except ValueError as error:  # a picture too long and thin to be cut into patches
                 yield Reply(request.key, error="image", detail=str(error))
-        yield from self._generated(asked)
+        yield from self._generated(pending)
 
-    def _generated(self, asked: Sequence[tuple[Request, dict[str, Any]]]) -> Iterator[Reply]:
-        if not asked:
+    def _generated(self, pending: Sequence[tuple[Request, dict[str, Any]]]) -> Iterator[Reply]:
+        if not pending:
             return
-        params = [sampling_params(request) for request, _ in asked]
+        params = [sampling_params(request) for request, _ in pending]
         try:
-            found = self._llm.generate([prompt for _, prompt in asked], params, use_tqdm=False)
+            found = self._llm.generate([prompt for _, prompt in pending], params, use_tqdm=False)
         except ValueError as error:  # one prompt that is too long fails the whole call
-            if len(asked) == 1:
-                yield Reply(asked[0][0].key, error="prompt", detail=str(error))
+            if len(pending) == 1:
+                yield Reply(pending[0][0].key, error="prompt", detail=str(error))
                 return
-            half = len(asked) // 2
-            yield from self._generated(asked[:half])
-            yield from self._generated(asked[half:])
+            half = len(pending) // 2
+            yield from self._generated(pending[:half])
+            yield from self._generated(pending[half:])
             return
-        for (request, _), output in zip(asked, found, strict=True):
+        for (request, _), output in zip(pending, found, strict=True):
             yield as_reply(request.key, output.outputs[0])
 
 

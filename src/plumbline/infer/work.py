@@ -1,8 +1,8 @@
 """The resumable runner: items -> requests -> replies -> rows, appended as they come.
 
 Captions, Stage-A and Stage-B rollouts share it. An item is identified by its key, never by its content. Every item is
-asked at least once and has exactly one row; a row that is an error leaves when the run is resumed, and its item is
-asked again. While the engine works on one window of items, the next one is prepared.
+sent at least once and has exactly one row; a row that is an error leaves when the run is resumed, and its item is
+sent again. While the engine works on one window of items, the next one is prepared.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Work(Protocol[_AskedT]):
     """What a kind of run does with an item."""
 
     def ask(self, item: _AskedT) -> Request:
-        """The question, under the item's key; DataError for an item that cannot be asked about. Called in a thread."""
+        """The question, under the item's key; DataError for an item without a possible request. Called in a thread."""
         ...
 
     def row(self, item: _AskedT, request: Request | None, reply: Reply) -> Mapping[str, Any]:
-        """The row, with `key` and `status`. request: None for an item that could not be asked about."""
+        """The row, with `key` and `status`. request: None for an item without one."""
         ...
 
 
@@ -62,10 +62,10 @@ class Work(Protocol[_AskedT]):
 class RunOptions:
     """How a run goes.
 
-    output: JSONL of the rows; resume: go on where it ends, else start anew. window: items prepared at a time; tries:
-    how often an item is asked when the failure may pass. max_error_rate: share of rows that may be errors before
+    output: JSONL of the rows; resume: go on where it ends, else start over. window: items prepared at a time; tries:
+    how often an item is sent when the failure may pass. max_error_rate: share of rows that may be errors before
     the run stops, None for any. shard: (number from 1, of how many): only these items, into a file of their own.
-    replies: file in which replies are kept by content, so that the same question is never sent twice. most: items asked
+    replies: file in which replies are kept by content, so that the same question is never sent twice. most: items sent
     before the run stops, None for all. ends: hears of every item and says when the run is over its budget.
     """
 
@@ -136,7 +136,7 @@ OnRow = Callable[[Any, "Request | None", Mapping[str, Any]], None]
 
 
 class Answered(NamedTuple):
-    """An item with its row. request: None where it could not be asked, or was asked in another process.
+    """An item with its row. request: None where there is none, or another process sent it.
 
     reason: why there is no reply, or empty; tokens: of the reply; is_known: it came out of the cache.
     """
@@ -259,7 +259,7 @@ def in_process(
 
 @dataclass
 class Asking(Generic[ItemT]):
-    """From items to rows. tries: how often an item is asked when the failure may pass; cache: known replies."""
+    """From items to rows. tries: how often an item is sent when the failure may pass; cache: known replies."""
 
     work: Work[ItemT]
     engine: Engine
@@ -268,9 +268,9 @@ class Asking(Generic[ItemT]):
 
     def prepared(self, items: Sequence[ItemT]) -> list[tuple[ItemT, Request | DataError]]:
         """The items with their questions, or why there is none."""
-        return [(item, self._asked(item)) for item in items]
+        return [(item, self._request_of(item)) for item in items]
 
-    def _asked(self, item: ItemT) -> Request | DataError:
+    def _request_of(self, item: ItemT) -> Request | DataError:
         try:
             return self.work.ask(item)
         except DataError as error:
@@ -278,7 +278,7 @@ class Asking(Generic[ItemT]):
 
     def answers(self, window: Sequence[tuple[ItemT, Request | DataError]]) -> Iterator[Answered]:
         """One per item, in any order."""
-        asked: dict[str, tuple[ItemT, Request, str]] = {}
+        pending: dict[str, tuple[ItemT, Request, str]] = {}
         for item, request in window:
             if isinstance(request, DataError):
                 yield self._answered(item, None, Reply(item.key, error="image", detail=str(request)))
@@ -288,22 +288,22 @@ class Asking(Generic[ItemT]):
                 name = request_id(self.engine.identity, request)
                 known = self.cache.find(name, request.key)
             if known is None:
-                asked[item.key] = item, request, name
+                pending[item.key] = item, request, name
             else:
                 yield self._answered(item, request, known)._replace(is_known=True)
         for attempt in range(1, self.tries + 1):
             again = {}
-            for reply in self.engine.stream([request for _, request, _ in asked.values()]):
-                item, request, name = asked[reply.key]
+            for reply in self.engine.stream([request for _, request, _ in pending.values()]):
+                item, request, name = pending[reply.key]
                 if reply.error and reply.is_transient and attempt < self.tries:
-                    again[reply.key] = asked[reply.key]
+                    again[reply.key] = pending[reply.key]
                     continue
                 if self.cache is not None and not reply.error:
                     self.cache.keep(name, reply)
                 yield self._answered(item, request, reply)
             if not again:
                 return
-            asked = again
+            pending = again
 
     def _answered(self, item: ItemT, request: Request | None, reply: Reply) -> Answered:
         return Answered(item, request, self.work.row(item, request, reply), reply.detail or reply.error, reply.tokens)
@@ -317,7 +317,7 @@ def _windows(items: Iterable[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
 
 # ------------------------------------------------------------------------------------------------------- the folder
 def identity_path(output: Path) -> Path:
-    """The small file beside an output that tells what made it."""
+    """The small file next to an output that records what made it."""
     return output.with_name(output.name + IDENTITY_SUFFIX)
 
 
@@ -329,7 +329,7 @@ def shard_path(output: Path, number: int, of: int) -> Path:
 def check_ours(output: Path) -> None:
     """Raise UserError for a file that no run wrote: it is neither continued nor replaced."""
     if output.exists() and not identity_path(output).is_file():
-        what = f"exists, and no {identity_path(output).name} tells what made it"
+        what = f"exists, and no {identity_path(output).name} records what made it"
         raise UserError(Problem(str(output), what, "name another --output, or remove it"))
 
 
@@ -338,11 +338,11 @@ def check_identity(output: Path, identity: Mapping[str, Any]) -> None:
     before, now = read_json_object(identity_path(output)), json.loads(json.dumps(identity))
     if different := sorted(name for name in now if before.get(name) != now[name]):
         what = f"was made with another {', '.join(different)}"
-        raise UserError(Problem(str(output), what, "name another --output, or start anew with --no-resume"))
+        raise UserError(Problem(str(output), what, "name another --output, or start over with --no-resume"))
 
 
 def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], report: RunReport) -> Statuses:
-    """Start anew, or mend what is there: a torn last line is set aside, rows that are errors leave. What stays."""
+    """Start over, or mend what is there: a torn last line is set aside, rows that are errors leave. What stays."""
     check_ours(path)
     if not options.resume:
         path.unlink(missing_ok=True)
@@ -364,7 +364,7 @@ def _prepare(path: Path, options: RunOptions, identity: Mapping[str, Any], repor
 
 
 def _adopt_shards(output: Path, identity: Mapping[str, Any], done: Statuses, report: RunReport) -> None:
-    """Take over the rows of finished shards that lie beside the output."""
+    """Take over the rows of finished shards that lie next to the output."""
     for path in sorted(output.parent.glob(f"{output.stem}.shard-*-of-*{output.suffix}")):
         check_identity(path, identity)
         with locked(path), RowFile(output) as rows:

@@ -1,4 +1,4 @@
-"""Addresses of servers, judged before anything is asked of them."""
+"""Addresses of servers, checked before anything is sent to them."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def checkpoint_folders(run_folder: str | Path) -> list[Path]:
 # ------------------------------------------------------------------------------------------------------------- finding
 @dataclass(frozen=True)
 class Located:
-    """A folder that holds weights. kind: `adapter` or `model`. notes: what the user should be told."""
+    """A folder that holds weights. kind: `adapter` or `model`. notes: what the user should know."""
 
     folder: Path
     kind: Literal["adapter", "model"]
@@ -247,7 +247,8 @@ def check_safetensors(folder: Path, kind: Literal["adapter", "model"]) -> None:
 # --------------------------------------------------------------------------------------------------------------- files
 @contextmanager
 def drafted(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write into; it gets the COMPLETE marker and takes the name when all went well.
+    """A hidden folder next to `folder` to write into; it gets the COMPLETE marker and takes the name when all went
+    well.
 
     On any error nothing is left behind and what was there before is untouched. Raises UserError when `folder` holds
     something and `overwrite` is false.
@@ -301,7 +302,7 @@ def take_place(draft: Path, folder: Path) -> None:
 
 
 def weights_stamp(folder: Path) -> str:
-    """What tells one state of a folder's weights from another without reading them: names, sizes, times."""
+    """A fingerprint of a folder's weights without reading them: names, sizes, times."""
     digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8)
     for path in sorted(folder.glob("*.safetensors")):
         facts = path.stat()

@@ -41,7 +41,7 @@ COMPANIONS = (
     "video_preprocessor_config.json",
     "generation_config.json",
 )
-UPSTREAM_FILE = "args.json"  # where ms-swift looks for what a folder's configuration does not tell it
+UPSTREAM_FILE = "args.json"  # where ms-swift looks for what a folder's configuration lacks
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server, asked patiently: bounded tries, Retry-After, no answer half read.
+"""A patient client of one OpenAI-compatible server: bounded tries, Retry-After, no answer half read.
 
 vLLM, SGLang, `swift deploy` and others speak this protocol. Whoever asks gets the decoded answer or a `ServerError`
 with a kind; how many questions are under way at once is the caller's business (a `ChatServer` may be shared by
@@ -41,7 +41,7 @@ class ServerError(UserError):
     """A server gave no usable answer.
 
     kind: `unreachable` (no connection), `timeout`, `reset` (the answer broke off), `http_<status>`, `damaged` (not the
-    JSON that was asked for), or, where it answers HTTP 200 with an error in the place of choices, `overloaded` or
+    requested JSON), or, where it answers HTTP 200 with an error in the place of choices, `overloaded` or
     `refused`. is_transient: whether asking again may help; wait: seconds that the server wants;
     overloaded: whether it has too much to do.
     """
@@ -108,7 +108,7 @@ class ChatServer:
         self._client.close()
 
     def models(self) -> list[dict[str, Any]]:
-        """What the server can run: `id` and what else it tells of each."""
+        """What the server can run: `id` and what else it reports of each."""
         found = self._patiently("GET", "models", None).get("data")
         if not isinstance(found, list) or not all(isinstance(model, dict) and "id" in model for model in found):
             raise ServerError(self.url, "damaged", "its list of models has no `data` with ids", is_transient=False)
@@ -159,7 +159,7 @@ class ChatServer:
             what = f"the answer broke off: {error or type(error).__name__}"
             raise ServerError(self.url, "reset", what, is_transient=True) from error
         if status != 200:
-            what = f"HTTP {status}: {_told(content)}"
+            what = f"HTTP {status}: {_error_text(content)}"
             wait = retry_after(headers.get("retry-after"))
             raise ServerError(self.url, f"http_{status}", what, is_transient=status in _TRANSIENT, wait=wait)
         try:
@@ -222,10 +222,10 @@ def _own_words(answer: Mapping[str, Any]) -> str:
     if not error:
         return ""
     parts = [error.get("message"), error.get("code")] if isinstance(error, Mapping) else [error, answer.get("code")]
-    told = [str(part) for part in parts if part not in (None, "")] or [json.dumps(error, ensure_ascii=False)]
-    return _told(" ".join(told).encode("utf-8", "replace"))
+    reported = [str(part) for part in parts if part not in (None, "")] or [json.dumps(error, ensure_ascii=False)]
+    return _error_text(" ".join(reported).encode("utf-8", "replace"))
 
 
-def _told(content: bytes) -> str:
+def _error_text(content: bytes) -> str:
     """The beginning of an error's body, on one line."""
     return " ".join(content[:400].decode("utf-8", "replace").split())[:300]

@@ -73,7 +73,7 @@ class Chart:
 
 
 def curve_svg(lines: Sequence[ChartLine], width: int = 640, height: int = 290) -> Markup:
-    """The curves as an SVG element to stand in a page, in CSS pixels; labels are escaped."""
+    """The curves as an SVG element for a page, in CSS pixels; labels are escaped."""
     return Markup(render_fragment("chart.svg", {"chart": lay_out(lines, width, height)}))
 
 

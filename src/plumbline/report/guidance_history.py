@@ -95,8 +95,8 @@ def diff(before: Guidance, after: Guidance) -> list[Change]:
 
 def _texts(guidance: Guidance) -> list[tuple[str, str]]:
     preferences = [(f"preference {number}", text) for number, text in enumerate(guidance.preferences, 1)]
-    told = [("focus", guidance.focus), *((rule.id, rule.text) for rule in guidance.rules), *preferences]
-    return [(name, visible(text)) for name, text in told]
+    parts = [("focus", guidance.focus), *((rule.id, rule.text) for rule in guidance.rules), *preferences]
+    return [(name, visible(text)) for name, text in parts]
 
 
 def _pieces(old: str, new: str) -> tuple[tuple[str, str], ...]:
@@ -113,8 +113,8 @@ def trial_of(row: Mapping[str, Any]) -> Trial:
     """A row of edits.jsonl. What was refused before it was tested has no figures."""
     edit = row["edit"]
     title = " ".join([edit["kind"], *edit["targets"]])
-    told = [edit["text"], row["why"], row["source"], row["tried_at"]]
-    text, why, source, at = (visible(str(each)) for each in told)
+    parts = [edit["text"], row["why"], row["source"], row["tried_at"]]
+    text, why, source, at = (visible(str(each)) for each in parts)
     outcome = str(row["outcome"]).replace("_", " ")
     evidence = tuple(visible(name) for name in edit["evidence"])
     return Trial(visible(title), text, outcome, why, source, at, tuple(_figures(row)), evidence)

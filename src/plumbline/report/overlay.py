@@ -1,7 +1,7 @@
 """Objects drawn over their picture: translucent shapes, numbered tags, labels in any script.
 
 Text is drawn with the Unicode font that OpenCV carries, so Chinese labels need no installed fonts. Where that font is
-missing the tags show the numbers alone, and the list beside the picture tells what they mean.
+missing the tags show the numbers alone, and the list next to the picture explains them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def draw_objects(
 ) -> Image.Image:
     """The picture, `scale` times as large, with every object drawn and numbered from 1 in the order given.
 
-    labels: write the description beside the number; otherwise the tag is the number alone. Coordinates are pixels of
+    labels: write the description next to the number; otherwise the tag is the number alone. Coordinates are pixels of
     the original picture. What lies outside the picture is simply not seen. The input is left as it is.
     """
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -139,7 +139,7 @@ def _draw_tag(
 def _place(shape: Shape, scale: float, wide: int, high: int, size: tuple[int, ...], taken: Sequence[_Area]) -> _Area:
     """Where a tag covers the least of the tags already there: above, inside, below, or at the shape's other side."""
     x1, y1, x2, y2 = np.clip(np.array(shape.bounds()) * scale, -_FAR, _FAR)
-    if shape.kind == "line":  # beside the line's first point, not at the corner of its empty box
+    if shape.kind == "line":  # next to the line's first point, not at the corner of its empty box
         (x1, y1), (x2, y2) = (np.clip(shape.canonical().points[end] * scale, -_FAR, _FAR) for end in (0, -1))
     corners = [(x1, y1 - high), (x1, y1), (x1, y2), (x2 - wide, y1 - high), (x2 - wide, y2), (x1, y2 - high), (x2, y1)]
     corners += [(x1, y1 + step * high) for step in (-2, 1, 2, 3, 4)]

@@ -60,16 +60,16 @@ def preview(config: Path, base_config: Path | None, output: Path, count: int, ep
     worst = max(errors, default=0.0)
     output.mkdir(parents=True, exist_ok=True)
     context = {"config": str(config), "epoch": epoch, "samples": [_row(item) for item in shown], "worst": worst}
-    told = sum(len(item.record.objects) for item in shown)
+    total = sum(len(item.record.objects) for item in shown)
     kept = sum(len(item.plan.record.objects) for item in shown)
-    page = render_page("preview.html", context | {"failed": list(map(str, failed)), "told": told, "kept": kept})
+    page = render_page("preview.html", context | {"failed": list(map(str, failed)), "total": total, "kept": kept})
     write_page(output / "preview.html", page)
     if shown:
         _sheet(shown).save(output / "preview.png")
     facts = {
         "samples": len(shown),
         "failed": len(failed),
-        "objects_told": told,
+        "objects_told": total,
         "objects_kept": kept,
         "max_point_error_px": round(worst, 4),
         "page": str(output / "preview.html"),
@@ -175,7 +175,7 @@ def _row(item: Shown) -> dict[str, Any]:
         "after_size": f"{plan.width} x {plan.height}",
         "applied": plan.applied,
         "skipped": [f"{name} ({reason})" for name, reason in plan.skipped],
-        "told": len(item.record.objects),
+        "total": len(item.record.objects),
         "kept": len(plan.record.objects),
         "before": data_url(item.before),
         "after": data_url(item.after),

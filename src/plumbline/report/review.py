@@ -158,7 +158,7 @@ def _add_files(app: FastAPI, desk: Desk, photos: Photos) -> None:
 
 
 def _placeholder(error: DataError | OSError) -> Response:
-    """A picture that says why there is none; where the file lies is not told."""
+    """A picture that says why there is none; where the file lies is not shown."""
     what = error.problems[0].what if isinstance(error, DataError) else "cannot be read"
     drawn = render_page("review_no_photo.svg", {"what": what[:90]}).encode("utf-8", "replace")
     return Response(drawn, 404, media_type="image/svg+xml")

@@ -12,7 +12,7 @@ import msgspec
 
 from plumbline.errors import Problem, UserError
 from plumbline.stage_b.certify import auto_score, passes_by_itself, read_certificate
-from plumbline.stage_b.decisions import DECISIONS, Standing, corrected_labels, read_decisions, relabelled
+from plumbline.stage_b.decisions import DECISIONS, DecisionsInForce, corrected_labels, read_decisions, relabelled
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import MissionRun
@@ -91,7 +91,7 @@ class DeskEntry:
 
 @dataclass(frozen=True)
 class Found:
-    """The run as it stands now.
+    """The run as it is now.
 
     queue: what does not pass by itself, doubtful ones first. automatic: tickets that pass by themselves. unjudged:
     those without a verdict yet. certificate, or why there is none.
@@ -113,7 +113,7 @@ class Desk:
     run: MissionRun
     _stamp: tuple[_Stamp, Mapping[str, str]] = ((), MappingProxyType({}))
     _found: Found | None = None
-    _decided: tuple[_Stamp, Mapping[str, Standing]] = ((), MappingProxyType({}))
+    _decided: tuple[_Stamp, Mapping[str, DecisionsInForce]] = ((), MappingProxyType({}))
     _guidance: dict[str, Guidance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -133,8 +133,8 @@ class Desk:
             self._found, self._stamp = find(self.run, decisions), stamp
         return self._found
 
-    def decisions(self) -> Mapping[str, Standing]:
-        """What stands; the ticket decided last comes last."""
+    def decisions(self) -> Mapping[str, DecisionsInForce]:
+        """Decisions in force; the ticket decided last comes last."""
         stamp = _stamp_of([self.run.store.folder / DECISIONS])
         if stamp != self._decided[0]:
             self._decided = stamp, read_decisions(self.run)
@@ -156,8 +156,8 @@ class Desk:
         return suspects_of(self.run, self.found(), self.decisions())
 
 
-def find(run: MissionRun, decisions: Mapping[str, Standing]) -> Found:
-    """Read the run folder. The tickets keep the labels of the input; a certificate stands on those as corrected."""
+def find(run: MissionRun, decisions: Mapping[str, DecisionsInForce]) -> Found:
+    """Read the run folder. The tickets keep the labels of the input; a certificate depends on those as corrected."""
     selections = run.store.latest_selections(run.data.tickets)
     certificate, why = read_certificate(relabelled(run, decisions))
     entries, automatic = [], 0
@@ -184,7 +184,7 @@ def reasons_for_review(row: Mapping[str, Any], certificate: Certificate | None, 
     if result["verdict"] is None:
         reasons.append("there is no verdict: a person must decide")
     elif result["verdict"] != PASS:
-        reasons.append(f"the verdict is {result['verdict']}: only a pass can stand by itself")
+        reasons.append(f"the verdict is {result['verdict']}: only a pass needs no person")
     elif certificate is None:
         reasons.append(why_none)
     elif auto_score(row) < certificate.threshold and result["summary_confidence"] == OK:
@@ -199,7 +199,7 @@ def _urgency(entry: DeskEntry) -> tuple[int, float, int]:
     return rank, result["margin"], entry.number
 
 
-def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, Standing]) -> list[Suspect]:
+def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, DecisionsInForce]) -> list[Suspect]:
     """Labels that look wrong, as corrected so far; the sealed test's are not looked at."""
     voted = []
     for head in relabelled(run, decisions).data.tickets.heads():

@@ -1,4 +1,4 @@
-"""Photos of tickets for a page: only from below one folder, downscaled, with objects drawn where captions tell any."""
+"""Photos of tickets for a page: only from below one folder, downscaled, with objects drawn where captions have any."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plumbline.report.overlay import draw_objects
 from plumbline.report.review_desk import RowIndex
 
 SIDES = {"thumb": 240, "page": 1400, "full": 2600}
-"""Longest side in pixels, by the size asked for."""
+"""Longest side in pixels, by the requested size."""
 KEPT = 96
 """Encoded photos at hand."""
 _AT_ONCE = BoundedSemaphore(2)
@@ -64,13 +64,15 @@ class Photos:
         rows = [] if self._captions is None else self._captions.rows(self._name(image))
         if not rows:
             return Seen()
-        found, told = _objects_of(rows[-1]), (rows[-1].get("width"), rows[-1].get("height"))
+        found, recorded = _objects_of(rows[-1]), (rows[-1].get("width"), rows[-1].get("height"))
         try:
             real = image_size(self._resolved(image))
         except DataError:  # the photo itself says so
             return found
-        if found.objects and told != real:
-            return Seen(note=f"the caption is of a picture of {told[0]} x {told[1]} pixels, not {real[0]} x {real[1]}")
+        if found.objects and recorded != real:
+            return Seen(
+                note=f"the caption is of a picture of {recorded[0]} x {recorded[1]} pixels, not {real[0]} x {real[1]}"
+            )
         return found
 
     def _name(self, image: str) -> str:
@@ -95,7 +97,7 @@ class Photos:
 def _objects_of(row: dict[str, Any]) -> Seen:
     raw = {name: row.get(name) for name in ("width", "height", "objects")} | {"images": ["photo"]}
     if not raw["objects"]:
-        return Seen(note="the caption tells no objects")
+        return Seen(note="the caption has no objects")
     problems = Findings("captions", 0)
     find_breaches(raw, problems)
     if problems:

@@ -1,4 +1,4 @@
-"""The queues of the review page: what stands in them, in which order, and what comes next."""
+"""The queues of the review page: what is in them, in which order, and what comes next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from plumbline.report.citations import visible
 from plumbline.report.review_desk import Desk, DeskEntry
-from plumbline.stage_b.decisions import Standing, relabelled
+from plumbline.stage_b.decisions import DecisionsInForce, relabelled
 from plumbline.stage_b.loop import summarize
 from plumbline.stage_b.mission import MissionRun
 
@@ -18,7 +18,7 @@ PER_PAGE = 100
 
 @dataclass(frozen=True)
 class Around:
-    """Where a ticket stands in its queue. place: from 1, 0 when it is not in it. previous, next, next_open: numbers of
+    """A ticket's place in its queue. place: from 1, 0 when it is not in it. previous, next, next_open: numbers of
     tickets, 0 for none; next_open: the nearest that nobody has decided, from here on and then from the start.
 
     undo: number and name of the ticket whose newest decision an undo takes back, and what it is."""
@@ -57,7 +57,7 @@ def neighbours(desk: Desk, queue: str, number: int) -> Around:
     )
 
 
-def _undo(desk: Desk, number: int, decisions: Mapping[str, Standing]) -> tuple[int, str, str] | None:
+def _undo(desk: Desk, number: int, decisions: Mapping[str, DecisionsInForce]) -> tuple[int, str, str] | None:
     """This ticket's newest decision; where it has none, the newest of all."""
     key = desk.keys[number - 1]
     newest = decisions.get(key) or next(
@@ -92,7 +92,7 @@ def overview(desk: Desk, start: int) -> dict[str, Any]:
     }
 
 
-def queue_line(entry: DeskEntry, decisions: Mapping[str, Standing]) -> dict[str, Any]:
+def queue_line(entry: DeskEntry, decisions: Mapping[str, DecisionsInForce]) -> dict[str, Any]:
     """One ticket of the queue, without its label."""
     result = entry.row["result"]
     return {
@@ -107,7 +107,7 @@ def queue_line(entry: DeskEntry, decisions: Mapping[str, Standing]) -> dict[str,
     }
 
 
-def _outcome(decisions: Mapping[str, Standing], key: str) -> str:
+def _outcome(decisions: Mapping[str, DecisionsInForce], key: str) -> str:
     return decisions[key].outcome if key in decisions else ""
 
 
@@ -127,7 +127,9 @@ def suspect_lines(desk: Desk) -> list[dict[str, Any]]:
     ]
 
 
-def split_lines(run: MissionRun, splits: Mapping[str, str], decisions: Mapping[str, Standing]) -> list[dict[str, Any]]:
+def split_lines(
+    run: MissionRun, splits: Mapping[str, str], decisions: Mapping[str, DecisionsInForce]
+) -> list[dict[str, Any]]:
     """Figures by split, with labels as corrected; of the sealed test its size alone."""
     figures = summarize(relabelled(run, decisions))
     names: Sequence[str] = list(dict.fromkeys([*splits.values(), *figures]))

@@ -10,7 +10,7 @@ from typing import Any
 from plumbline.report.citations import Sentence, cite, visible
 from plumbline.report.review_desk import Desk, Found, is_sealed, reasons_for_review
 from plumbline.report.review_photos import Photos
-from plumbline.stage_b.decisions import Standing
+from plumbline.stage_b.decisions import DecisionsInForce
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.tickets import Ticket
 
@@ -78,7 +78,7 @@ class TicketView:
     candidates: tuple[CandidateView, ...]
     rules: tuple[RuleView, ...]
     guidance_kept: bool
-    standing: Standing | None
+    standing: DecisionsInForce | None
     notes: tuple[str, ...]
 
 

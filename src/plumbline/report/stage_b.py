@@ -12,7 +12,7 @@ from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.review_desk import Desk, DeskEntry
 from plumbline.report.review_photos import Photos
 from plumbline.report.review_queue import overview, queue_line, suspect_lines
-from plumbline.stage_b.decisions import Standing
+from plumbline.stage_b.decisions import DecisionsInForce
 from plumbline.stage_b.mission import MissionRun
 
 REPORT_FILE = "report.html"
@@ -33,20 +33,20 @@ def write_stage_b_report(run: MissionRun, path: Path, *, image_root: Path | None
     shown = found.queue[:MOST_LINES]
     lines = [_line(entry, decisions, photos if n < MOST_WITH_PHOTOS else None) for n, entry in enumerate(shown)]
     suspects = suspect_lines(desk)
-    told = overview(desk, 1)
+    summary = overview(desk, 1)
     context = {
-        name: told[name]
+        name: summary[name]
         for name in ("decided", "automatic", "no_verdict", "unjudged", "certificate", "why_uncertified")
     }
     context |= {"mission": run.data.mission, "run": run.config.output.run, "tickets": len(run.data.tickets)}
-    context |= {"splits": told["splits"], "test_uses": run.store.read_state().get("test_uses", 0)}
+    context |= {"splits": summary["splits"], "test_uses": run.store.read_state().get("test_uses", 0)}
     context |= {"queue_count": len(found.queue), "lines": lines, "history": read_history(run)}
     context |= {"suspects": suspects[:MOST_LINES], "suspect_count": len(suspects)}
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_page(path, render_page("stage_b.html", context))
 
 
-def _line(entry: DeskEntry, decisions: Mapping[str, Standing], photos: Photos | None) -> dict[str, Any]:
+def _line(entry: DeskEntry, decisions: Mapping[str, DecisionsInForce], photos: Photos | None) -> dict[str, Any]:
     """A ticket of the queue with its first photos, and how many of those cannot be shown."""
     thumbs, unshown = [], 0
     for image in entry.ticket.images[:PHOTOS_EACH] if photos is not None else ():

@@ -1,4 +1,4 @@
-"""What a Stage-A run is asked to do."""
+"""Options of a Stage-A run."""
 
 from __future__ import annotations
 

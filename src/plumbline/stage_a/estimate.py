@@ -1,4 +1,4 @@
-"""What a run will cost, told before any weight is loaded."""
+"""What a run will cost, estimated before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPLY_TOKENS = 48
 
 @dataclass(frozen=True)
 class StageAEstimate:
-    """prompt_tokens, reply_tokens: of all pictures left, judged by `probed` of them; seconds: on this machine's
+    """prompt_tokens, reply_tokens: of all pictures left, estimated from `probed` of them; seconds: on this machine's
     processor at the speed of its matrix products, None where servers or a GPU would answer.
     """
 
@@ -39,7 +39,7 @@ class StageAEstimate:
         """For people."""
         tokens = f"about {self.prompt_tokens:,} tokens to read and {self.reply_tokens:,} to write"
         time_left = "" if self.seconds is None else f"; at least {duration(self.seconds)} on this processor, no GPU"
-        return f"{tokens} (judged by {self.probed} pictures){time_left}"
+        return f"{tokens} (estimated from {self.probed} pictures){time_left}"
 
 
 def estimate(plan: SummaryPlan) -> StageAEstimate:

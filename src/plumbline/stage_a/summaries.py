@@ -87,19 +87,19 @@ def plan_summaries(settings: StageASettings) -> tuple[list[SummaryPlan], list[st
     _check_missions(settings, found, missions)
     focus = {mission: mission_prompt(settings.prompts, mission) if mission else "" for mission in missions}
     found = sample_tickets(found, settings.groups, settings.seed)
-    model, adapter, notes = find_weights(settings.model, settings.adapter)
+    model, adapter, weight_notes = find_weights(settings.model, settings.adapter)
     folder = adapter or model
     card, card_notes = find_card(folder, None if (folder / CARD_FILE).exists() else "norm1000")
     choose_mode(card, "summary")
-    told = [*found.notes, *notes, *card_notes]
+    notes = [*found.notes, *weight_notes, *card_notes]
     plans = []
     for mission in missions:
         plan = SummaryPlan(settings, model, adapter, card, mission, focus[mission], of_mission(found, mission))
-        plans.append(_with_earlier_rows(plan, told))
-    return plans, told
+        plans.append(_with_earlier_rows(plan, notes))
+    return plans, notes
 
 
-def _with_earlier_rows(plan: SummaryPlan, told: list[str]) -> SummaryPlan:
+def _with_earlier_rows(plan: SummaryPlan, notes: list[str]) -> SummaryPlan:
     rows = plan.run_options.rows_path
     check_ours(rows)
     if not (plan.settings.resume and rows.exists()):
@@ -107,7 +107,7 @@ def _with_earlier_rows(plan: SummaryPlan, told: list[str]) -> SummaryPlan:
     check_identity(rows, plan.identity)
     mine = {photo.key for photo in plan.run_options.own(plan.found.photos)}
     done = Counter(status for key, status in read_heads(rows) if key in mine and not status.startswith(ERROR))
-    told.append(f"resuming {rows}: {done.total()} of {len(mine)} pictures are done")
+    notes.append(f"resuming {rows}: {done.total()} of {len(mine)} pictures are done")
     return replace(plan, done=done)
 
 
@@ -124,7 +124,7 @@ def mission_prompt(folder: Path, mission: str) -> str:
         raise ConfigError(Problem("--mission", what, fix))
     text = path.read_text(encoding="utf-8").strip()
     if not text:
-        raise ConfigError(Problem(str(path), "is empty", "say what the summary must tell for this mission"))
+        raise ConfigError(Problem(str(path), "is empty", "say what the summary must contain for this mission"))
     return text
 
 
@@ -224,12 +224,12 @@ def _whole(tickets: Iterable[PhotoTicket], rows: Mapping[str, Mapping[str, Any]]
 
 def ticket_row(ticket: PhotoTicket, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A ticket as Stage-B reads it. rows: of its pictures, in their order; `image_n` is the n-th of them."""
-    told = {f"image_{number}": row for number, row in enumerate(rows, 1)}
+    named = {f"image_{number}": row for number, row in enumerate(rows, 1)}
     return {
         "group_id": ticket.group_id,
         "mission": ticket.mission,
         "label": ticket.label,
         "images": list(ticket.images),
-        "per_image": {name: row["summary"] for name, row in told.items() if row["status"] == OK},
-        "failed": {name: "; ".join(row["problems"]) for name, row in told.items() if row["status"] != OK},
+        "per_image": {name: row["summary"] for name, row in named.items() if row["status"] == OK},
+        "failed": {name: "; ".join(row["problems"]) for name, row in named.items() if row["status"] != OK},
     }

@@ -114,7 +114,7 @@ def natural(paths: Iterator[Path]) -> list[Path]:
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """A key to sort names by; digits count as numbers and stand before text."""
+    """A key to sort names by; digits count as numbers and come before text."""
     parts = _NUMBER.split(name)
     return [(0, int(part)) if number % 2 else (1, part) for number, part in enumerate(parts) if part or number % 2]
 

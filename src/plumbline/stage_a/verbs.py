@@ -10,7 +10,7 @@ from functools import cache, partial
 
 from plumbline.errors import EXIT_OK
 from plumbline.infer.engines import open_engine
-from plumbline.infer.verbs import progress_bar, tell
+from plumbline.infer.verbs import print_report, progress_bar
 from plumbline.infer.work import RunReport
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.estimate import StageAEstimate, estimate
@@ -28,7 +28,7 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
     if len(notes) > SHOWN_NOTES:
         print(f"note: and {len(notes) - SHOWN_NOTES} more", file=sys.stderr)
     if dry_run:
-        _tell_plans(plans, as_json=as_json)
+        _print_plans(plans, as_json=as_json)
         return EXIT_OK
     here = cache(lambda: open_engine(plans[0]))  # one for all missions, and only where there is something to ask
     runner = None
@@ -42,7 +42,7 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
             engine = here if runner is None else partial(open_engine, plan)
             reports.append(run_summaries(plan, engine, advance, runner))
         if not as_json:
-            tell(reports[-1], "pictures", as_json=False)
+            print_report(reports[-1], "pictures", as_json=False)
             print(f"gathered: {plan.gathered}" if settings.shard is None else "the command without --shard gathers")
         if reports[-1].interrupted or reports[-1].over_budget:
             break
@@ -51,12 +51,12 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
     return max(report.exit_code for report in reports)
 
 
-def _tell_plans(plans: Sequence[SummaryPlan], *, as_json: bool) -> None:
-    told = [plan.as_dict() | {"estimate": estimate(plan).as_dict()} for plan in plans]
+def _print_plans(plans: Sequence[SummaryPlan], *, as_json: bool) -> None:
+    rows = [plan.as_dict() | {"estimate": estimate(plan).as_dict()} for plan in plans]
     if as_json:
-        print(json.dumps({"runs": told}, ensure_ascii=False))
+        print(json.dumps({"runs": rows}, ensure_ascii=False))
         return
-    for plan, row in zip(plans, told, strict=True):
+    for plan, row in zip(plans, rows, strict=True):
         tickets = ", ".join(f"{count} {label}" for label, count in row["tickets"].items())
         print(f"{printable(plan.mission) or 'summaries'}: {row['images']} pictures, {row['todo']} to do", end="")
         print(f", tickets: {tickets}" if tickets else "")

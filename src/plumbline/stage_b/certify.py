@@ -56,10 +56,10 @@ def setting_of(run: MissionRun) -> Setting:
     if guidance is None:
         raise UserError(Problem(str(run.store.folder), "has no guidance yet", "run it first (plumbline stage-b run)"))
     config = run.config
-    told = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
-    told |= {"weights": asdict(config.judge.weights), "items": run.data.items}
-    told["labels"] = run.of_split("calibration").digest()  # a corrected one speaks against a bound on the old one
-    return Setting(guidance.hash, json.dumps(told, ensure_ascii=False, sort_keys=True), prompts_hash())
+    facts = {**who_answers(config.engine), "sampler": asdict(config.sampler), "selection": asdict(config.selection)}
+    facts |= {"weights": asdict(config.judge.weights), "items": run.data.items}
+    facts["labels"] = run.of_split("calibration").digest()  # a corrected one speaks against a bound on the old one
+    return Setting(guidance.hash, json.dumps(facts, ensure_ascii=False, sort_keys=True), prompts_hash())
 
 
 def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:

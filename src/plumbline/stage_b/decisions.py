@@ -41,8 +41,8 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What stands for one ticket: its decisions that nobody took back, oldest first, at least one."""
+class DecisionsInForce:
+    """The decisions in force for one ticket: those that nobody took back, oldest first, at least one."""
 
     decisions: tuple[Decision, ...]
 
@@ -103,13 +103,13 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def read_decisions(run: MissionRun) -> dict[str, Standing]:
-    """Ticket -> what stands for it; the ticket that was decided last comes last."""
+def read_decisions(run: MissionRun) -> dict[str, DecisionsInForce]:
+    """Ticket -> its decisions in force; the ticket that was decided last comes last."""
     path = run.store.folder / DECISIONS
     return _standing(list(read_rows(path)), path) if path.exists() else {}
 
 
-def _standing(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Standing]:
+def _standing(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, DecisionsInForce]:
     found: dict[str, list[tuple[int, Decision]]] = {}
     for place, row in enumerate(rows):
         decision = _decision(row, path)
@@ -119,23 +119,23 @@ def _standing(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Standi
         elif mine:
             mine.pop()
     last = sorted((mine[-1][0], ticket) for ticket, mine in found.items() if mine)
-    return {ticket: Standing(tuple(decision for _, decision in found[ticket])) for _, ticket in last}
+    return {ticket: DecisionsInForce(tuple(decision for _, decision in found[ticket])) for _, ticket in last}
 
 
 def _decision(row: Mapping[str, Any], path: Path) -> Decision:
-    told = {name: row.get(name, "") for name in Decision.__dataclass_fields__}
-    is_sound = all(isinstance(value, str) for value in told.values()) and told["decision"] in KINDS
-    if not is_sound or (told["label"] in LABELS) != (told["decision"] == RELABEL):
+    fields = {name: row.get(name, "") for name in Decision.__dataclass_fields__}
+    is_sound = all(isinstance(value, str) for value in fields.values()) and fields["decision"] in KINDS
+    if not is_sound or (fields["label"] in LABELS) != (fields["decision"] == RELABEL):
         raise DamagedFileError(Problem(str(path), f"the row {row['key']!r} is no decision", "mend the line"))
-    return Decision(**told)
+    return Decision(**fields)
 
 
-def corrected_labels(decisions: Mapping[str, Standing]) -> dict[str, str]:
+def corrected_labels(decisions: Mapping[str, DecisionsInForce]) -> dict[str, str]:
     """Ticket -> the label that a person gave it."""
     return {key: standing.label for key, standing in decisions.items() if standing.label}
 
 
-def relabelled(run: MissionRun, decisions: Mapping[str, Standing]) -> MissionRun:
+def relabelled(run: MissionRun, decisions: Mapping[str, DecisionsInForce]) -> MissionRun:
     """The run with the labels that people corrected; each ticket keeps its key, and so its split and its rollouts."""
     label_of, tickets = corrected_labels(decisions), run.data.tickets
     changed = [place for place, head in enumerate(tickets.heads()) if label_of.get(head.key, head.label) != head.label]

@@ -1,4 +1,4 @@
-"""What each rule does: the propose tickets judged with all rules and with all but one.
+"""What each rule does: verdicts on the propose tickets with all rules and with all but one.
 
 The propose split is used, not the gate's: looking at effects must not spend what decides about edits.
 """
@@ -50,7 +50,7 @@ def rule_effects(
     confidence: float = 0.95,
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[list[Effect] | None, Tried]:
-    """(an effect per active rule, what was asked); None where the run was stopped before all were known.
+    """(an effect per active rule, what was sent); None where the run was stopped before all were known.
 
     Rollouts are kept by guidance, so that the same command goes on. Raises UserError where there is nothing to measure.
     """
@@ -72,7 +72,7 @@ def rule_effects(
         if not with_all or without is None:
             return None, tried
         is_fail = [head.label == "fail" for head in tickets.heads()]
-        flags = [[judged[head.key] for head in tickets.heads()] for judged in (without, with_all)]
+        flags = [[verdicts[head.key] for head in tickets.heads()] for verdicts in (without, with_all)]
         effects.append(_effect(rule.id, rule.text, Counts.of(is_fail, *flags), confidence))
     return effects, tried
 

@@ -1,4 +1,4 @@
-"""What a run will ask, and what that costs, told before anything is loaded."""
+"""How many questions a run will send, and their cost, estimated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TOKENS_PER_CHARACTER = 0.8
 
 @dataclass(frozen=True)
 class StageBEstimate:
-    """calls: questions that are left, the gate's for every edit included; prompt_tokens: of all of them, judged by some
-    tickets; reply_tokens: the longest replies; price: of both; seconds: at least, on this machine's processor, None
-    where servers, a GPU or recorded replies would answer."""
+    """calls: questions that are left, the gate's for every edit included; prompt_tokens: of all of them, estimated from
+    some tickets; reply_tokens: the longest replies; price: of both; seconds: at least, on this machine's processor,
+    None where servers, a GPU or recorded replies would answer."""
 
     mission: str
     tickets: int
@@ -69,13 +69,13 @@ def estimate(run: MissionRun) -> StageBEstimate:
 
 
 def spent(run: MissionRun, calls: int, reply_tokens: int) -> tuple[int, float]:
-    """(tokens read, judged by some tickets; the price of these and of those written) of questions that were asked."""
+    """(tokens read, estimated from some tickets; the price of these and of those written) of the questions sent."""
     prompt = round(calls * prompt_tokens(run)) if calls else 0
     return prompt, _price(run, prompt + reply_tokens)
 
 
 def prompt_tokens(run: MissionRun) -> float:
-    """Of a question, the mean over some tickets; where others answer, judged by its characters."""
+    """Of a question, the mean over some tickets; where a server answers, estimated from its characters."""
     asks_others = run.config.engine.servers or run.config.engine.kind == "replay"
     return _prompt_tokens(run, None if asks_others else _model_folder(run))
 

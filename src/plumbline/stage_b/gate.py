@@ -1,4 +1,4 @@
-"""May this edit of the guidance stay? Exact tests on the gate tickets, judged with the old guidance and the new one.
+"""May this edit of the guidance stay? Exact tests on the gate tickets' verdicts under the old guidance and the new one.
 
 Better: of the tickets on which the two differ in being right, an edit that does no good fixes half. McNemar's exact
 test asks how likely at least so many fixed are then. Every test of a run takes its share of one alpha, so that the
@@ -49,7 +49,7 @@ class GateRules:
 
 @dataclass(frozen=True)
 class AlphaBudget:
-    """The alpha of a run in equal shares: the last edit is judged as the first one, until the shares are used up.
+    """The alpha of a run in equal shares: the last edit is tested as the first one, until the shares are used up.
 
     A series such as 6 / (pi^2 i^2) would never end, but its fifth test has a fortieth of alpha left.
     """
@@ -112,8 +112,8 @@ def _three_valued(flags: Known) -> np.ndarray:
 @dataclass(frozen=True)
 class GateDecision:
     """outcome: accept, reject, insufficient_evidence or unverified (nothing could be tested). p_value against alpha;
-    veto_p_value against the rules' veto_alpha. tickets_needed: further gate tickets, about, that would tell; None where
-    the outcome does not ask for any, or no number of tickets like these would do."""
+    veto_p_value against the rules' veto_alpha. tickets_needed: further gate tickets, about, that would decide; None
+    where the outcome does not ask for any, or no number of tickets like these would do."""
 
     outcome: str
     why: str

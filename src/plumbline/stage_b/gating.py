@@ -1,4 +1,4 @@
-"""An edit before the gate: the gate tickets are judged with the guidance as it is and as it would be."""
+"""An edit before the gate: verdicts on the gate tickets under the guidance as it is and as it would be."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Budget:
     """What may still be spent; None for any amount.
 
     left: questions. tokens: read and written; a question has about `prompt_tokens`. until: `time.monotonic()` after
-    which nothing is asked.
+    which nothing is sent.
     """
 
     left: int | None = None
@@ -55,7 +55,7 @@ class Budget:
 
     @property
     def most(self) -> int | None:
-        """Questions that may be asked now."""
+        """Questions that may be sent now."""
         return 0 if self._is_used_up else self.left
 
     @property
@@ -74,7 +74,7 @@ class Budget:
             self.tokens -= self.prompt_tokens + tokens
 
     def ends(self, found: Answered) -> bool:
-        """Count what a row took; whether nothing more may be asked."""
+        """Count what a row took; whether nothing more may be sent."""
         if found.request is not None and not found.is_known:
             self.take(found.tokens)
         return self._is_used_up
@@ -82,7 +82,7 @@ class Budget:
 
 @dataclass
 class Tried:
-    """What came of an edit. decision: as it stands among the edits; None where the run was stopped before it."""
+    """What came of an edit. decision: its row among the edits; None where the run was stopped before it."""
 
     decision: dict[str, Any] | None = None
     reports: list[RunReport] = field(default_factory=list)
@@ -114,24 +114,24 @@ def try_edit(
     alpha = _next_alpha(run)
     right: list[dict[str, bool | None]] = []
     for guidance in (current, after) if tickets and alpha else ():
-        judged = judge_split(run, GATE, guidance, engine, budget, tried, progress)
-        if judged is None:
+        verdicts = judge_split(run, GATE, guidance, engine, budget, tried, progress)
+        if verdicts is None:
             return tried
-        right.append(judged)
+        right.append(verdicts)
     counts = _counts(tickets, right)
     decision = decide(counts, alpha, run.config.gate)
     if decision.outcome == ACCEPT:
         run.store.guidance.write(after)
-    told = {"gate": gate, "counts": asdict(counts), **asdict(decision)}
-    tried.decision = _keep(run, edit, source, current, after, told)
+    outcome = {"gate": gate, "counts": asdict(counts), **asdict(decision)}
+    tried.decision = _keep(run, edit, source, current, after, outcome)
     return tried
 
 
 def _counts(tickets: Tickets, right: list[dict[str, bool | None]]) -> Counts:
-    """What changed from the first guidance to the second; no change where nothing was judged."""
+    """What changed from the first guidance to the second; no change where there are no verdicts."""
     if not right:
         return Counts(len(tickets), 0, 0, 0, 0, 0)
-    flags = [[judged[head.key] for head in tickets.heads()] for judged in right]
+    flags = [[verdicts[head.key] for head in tickets.heads()] for verdicts in right]
     return Counts.of([head.label == "fail" for head in tickets.heads()], *flags)
 
 
@@ -188,7 +188,7 @@ def judge_split(
 
     None instead of the dictionary where a row is missing.
 
-    The rollouts of a guidance are kept under its hash, so that it is asked once. What was asked is added to `tried`.
+    The rollouts of a guidance are kept under its hash, so that each is run once. Reports are added to `tried`.
     """
     config, tickets = run.config, run.of_split(split)
     ways = candidates_of(config.sampler, config.seed, 1)

@@ -43,7 +43,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Guidance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the model is told besides the summaries. next_rule: number of the next new rule."""
+    """What the prompt holds besides the summaries. next_rule: number of the next new rule."""
 
     schema: int
     mission: str
@@ -57,8 +57,8 @@ class Guidance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def hash(self) -> str:
         """Of what reaches the prompt; 16 hex digits. Two steps with the same texts have the same hash."""
-        told = [self.mission, self.focus, [[rule.id, rule.text] for rule in self.rules], list(self.preferences)]
-        return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
+        content = [self.mission, self.focus, [[rule.id, rule.text] for rule in self.rules], list(self.preferences)]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         return json.dumps(msgspec.to_builtins(self), ensure_ascii=False, indent=1) + "\n"
@@ -77,8 +77,8 @@ class Edit:
     @property
     def id(self) -> str:
         """The same change has the same name; evidence plays no part."""
-        told = json.dumps([self.kind, self.text, sorted(self.targets)], ensure_ascii=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:12]
+        content = json.dumps([self.kind, self.text, sorted(self.targets)], ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def as_dict(self) -> dict[str, Any]:
         lists = {"targets": list(self.targets), "evidence": list(self.evidence)}
@@ -95,8 +95,13 @@ def edit_of(
     evidence: tuple[str, ...],
 ) -> Edit:
     """The edit that exactly one of four flags asks for; ConfigError for none or several."""
-    asked: dict[Kind, str | None] = {"add": add, "rewrite": rewrite, "merge": merge, "retire": "" if retire else None}
-    chosen = [(kind, text) for kind, text in asked.items() if text is not None]
+    requested: dict[Kind, str | None] = {
+        "add": add,
+        "rewrite": rewrite,
+        "merge": merge,
+        "retire": "" if retire else None,
+    }
+    chosen = [(kind, text) for kind, text in requested.items() if text is not None]
     if len(chosen) != 1:
         what = f"{len(chosen)} kinds of edit are given"
         raise ConfigError(Problem("stage-b edit", what, "one of --add, --rewrite, --merge-into, --retire"))
@@ -234,7 +239,7 @@ def is_earlier_guidance(content: Mapping[str, Any]) -> bool:
 
 
 def prompt_of(guidance: Guidance) -> str:
-    """The guidance as the system's part of the question: it stands first, so that all tickets share it."""
+    """The guidance as the system's part of the question: it comes first, so that all tickets share it."""
     lines = [
         "你是通信站点施工质量的验收员。下面给出一个工单内每张照片的文字摘要，请判断该工单是否通过。",
         f"任务：{guidance.mission}",

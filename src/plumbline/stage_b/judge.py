@@ -1,7 +1,7 @@
 """Scores of a candidate, computed from texts alone: the same candidate always gets the same scores.
 
 Two structures, so that selection is blind to labels by its types: `BlindScores` are what it may see, `LabelScores` are
-reported beside them and never select. A candidate without a readable verdict has no scores: not scored is not zero.
+reported with them and never select. A candidate without a readable verdict has no scores: not scored is not zero.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Evidence:
 
     pairs: frozenset[str]
     silent: float
-    tells_fault: bool
+    names_fault: bool
     has_failed: bool
     is_suspicious: bool
 
@@ -111,8 +111,8 @@ class Evidence:
         photos = [items_of(text) for text in ticket.summaries.values()]
         sure = [[item for item in items if not holds(item.text, wording.unsure)] for items in photos]
         silent = sum(not items for items in sure)
-        told = (item for items in sure for item in items if wording.tells_fault(item.text))
-        has_fault = any(not kinds or item.is_about(kinds) for item in told)
+        faults = (item for items in sure for item in items if wording.names_fault(item.text))
+        has_fault = any(not kinds or item.is_about(kinds) for item in faults)
         return cls(
             frozenset().union(*(bigrams(item.text) for items in photos for item in items)),
             (silent + len(ticket.failed)) / len(ticket.images),
@@ -190,10 +190,10 @@ def _is_supported(phrase: str, evidence: Evidence, wording: Wording) -> bool:
 def heuristic_score(said: Verdict, evidence: Evidence) -> float:
     """Whether the verdict agrees with the words of the summaries.
 
-    (1 - silent) * agreement + silent / 2, where agreement is 1 for a fail with a fault told or a pass without, else 0:
-    the more images tell nothing, the nearer to one half, which is no opinion.
+    (1 - silent) * agreement + silent / 2, where agreement is 1 for a fail with a reported fault or a pass without, else
+    0: the more images are silent, the nearer to one half, which is no opinion.
     """
-    agrees = evidence.tells_fault == (said.verdict == FAIL)
+    agrees = evidence.names_fault == (said.verdict == FAIL)
     return (1 - evidence.silent) * agrees + evidence.silent / 2
 
 
@@ -209,7 +209,7 @@ def rationale_quality(said: Verdict, evidence: Evidence, criteria: Criteria, wor
 
 
 def summary_confidence(evidence: Evidence) -> str:
-    """`needs_review` when an image failed, half of them tell nothing, or a summary looks suspicious; else `ok`."""
+    """`needs_review` when an image failed, half of them are silent, or a summary looks suspicious; else `ok`."""
     return NEEDS_REVIEW if evidence.has_failed or evidence.silent >= 0.5 or evidence.is_suspicious else OK
 
 

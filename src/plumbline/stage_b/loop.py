@@ -31,7 +31,7 @@ log = logging.getLogger("plumbline.stage_b")
 
 @dataclass
 class MissionReport:
-    """What a run did. calls: questions asked now; prompt_tokens: about how many they had, reply_tokens: of the replies;
+    """What a run did. calls: questions sent now; prompt_tokens: about how many they had, reply_tokens: of the replies;
     price: of both; decisions: of the edits that were tried now; splits: tickets in each; summary: figures per split,
     but the sealed one; errors: questions without a reply. unreadable: the most common reason, where no reply of the
     newest epoch could be read."""
@@ -121,7 +121,7 @@ def _start_anew(run: MissionRun) -> None:
 
 
 def _looks(run: MissionRun) -> dict[str, int]:
-    """How often labels were looked at; unknown where the state is damaged, which starting anew mends."""
+    """How often labels were looked at; unknown where the state is damaged, which starting over mends."""
     try:
         state = run.store.read_state()
     except DamagedFileError:
@@ -224,7 +224,7 @@ def summarize(run: MissionRun) -> dict[str, dict[str, int]]:
 
 
 def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, dict[str, int]]:
-    """Split -> counts over its tickets that were judged: right, false_passes, false_fails and no_verdict make them up.
+    """Split -> counts over its tickets with a selection: right, false_passes, false_fails and no_verdict make them up.
 
     automatic: those that the certificate passes.
     """
@@ -236,7 +236,7 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
         if key not in newest or key not in split_of:
             continue
         passes, needs_review, is_automatic = newest[key]
-        told = (
+        flags = (
             True,
             passes is should,
             passes is True and not should,
@@ -247,7 +247,7 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
             is_automatic and not should,
         )
         mine = figures[split_of[key]]
-        for name, counts in zip(FIGURES, told, strict=True):
+        for name, counts in zip(FIGURES, flags, strict=True):
             mine[name] += counts
     return figures
 

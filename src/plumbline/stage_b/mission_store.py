@@ -39,7 +39,7 @@ class MissionStore:
 
     @property
     def guidance(self) -> GuidanceStore:
-        """The guidance; steps that an epoch used are kept, since its rollouts are judged with them."""
+        """The guidance; steps that an epoch used are kept, since its rollouts are scored with them."""
         in_use = frozenset(self.read_state()["epochs"].values())
         return GuidanceStore(self.folder, self.retention, in_use)
 

@@ -31,7 +31,7 @@ class PictureHash:
 def hash_picture(path: str | Path) -> PictureHash:
     """The hashes of a file.
 
-    Raises DataError for one that is no picture. pattern: 9 x 8 grey cells, each bit tells whether a cell is brighter
+    Raises DataError for one that is no picture. pattern: 9 x 8 grey cells, each bit is whether a cell is brighter
     than its left neighbour (dHash, Krawetz 2013), so that brightness and contrast play no part.
     """
     digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()

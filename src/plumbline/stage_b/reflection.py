@@ -1,4 +1,4 @@
-"""The model looks at tickets that it judged wrongly and proposes edits of the rules; the gate decides on them."""
+"""The model looks at tickets that it got wrong and proposes edits of the rules; the gate decides on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCE = "reflection"
 @dataclass(frozen=True)
 class Proposed:
     """What a reflection came to. edits: those to try; calls, tokens: what it cost; over_budget, failure: why the model
-    could not be asked, or did not answer; note: what a user should know."""
+    could not be reached, or did not answer; note: what a user should know."""
 
     edits: tuple[Edit, ...] = ()
     calls: int = 0
@@ -57,7 +57,7 @@ def propose(run: MissionRun, engine: Callable[[], Engine], budget: Budget) -> Pr
         f"{run.data.mission}/reflection/{current.hash}",
         (),
         INSTRUCTION.format(count=settings.edits_per_epoch, most=settings.max_rules),
-        told(run, current, shown),
+        case_text(run, current, shown),
         Sampling(settings.max_new_tokens),
     )
     (reply,) = engine().stream([request])
@@ -99,7 +99,7 @@ INSTRUCTION = (
 )
 
 
-def told(run: MissionRun, guidance: Guidance, cases: list[dict[str, Any]]) -> str:
+def case_text(run: MissionRun, guidance: Guidance, cases: list[dict[str, Any]]) -> str:
     """The user's part of the question."""
     rejected = [row["edit"]["text"] for row in run.store.edits() if row["outcome"] != "accept" and row["edit"]["text"]]
     content = {

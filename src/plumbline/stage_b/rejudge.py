@@ -1,4 +1,4 @@
-"""Recorded rollouts scored and selected anew, with other weights or another policy: nothing is asked."""
+"""Recorded rollouts scored and selected again, with other weights or another policy: no model is called."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Rejudged:
 
 
 def rejudge(run: MissionRun) -> Rejudged:
-    """Score every recorded trajectory with the configuration as it is now, and select; beside the old selections.
+    """Score every recorded trajectory with the configuration as it is now, and select; the old selections are kept.
 
-    Each row is judged under the guidance that it was made with. Raises UserError where that snapshot is not kept.
+    Each row is scored under the guidance that it was made with. Raises UserError where that snapshot is not kept.
     """
     if not run.store.trajectories.exists():
         raise UserError(

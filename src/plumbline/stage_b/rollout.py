@@ -1,4 +1,4 @@
-"""Rollouts: for every ticket the candidates of a sampler's grid, each asked, read, scored and written as one row."""
+"""Rollouts: each ticket's candidates from a sampler's grid, requested, read, scored and written as one row each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEPT_EVIDENCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VerdictItem:
     """One candidate to ask for."""
 
     ticket: Ticket
@@ -50,8 +50,8 @@ def candidates_of(sampler: SamplerConfig, seed: int, epoch: int) -> list[Samplin
 
 
 @dataclass(frozen=True)
-class Items(Sequence[Asked]):
-    """Every candidate of an epoch, those of a ticket beside each other; made when they are looked at."""
+class Items(Sequence[VerdictItem]):
+    """Every candidate of an epoch, those of a ticket next to each other; made on access."""
 
     tickets: Tickets
     ways: Sequence[Sampling]
@@ -60,22 +60,22 @@ class Items(Sequence[Asked]):
     def __len__(self) -> int:
         return len(self.tickets) * len(self.ways)
 
-    def __iter__(self) -> Iterator[Asked]:
+    def __iter__(self) -> Iterator[VerdictItem]:
         for ticket in self.tickets:
             for index, way in enumerate(self.ways):
-                yield Asked(ticket, self.epoch, index, way)
+                yield VerdictItem(ticket, self.epoch, index, way)
 
     @overload
-    def __getitem__(self, place: int) -> Asked: ...
+    def __getitem__(self, place: int) -> VerdictItem: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Asked]: ...
+    def __getitem__(self, place: slice) -> Sequence[VerdictItem]: ...
 
-    def __getitem__(self, place: int | slice) -> Asked | Sequence[Asked]:
+    def __getitem__(self, place: int | slice) -> VerdictItem | Sequence[VerdictItem]:
         if isinstance(place, slice):
             return [self[each] for each in range(len(self))[place]]
         ticket, index = divmod(range(len(self))[place], len(self.ways))
-        return Asked(self.tickets[ticket], self.epoch, index, self.ways[index])
+        return VerdictItem(self.tickets[ticket], self.epoch, index, self.ways[index])
 
 
 class Rollouts:
@@ -88,10 +88,10 @@ class Rollouts:
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
         self.reply_tokens = 0
 
-    def ask(self, item: Asked) -> Request:
+    def ask(self, item: VerdictItem) -> Request:
         return Request(item.key, (), self._system, question(item.ticket), item.sampling)
 
-    def row(self, item: Asked, request: Request | None, reply: Reply) -> Mapping[str, Any]:
+    def row(self, item: VerdictItem, request: Request | None, reply: Reply) -> Mapping[str, Any]:
         said, status = read_reply(reply)
         self.reply_tokens += reply.tokens
         ticket, sampling = item.ticket, item.sampling
@@ -127,10 +127,10 @@ def judge_of(guidance: Guidance, weights: JudgeWeights, items: Sequence[str] = (
 
 def question(ticket: Ticket) -> str:
     """The summaries as JSON: data, never instructions. Pictures without one are named."""
-    told: dict[str, Any] = {SUMMARIES: dict(ticket.summaries)}
+    content: dict[str, Any] = {SUMMARIES: dict(ticket.summaries)}
     if ticket.failed:
-        told["没有摘要的照片"] = sorted(ticket.failed)
-    return json.dumps(told, ensure_ascii=False, indent=0)
+        content["没有摘要的照片"] = sorted(ticket.failed)
+    return json.dumps(content, ensure_ascii=False, indent=0)
 
 
 def read_reply(reply: Reply) -> tuple[Verdict, str]:
@@ -148,15 +148,15 @@ def scores_of(said: Verdict, label: str, judge: Judge, evidence: Evidence) -> di
     blind = judge.score(said, evidence)
     if blind is None:
         return None
-    told = asdict(label_scores(said, label, blind))
+    with_label = asdict(label_scores(said, label, blind))
     return {
-        "label_match": told["label_match"],
+        "label_match": with_label["label_match"],
         "focus_consistency": blind.focus_consistency,
         "heuristic_score": blind.heuristic_score,
         "summary_confidence": blind.summary_confidence,
         "semantic_advantage": blind.semantic_advantage,
-        "label_contradiction": told["label_contradiction"],
-        "needs_recheck": told["needs_recheck"],
+        "label_contradiction": with_label["label_contradiction"],
+        "needs_recheck": with_label["needs_recheck"],
         "rationale_quality": blind.rationale_quality,
     }
 

@@ -136,7 +136,7 @@ def _number(text: str) -> int:
 def simulate_votes(
     tickets: Sequence[SimulatedTicket], model: SimulatedModel, candidates: int, rules: Sequence[str] = ()
 ) -> list[Selection]:
-    """The selection of each ticket, by weighted votes: asked, read, judged and selected as in a run."""
+    """The selection of each ticket, by weighted votes: requested, read, scored and selected as in a run."""
     judge = Judge(Criteria.of(FOCUS, rules))
     return [_selection(made.ticket, model, judge, candidates, rules) for made in tickets]
 

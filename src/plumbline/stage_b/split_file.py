@@ -68,9 +68,9 @@ class SplitFile:
         if unopened and not compared:
             what = f"none of the tickets' {unopened} photos can be opened in it"
             raise ConfigError(Problem("splits.image_root", what, "name the folder that stage-a read"))
-        told = {"sizes": found.sizes, "clusters": found.clusters, "largest": found.largest}
+        sizes = {"sizes": found.sizes, "clusters": found.clusters, "largest": found.largest}
         pictures = {"compared": compared, "unopened": unopened}
-        self._write({"drawn_with": self._drawn_with(), **told, "pictures": pictures, "keys": dict(found.keys)})
+        self._write({"drawn_with": self._drawn_with(), **sizes, "pictures": pictures, "keys": dict(found.keys)})
 
     def _hashed(self) -> list[HashedTicket]:
         root = self.config.image_root
@@ -93,8 +93,8 @@ class SplitFile:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        told = {**content, "digest": _digest(content["keys"])}
-        write_atomically(self.path, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
+        signed = {**content, "digest": _digest(content["keys"])}
+        write_atomically(self.path, json.dumps(signed, ensure_ascii=False, indent=1) + "\n")
 
 
 def _is_split(name: str, members: Any) -> bool:
@@ -111,7 +111,7 @@ def _group(ticket: Ticket | TicketHead) -> str:
 
 
 def _hashes(root: Path, images: Sequence[str]) -> Iterator[PictureHash]:
-    """Hashes of the pictures that can be opened: Stage-A has told of the others."""
+    """Hashes of the pictures that can be opened: Stage-A has reported the others."""
     for image in images:
         try:
             yield hash_picture(root / image)

@@ -104,7 +104,7 @@ def tiny_classes(labels: Mapping[str, int], fractions: Fractions) -> list[str]:
     notes, total = [], sum(labels.values())
     for label, count in labels.items():
         if not count:
-            notes.append(f"no ticket is labelled {label}: nothing shows how those are judged")
+            notes.append(f"no ticket is labelled {label}: nothing shows how the model rates those")
         elif count * min(shares.values()) < LEAST:
             each = ", ".join(f"about {round(count * share)} in {split}" for split, share in shares.items())
             notes.append(f"only {count} of {total} tickets are labelled {label}: {each}; their figures say little")

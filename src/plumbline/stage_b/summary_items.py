@@ -23,7 +23,7 @@ _CLAUSE = re.compile(r"[，,、；;。！!\n]+")
 
 @dataclass(frozen=True)
 class SummaryItem:
-    """One thing that a summary says. context: what else tells which thing it is about; the text itself mostly."""
+    """One thing that a summary says. context: what else names the thing that it is about; the text itself mostly."""
 
     text: str
     context: str
@@ -74,7 +74,7 @@ def _counted(summary: str) -> tuple[list[str], str]:
 
 
 def _flat(value: Any, path: str, depth: int) -> Iterator[str]:
-    """One text per leaf, the names above it in front; the category of an entry stands before its attributes."""
+    """One text per leaf, the names above it in front; the category of an entry comes before its attributes."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, dict):
@@ -97,5 +97,5 @@ def _flat(value: Any, path: str, depth: int) -> Iterator[str]:
 
 
 def _joined(path: str, name: str) -> str:
-    """A name below a path; a name that repeats the path's head stands for itself."""
+    """A name below a path; a name that repeats the path's head is kept alone."""
     return name if not path or name.startswith(path) else f"{path}/{name}"

@@ -82,12 +82,12 @@ def clean_summary(text: str) -> tuple[str, tuple[str, ...]]:
     # Brackets and quotes of a JSON summary are its form; what it says is looked at text by text.
     texts = [visible] if read_statistics(visible) is None else [item.text for item in items_of(visible)]
     squeezed = [_squeeze(_without_honest(text)) for text in texts]
-    told = [reason for reason, pattern in _SQUEEZED if any(pattern.search(text) for text in squeezed)]
-    return clean, (*reasons, *removed, *told)
+    squeezed_out = [reason for reason, pattern in _SQUEEZED if any(pattern.search(text) for text in squeezed)]
+    return clean, (*reasons, *removed, *squeezed_out)
 
 
 def _without_honest(text: str) -> str:
-    """The text without 通过 where it tells how something runs, as in 光纤通过蛇形管."""
+    """The text without 通过 where it says how something runs, as in 光纤通过蛇形管."""
     return _RUNS_THROUGH.sub("", text)
 
 

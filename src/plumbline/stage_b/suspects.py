@@ -11,7 +11,7 @@ from plumbline.stage_b.tickets import LABELS
 
 @dataclass(frozen=True)
 class Voted:
-    """A ticket's label beside what its candidates say. pass_share: a selection's; without it, no say."""
+    """A ticket's label and what its candidates say. pass_share: a selection's; without it, no say."""
 
     key: str
     label: str

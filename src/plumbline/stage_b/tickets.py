@@ -82,7 +82,7 @@ _WHOLE = msgspec.msgpack.Decoder(_Packed)
 
 
 class Tickets(Sequence[Ticket]):
-    """Tickets held packed; every access makes the ticket anew.
+    """Tickets held packed; every access makes a new ticket.
 
     Eleven thousand tickets of sixteen photos would take 90 MB as objects. Texts of one mission are much alike, so that
     each is compressed against the first ones and takes a sixth of that.
@@ -119,8 +119,8 @@ class Tickets(Sequence[Ticket]):
 
     def digest(self) -> str:
         """Of what they are called and labelled; 16 hex digits."""
-        told = [[head.key, head.label] for head in self.heads()]
-        return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()[:16]
+        content = [[head.key, head.label] for head in self.heads()]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()[:16]
 
     def at(self, places: Iterable[int]) -> Tickets:
         """Some of them, in the order of the places."""

@@ -42,19 +42,19 @@ def run(config: Path, missions: Sequence[str], *, resume: bool, as_json: bool, d
     loaded = load_stage_b(config)
     runs = _planned(loaded, missions)
     if dry_run:
-        return _tell_plans(runs, as_json=as_json)
+        return _print_plans(runs, as_json=as_json)
     engine = cache(lambda: open_verdict_engine(loaded.run.engine))  # opened where there is something to ask
     budget = Budget.of(loaded.run.runner)
     reports = []
     for mission in runs:
         reports.append(_run_one(mission, loaded, engine, budget.reading(mission), resume=resume))
         if not as_json:
-            _tell(reports[-1])
+            _print_report(reports[-1])
         if reports[-1].interrupted or reports[-1].over_budget:
             break
     if as_json:
-        told = [asdict(report) | {"exit_code": report.exit_code} for report in reports]
-        print(json.dumps({"runs": told}, ensure_ascii=False))
+        rows = [asdict(report) | {"exit_code": report.exit_code} for report in reports]
+        print(json.dumps({"runs": rows}, ensure_ascii=False))
     return max(report.exit_code for report in reports)
 
 
@@ -74,14 +74,14 @@ def _run_one(mission: MissionRun, loaded: LoadedStageB, engine: Any, budget: Bud
         return report
 
 
-def _tell_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
-    told = [estimate(mission).as_dict() | {"notes": mission.data.notes(mission.config.splits)} for mission in runs]
+def _print_plans(runs: Sequence[MissionRun], *, as_json: bool) -> int:
+    rows = [estimate(mission).as_dict() | {"notes": mission.data.notes(mission.config.splits)} for mission in runs]
     for mission in runs:
         _print_notes(mission)
     if as_json:
-        print(json.dumps({"runs": told}, ensure_ascii=False))
+        print(json.dumps({"runs": rows}, ensure_ascii=False))
         return EXIT_OK
-    for row in told:
+    for row in rows:
         print(
             f"{printable(row['mission'])}: {row['tickets']} tickets ({row['labels']}), {row['candidates']} candidates"
         )
@@ -102,7 +102,7 @@ def _price(price: float) -> str:
     return f", {price:,.2f} in money" if price else ""
 
 
-def _tell(report: MissionReport) -> None:
+def _print_report(report: MissionReport) -> None:
     for warning in report.warnings:
         print(f"note: {printable(warning)}", file=sys.stderr)
     for failure in report.failures[:SHOWN]:
@@ -131,7 +131,7 @@ def _edit_line(decision: dict[str, Any]) -> str:
     edit = decision["edit"]
     what = " ".join(filter(None, (edit["kind"], ", ".join(edit["targets"]), edit["text"])))
     needed = decision.get("tickets_needed")
-    more = f"; about {needed} more gate tickets would tell" if needed else ""
+    more = f"; about {needed} more gate tickets would decide" if needed else ""
     return f"{decision['outcome']}: {printable(what)}: {decision['why']}{more}"
 
 
@@ -197,23 +197,23 @@ def rollback(config: Path, mission: str | None, step: int, *, as_json: bool) -> 
     chosen, _ = _one(config, mission)
     with locked(chosen.store.folder / "run"):
         now = chosen.store.guidance.roll_back(step)
-    told = {"mission": now.mission, "step": now.step, "of_step": step, "guidance_hash": now.hash}
-    print(json.dumps(told, ensure_ascii=False) if as_json else f"step {now.step} is step {step} again ({now.hash})")
+    row = {"mission": now.mission, "step": now.step, "of_step": step, "guidance_hash": now.hash}
+    print(json.dumps(row, ensure_ascii=False) if as_json else f"step {now.step} is step {step} again ({now.hash})")
     return EXIT_OK
 
 
 def rejudge(config: Path, missions: Sequence[str], *, as_json: bool) -> int:
-    """Score and select what was recorded; nothing is asked."""
-    told = []
+    """Score and select what was recorded; no model is called."""
+    rows = []
     for mission in _planned(load_stage_b(config), missions):
         found = rejudge_run(mission)
-        told.append({"mission": mission.data.mission, **asdict(found), "output": str(found.output)})
+        rows.append({"mission": mission.data.mission, **asdict(found), "output": str(found.output)})
         if not as_json:
             print(f"{found.output}: {found.tickets} verdicts, {len(found.changed)} are others than before")
             for key in found.changed[:SHOWN]:
                 print(f"  {printable(key)}")
     if as_json:
-        print(json.dumps({"runs": told}, ensure_ascii=False))
+        print(json.dumps({"runs": rows}, ensure_ascii=False))
     return EXIT_OK
 
 
@@ -255,17 +255,17 @@ def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     with locked(chosen.store.folder / "run"):
         looked = chosen.store.count_look(TEST_USES)
     certificate, why = read_certificate(chosen)
-    told: dict[str, Any] = {
+    row: dict[str, Any] = {
         "mission": chosen.data.mission,
         "looked": looked,
         "figures": figures_of(chosen, certificate)[SEALED],
         "certificate": why or "holds",
     }
     if as_json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(row, ensure_ascii=False))
     else:
-        print(f"{printable(chosen.data.mission)}: {', '.join(f'{n} {name}' for name, n in told['figures'].items())}")
-        print(f"  the sealed test has been looked at {told['looked']} time(s); certificate: {told['certificate']}")
+        print(f"{printable(chosen.data.mission)}: {', '.join(f'{n} {name}' for name, n in row['figures'].items())}")
+        print(f"  the sealed test has been looked at {row['looked']} time(s); certificate: {row['certificate']}")
     return EXIT_OK
 
 

@@ -22,7 +22,7 @@ _SPACES = " \t\u3000"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reply says. verdict: None where it cannot be read, then `problems` tells why and `reason` is empty."""
+    """What a reply says. verdict: None where it cannot be read, then `problems` says why and `reason` is empty."""
 
     verdict: str | None
     reason: str = ""

@@ -1,4 +1,4 @@
-"""The file of verdicts: made from the trajectories, and made anew when these or the way of selecting have changed."""
+"""The file of verdicts: made from the trajectories, and rewritten when these or the way of selecting change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_verdicts(run: MissionRun) -> None:
     """Raise UserError for verdicts that the configuration of today would not have made."""
     check_identity(run.store.trajectories, run.identity)
     if run.store.read_state().get(SELECTED, {}).get("selection") != _way(run):
-        fix = "plumbline stage-b run selects anew, and asks nothing for that"
+        fix = "plumbline stage-b run selects again, without calling the model"
         raise UserError(Problem(str(run.store.folder), "its verdicts were selected in another way", fix))
 
 

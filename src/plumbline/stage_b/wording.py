@@ -1,4 +1,4 @@
-"""What words tell without a model: faults, doubt, absence; phrases, and how much of one is in a text.
+"""What words mean, without a model: faults, doubt, absence; phrases, and how much of one is in a text.
 
 Chinese is written without spaces, so texts are compared by their pairs of neighbouring characters (bigrams).
 """
@@ -20,11 +20,11 @@ def _words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Wording:
-    """Words by what they tell; a domain adds its own.
+    """Words by meaning; a domain adds its own.
 
-    fault: something does not comply. cleared: phrases that hold such a word and tell that nothing is wrong. unsure: the
-    photo does not show it. absent: something is not there. filler: parts phrases, tells nothing. seen: a focus asks for
-    no more than that a thing is there. complying: what a focus asks of a thing.
+    fault: something does not comply. cleared: phrases that hold such a word and say that nothing is wrong. unsure: the
+    photo does not show it. absent: something is not there. filler: separates phrases, means nothing. seen: a focus asks
+    for no more than that a thing is there. complying: what a focus asks of a thing.
     """
 
     fault: tuple[str, ...] = _words(
@@ -46,7 +46,7 @@ class Wording:
         "符合要求 符合规范 捆扎整齐 整齐 正确 合理 完好 牢固 有保护措施 能够识别 可以识别 要求安装 安装时 安装"
     )
 
-    def tells_fault(self, text: str) -> bool:
+    def names_fault(self, text: str) -> bool:
         """Whether a text says that something does not comply."""
         for phrase in self.cleared:
             text = text.replace(phrase, "")
@@ -55,20 +55,20 @@ class Wording:
     def kinds(self, focus: str) -> tuple[str, ...]:
         """The things that a focus asks about: its phrases without what they must comply with.
 
-        What need only be seen, and what stands in brackets, is no such thing.
+        What need only be seen, and what is in brackets, is no such thing.
         """
         bare = re.sub(r"[（(][^（）()]*[）)]", "", focus)
         phrases = (part for part in self.phrases(bare) if not holds(part, self.seen))
         return tuple(dict.fromkeys(thing for thing in map(self._thing, phrases) if len(thing) >= 2))
 
     def _thing(self, phrase: str) -> str:
-        """A phrase of a focus without what is asked of the thing: BBU安装螺丝符合要求 is about BBU安装螺丝."""
+        """A phrase of a focus without the requirement on the thing: BBU安装螺丝符合要求 is about BBU安装螺丝."""
         for word in self.complying:
             phrase = phrase.removeprefix(word).removesuffix(word)
         return phrase
 
     def phrases(self, text: str) -> tuple[str, ...]:
-        """The phrases of a text that tell something, each once: two characters or more between marks and fillers."""
+        """The phrases of a text that mean something, each once: two characters or more between marks and fillers."""
         return tuple(dict.fromkeys(part for part in _splitter(self.filler).split(text) if len(part) >= 2))
 
 

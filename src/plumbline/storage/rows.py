@@ -138,7 +138,7 @@ def _read(path: Path, decode: Callable[[bytes], Found]) -> Iterator[Found]:
                 found = decode(line)
             except (msgspec.MsgspecError, ValueError, AttributeError, TypeError, RecursionError) as error:
                 what = f"is not a row: {error}"
-                raise DamagedFileError(Problem(f"{path}:{number}", what, "mend the line, or start anew")) from error
+                raise DamagedFileError(Problem(f"{path}:{number}", what, "mend the line, or start over")) from error
             yield found
 
 

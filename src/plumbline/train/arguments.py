@@ -34,7 +34,7 @@ def upstream_arguments(run: TrainRun, start: Continuation) -> Any:
         values |= {"beta": rlhf.beta, "sft_alpha": rlhf.sft_alpha, "lmbda": rlhf.lmbda}
         values |= {"temperature": rlhf.temperature, "max_completion_length": rlhf.max_completion_length}
     for ours in ("teacher_model_server", "gkd_logits_topk"):
-        values.pop(ours, None)  # asked by us (`teacher/server.py`)
+        values.pop(ours, None)  # called by us (`teacher/server.py`)
     if run.deepspeed.enabled and values.get("use_cpu"):
         start_process_group_on_cpu()
     try:

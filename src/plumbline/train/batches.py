@@ -1,7 +1,7 @@
 """From a record to a batch: encoding (pixels included) inside dataloader workers, collation, and named failures.
 
 A worker cannot raise a readable error through the dataloader, so a record that cannot be encoded travels as a problem
-beside the rows of its batch. The main process then stops (`strict`, the default) or counts it; no other record takes
+with the rows of its batch. The main process then stops (`strict`, the default) or counts it; no other record takes
 its place.
 """
 
@@ -46,7 +46,7 @@ class Encoder:
     """Sample -> row (`input_ids`, `labels`, `pixel_values`, `image_grid_thw`, ...) through upstream's chat template.
 
     image_token_id: id of `<|image_pad|>`; merge: patches per visual token along one side; with_chat: whether rows carry
-    the sample as a teacher's server is asked about it.
+    the sample as a teacher's server receives it.
     """
 
     template: Any
@@ -71,8 +71,8 @@ class Encoder:
         if problems:
             raise DataError([Problem(where, what, fix) for what, fix in problems])
         if self.with_chat:
-            told = [{**message, "content": as_server_content(message["content"])} for message in messages]
-            row["chat"] = Chat(told, *supervised(torch.as_tensor(row["labels"]), IGNORED))
+            turns = [{**message, "content": as_server_content(message["content"])} for message in messages]
+            row["chat"] = Chat(turns, *supervised(torch.as_tensor(row["labels"]), IGNORED))
         return row
 
     def _with_pixels(self, message: Mapping[str, Any], pictures: Iterator[Picture]) -> dict[str, Any]:
@@ -89,8 +89,8 @@ class Encoder:
         """The picture on the model's grid; its size must be the one by which the record's coordinates are scaled."""
         pixels = load_image(picture.reference)
         if picture.size is not None and pixels.size != picture.size:
-            (width, height), (told_width, told_height) = pixels.size, picture.size
-            what = f"the picture is {width} x {height}, the record says {told_width} x {told_height}"
+            (width, height), (recorded_width, recorded_height) = pixels.size, picture.size
+            what = f"the picture is {width} x {height}, the record says {recorded_width} x {recorded_height}"
             raise DataError(
                 Problem(picture.reference[:200], what, "correct width and height (EXIF orientation applied)")
             )
@@ -149,7 +149,7 @@ class EncodedSamples(Dataset):
     """Map-style dataset of encoded rows. An item is the list of rows of a unit; a failure is `{"problem": Problem}`.
 
     sources: names by which rows are numbered; those of `samples` when absent. keyed: whether rows carry the key under
-    which the teacher's rows are kept; with_kinds: whether they tell what each token of the answer is.
+    which the teacher's rows are kept; with_kinds: whether they name the kind of each token of the answer.
     """
 
     def __init__(
@@ -184,12 +184,12 @@ class EncodedSamples(Dataset):
         if key.length and found != key.length:
             what = f"{found} tokens, but its pack was planned with {key.length}"
             return {"problem": Problem(sample.record.place, what, "a picture has changed since the plan: start again")}
-        beside = {"source": self.sources.index(sample.source), "tally": sample_tally(sample, found)}
+        extras = {"source": self.sources.index(sample.source), "tally": sample_tally(sample, found)}
         if self.keyed:
-            beside["entry"] = sample_key(row, IGNORED)
+            extras["entry"] = sample_key(row, IGNORED)
         if self.pieces is not None:
-            beside["kinds"] = token_kinds([self.pieces[label] for label in row["labels"] if label != IGNORED])
-        return {**row, **beside}
+            extras["kinds"] = token_kinds([self.pieces[label] for label in row["labels"] if label != IGNORED])
+        return {**row, **extras}
 
 
 class TokenBytes(dict[int, bytes]):
@@ -209,9 +209,9 @@ class TokenBytes(dict[int, bytes]):
 
 @dataclass
 class BatchCollator:
-    """Rows -> one batch of tensors, padded, or packed into a single row; keeps the problems of the batch beside it.
+    """Rows -> one batch of tensors, padded, or packed into a single row; keeps the batch's problems with it.
 
-    sources: how many data sources there are; with several, a batch tells the source of every label. skipped: problems
+    sources: how many data sources there are; with several, a batch has the source of every label. skipped: problems
     met so far in the main process, by record (only grows when `strict` is off).
     """
 

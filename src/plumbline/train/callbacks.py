@@ -46,7 +46,7 @@ class EpochAccount(TrainerCallback):
     """Counts what the samples of an epoch were and writes one line per epoch into `epochs.jsonl` of the run folder.
 
     A run that is stopped within an epoch writes a line for its part, and the run that continues it one for the rest:
-    `covered` tells the share of the epoch that a line counts.
+    `covered` is the share of the epoch that a line counts.
     """
 
     def __init__(self, folder: Path) -> None:

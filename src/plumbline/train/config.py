@@ -66,7 +66,7 @@ _OWN = {"custom": CustomConfig, "prompts": PromptsConfig, "deepspeed": DeepSpeed
 class TrainRun:
     """Everything that a training run needs to know, typed.
 
-    upstream: every pass-through key under the upstream's own name, as written; `global_max_length` already stands
+    upstream: every pass-through key under the upstream's own name, as written; `global_max_length` is already
         there as `max_length` and `max_model_len`. Keys that the YAML does not set are absent.
     weights_from: another run's checkpoint of which only the weights are taken (`tuner.resume_from_checkpoint`).
     continue_from: the checkpoint of the run to continue (`training.resume_from_checkpoint`).
@@ -85,7 +85,7 @@ class TrainRun:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A file of which each key was judged by itself.
+    """A file of which each key was checked by itself.
 
     resolved: the merged values in canonical places, Plumbline's own defaults filled in; empty when there are problems.
     origins: dotted path -> where it was written; a path without one has its default.
@@ -166,7 +166,7 @@ def root_section() -> Section:
     old = {name: _old(name, f"Old name of `{now}`.", upstream_fields()[now].type) for name, now in RENAMED.items()}
     old |= {name: _old(name, "Has no effect any more.", Anything()) for name in GONE}
     plain = Section(
-        "pass_through", {**old, **through}, doc=f"Arguments of ms-swift {version()}; any of them may stand here."
+        "pass_through", {**old, **through}, doc=f"Arguments of ms-swift {version()}; any of them may be set here."
     )
     resumable = Section(
         "pass_through_with_resume", {**plain.fields, _RESUME: upstream_fields()[_RESUME]}, doc=plain.doc

@@ -20,7 +20,7 @@ from plumbline.train.migrate import migrate as rewrite
 
 
 def check(file: Path, base_config: Path | None, as_json: bool) -> int:
-    """Print every problem of a file, each key judged by itself; 0 without problems, else 2."""
+    """Print every problem of a file, each key checked by itself; 0 without problems, else 2."""
     checked = check_file(file, base_config)
     return print_check(file, checked.problems, checked.notes, as_json=as_json)
 
@@ -100,7 +100,7 @@ def migrate(
 def _left_to_decide(
     old: Path, text: str, problems_elsewhere: Callable[[Path], tuple[Problem, ...] | None]
 ) -> list[Problem]:
-    """What the check says of the new text, which is looked at beside the old file: what it extends is there."""
+    """What the check says of the new text, which is checked in the old file's folder: what it extends is there."""
     with NamedTemporaryFile("w", suffix=".yaml", dir=old.absolute().parent, encoding="utf-8") as scratch:
         scratch.write(text)
         scratch.flush()

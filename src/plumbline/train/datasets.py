@@ -25,11 +25,11 @@ _SEED = 42
 _UNTOLD = {
     "chat": ("records are no chats, which mode chat needs", "put them into a source with another mode"),
     "irrelevant": (
-        "records are chats of their own, which mode irrelevant cannot tell",
+        "records are chats of their own, which mode irrelevant cannot use",
         "put them into a source with mode: chat",
     ),
 }
-"""(what, fix) for records that a mode cannot tell."""
+"""(what, fix) for records that a mode cannot use."""
 
 
 def open_datasets(run: TrainRun) -> tuple[EpochDataset, EpochDataset | None]:
@@ -80,7 +80,7 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
     chats = records.chats_among(count)
     if mode in ("chat", "irrelevant"):
         if run.custom.strict:
-            _require_told(records, count, mode, chats)
+            _require_mode(records, count, mode, chats)
         chats = frozenset()
     return Source(
         name=named.name,
@@ -92,8 +92,8 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
     )
 
 
-def _require_told(records: RecordFile, count: int, mode: str, chats: frozenset[int]) -> None:
-    """Raise DataError naming the first of `count` records, some of them chats, that the mode cannot tell."""
+def _require_mode(records: RecordFile, count: int, mode: str, chats: frozenset[int]) -> None:
+    """Raise DataError naming the first of `count` records, some of them chats, that the mode cannot use."""
     untold = chats if mode == "irrelevant" else set(range(count)) - chats
     if untold:
         what, fix = _UNTOLD[mode]

@@ -26,7 +26,7 @@ EPOCHS = "epochs.jsonl"
 
 @dataclass(frozen=True)
 class Continuation:
-    """checkpoint: where to go on, None for a fresh start; finished: nothing is left to do; notes: what to tell."""
+    """checkpoint: where to go on, None for a fresh start; finished: nothing is left to do; notes: what to print."""
 
     checkpoint: Path | None = None
     finished: bool = False
@@ -180,7 +180,7 @@ def prepare_folder(folder: Path, resolved: str, data: dict[str, Any], start: Con
 
 
 def trim_log(path: Path, step: int, key: str = "global_step/max_steps") -> None:
-    """Keep the log lines up to `step`, which stands under `key`: what came after it is done again."""
+    """Keep the log lines up to `step`, which is under `key`: what came after it is done again."""
     if not path.is_file():
         return
     kept = []

@@ -130,13 +130,13 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         weights: LossWeights,
         inputs: dict[str, Any],
         keep: Tensor,
-        beside: Mapping[str, Any],
+        extras: Mapping[str, Any],
     ) -> Taught | None:
         if not weights.llm_kd_weight and self._visual_kd() is None:
             return None
         if self.parts.teacher_server is not None:
-            return Taught(None, None, top=self.parts.teacher_server.top_tokens(beside.get("chats", ())))
-        cache, entries = self.parts.teacher_cache, beside.get("entries", ())
+            return Taught(None, None, top=self.parts.teacher_server.top_tokens(extras.get("chats", ())))
+        cache, entries = self.parts.teacher_cache, extras.get("entries", ())
         if cache is not None:
             rows = cache.rows(entries, base_of(model).config.text_config.hidden_size)
             if rows is not None:
@@ -151,7 +151,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
 
     def _taught(self, model: nn.Module, inputs: dict[str, Any], keep: Tensor) -> Taught:
         """The teacher's forward."""
-        # Asked before the adapters go off, which freezes their tensors.
+        # Read before the adapters go off, which freezes their tensors.
         tower, layers = self._in_common(model)
         # Before the student's forward: switching adapters toggles `requires_grad` of their tensors.
         with torch.no_grad(), self._loaded_teacher(model) as teacher:
@@ -181,9 +181,9 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
     def build_teacher_cache(self, stopped: Callable[[], bool]) -> None:
         """Let the teacher read every sample of the run once, and keep what it says.
 
-        Epochs differ where something is drawn anew in each; the first that shows only samples of earlier ones ends it,
-        whatever an interrupted build has left in the folder. stopped: asked before every batch; what was computed until
-        then is kept.
+        Epochs differ where something is drawn again in each; the first that shows only samples of earlier ones ends it,
+        whatever an interrupted build has left in the folder. stopped: called before every batch; what was computed
+        until then is kept.
         """
         cache, parts = self.parts.teacher_cache, self.parts
         assert cache is not None

@@ -32,7 +32,7 @@ def trainable_by_part(model: nn.Module) -> dict[str, Counter[str]]:
 
 
 def check_targets(model: nn.Module, targets: TrainingTargets) -> None:
-    """Raise ConfigError when the model that was built would not train what was asked, or would train more."""
+    """Raise ConfigError when the model that was built would not train what was requested, or would train more."""
     problems = [
         *_adapter_problems(model, targets),
         *_saved_problems(model, targets),
@@ -46,7 +46,7 @@ def _adapter_problems(model: nn.Module, targets: TrainingTargets) -> Iterable[Pr
     if targets.tuner_type != "full" and not hasattr(model, "peft_config"):
         yield Problem(
             "tuner.tuner_type",
-            f"{targets.tuner_type} was asked for but the model carries no adapter: the full model would be saved",
+            f"{targets.tuner_type} was requested but the model carries no adapter: the full model would be saved",
             "this is a fault of the adapter's preparation; check tuner.target_modules",
         )
     if targets.tuner_type != "full" and any("lm_head" in name and "lora_" in name for name, _ in _parameters(model)):

@@ -29,7 +29,7 @@ def sample_key(row: Mapping[str, Any], ignored: int) -> CacheEntry:
 
 @dataclass(frozen=True)
 class Chat:
-    """A sample as a server is asked about it.
+    """A sample as a server receives it.
 
     messages: its turns, answer included, pictures as data URLs; places, ids: of its supervised tokens.
     """

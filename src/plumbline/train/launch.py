@@ -61,8 +61,8 @@ def launch(config: Path, options: TrainOptions, processes: int, start: Start) ->
     command += ["--build-teacher-cache"] if options.build_teacher_cache else []
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = start.how.checkpoint
-        told = {"checkpoint": None if checkpoint is None else str(checkpoint), "data": start.data}
-        (Path(folder) / "start.json").write_text(json.dumps(told), encoding="utf-8")
+        decided = {"checkpoint": None if checkpoint is None else str(checkpoint), "data": start.data}
+        (Path(folder) / "start.json").write_text(json.dumps(decided), encoding="utf-8")
         code = _wait_for(command, os.environ | {LAUNCHED: folder})
         outcome = Path(folder) / "exit_code"
         return int(outcome.read_text()) if outcome.is_file() else code
@@ -89,8 +89,8 @@ def start_of_launcher() -> Start | None:
     """What the launching process decided; None when this process decides for itself."""
     if LAUNCHED not in os.environ:
         return None
-    told = json.loads((Path(os.environ[LAUNCHED]) / "start.json").read_text(encoding="utf-8"))
-    return Start(Continuation(told["checkpoint"] and Path(told["checkpoint"])), told["data"])
+    decided = json.loads((Path(os.environ[LAUNCHED]) / "start.json").read_text(encoding="utf-8"))
+    return Start(Continuation(decided["checkpoint"] and Path(decided["checkpoint"])), decided["data"])
 
 
 def report_outcome(code: int) -> int:

@@ -29,7 +29,7 @@ OLD_NAMES = {
     ),
     "custom.toon_mode": "take it out: answers are compact JSON, the one format that training and parsing share",
     "custom.json_format": "take it out: answers are compact JSON, the one format that training and parsing share",
-    "custom.assistant_prefix_format": "take it out: the prompts say what is asked; see `prompts`",
+    "custom.assistant_prefix_format": "take it out: the prompts hold the question; see `prompts`",
     "custom.object_ordering_policy": (
         "write `custom.object_ordering`: top_left (was reference_tlbr), or center (was center_tlbr)"
     ),

@@ -78,7 +78,7 @@ class Distillation:
 
 
 class PipelineMixin:
-    """Hooks of upstream's pipeline where Plumbline takes over. Stands before an upstream pipeline class."""
+    """Hooks of upstream's pipeline where Plumbline takes over. Comes before an upstream pipeline class."""
 
     args: Any
     model: Any
@@ -148,7 +148,7 @@ class PipelineMixin:
         return f"{self.template.safe_decode(ids)}\n\n--- supervised ---\n{self.template.tokenizer.decode(answer)}\n"
 
     def prepare_model(self, args: Any, model: Any, **kwargs: Any) -> Any:
-        """Upstream's adapter, checked against the configuration, then another run's weights if asked for."""
+        """Upstream's adapter, checked against the configuration, then another run's weights where requested."""
         try:
             model = super().prepare_model(args, model, **kwargs)  # type: ignore[misc]
         except ValueError as error:
@@ -196,9 +196,9 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
     """Distillation: the teacher is ours to choose, upstream only prepares the frozen copy for the devices."""
 
     def _get_trainer_kwargs(self) -> dict[str, Any]:
-        asked = self.job.distillation
-        assert asked is not None
-        plan = asked.teacher
+        distillation = self.job.distillation
+        assert distillation is not None
+        plan = distillation.teacher
         logger.info("teacher: %s", plan.reason)
         kwargs: dict[str, Any] = {"teacher_use_disable_adapter": plan.adapters_off}
         server = None if plan.server is None else TeacherServer(plan.server, plan.folder or None, plan.top)
@@ -207,10 +207,12 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
                 kwargs["teacher_model"] = load_frozen_model(self.args, plan.folder, list(plan.adapters))
             if self.job.packing:
                 enable_packing(base_of(kwargs["teacher_model"]))
-        cache = None if asked.cache is None else self._teacher_cache(plan, asked.cache)
+        cache = None if distillation.cache is None else self._teacher_cache(plan, distillation.cache)
         shared = self._shared_parts()
         return kwargs | {
-            "parts": DistillationParts(**shared, sampling=asked.sampling, teacher_cache=cache, teacher_server=server)
+            "parts": DistillationParts(
+                **shared, sampling=distillation.sampling, teacher_cache=cache, teacher_server=server
+            )
         }
 
     def _teacher_cache(self, plan: TeacherPlan, folder: Path) -> TeacherCache:
@@ -228,7 +230,7 @@ class GKDPipeline(PipelineMixin, SwiftRLHF):
         per_token = config.text_config.hidden_size * self.model.dtype.itemsize
         size = per_token * len(samples) * sum(probed) / max(1, len(probed))
         logger.info(
-            "teacher cache: %s holds %d samples; an epoch has %d, about %s of rows (judged by %d of them)",
+            "teacher cache: %s holds %d samples; an epoch has %d, about %s of rows (estimated from %d of them)",
             cache.folder,
             len(cache),
             len(samples),

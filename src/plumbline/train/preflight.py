@@ -62,12 +62,12 @@ def check_run(run: TrainRun) -> None:
 
 def _not_built(run: TrainRun) -> Iterator[Problem]:
     rlhf, upstream = run.rlhf, run.upstream
-    asked = {
+    requested = {
         "rlhf.rlhf_type: grpo": rlhf is not None and rlhf.rlhf_type == "grpo",
         "rlhf.gkd_logits_topk without a teacher_model_server": upstream.get("gkd_logits_topk") is not None
         and not upstream.get("teacher_model_server"),
     }
-    yield from (Problem(key, "is asked for", _NOT_BUILT) for key, wanted in asked.items() if wanted)
+    yield from (Problem(key, "is requested", _NOT_BUILT) for key, wanted in requested.items() if wanted)
     truncation = upstream.get("truncation_strategy", "delete")
     if truncation not in ("delete", "raise"):
         yield Problem(
@@ -118,7 +118,7 @@ def _data_problems(run: TrainRun) -> Iterator[Problem]:
             yield Problem(key, f"{path} does not exist", f"paths start at the working directory{advice}")
     if eval_strategy(run) != "no" and not val_files(run):
         yield Problem(
-            "custom.val_jsonl", "evaluation is asked for but there is no validation set", "set it, or eval_strategy: no"
+            "custom.val_jsonl", "evaluation is requested but there is no validation set", "set it, or eval_strategy: no"
         )
     for root in custom.image_roots:
         if not Path(root).is_dir():
@@ -132,7 +132,7 @@ def _data_problems(run: TrainRun) -> Iterator[Problem]:
 
 def _fusion_problems(run: TrainRun, fusion: FusionConfig) -> Iterator[Problem]:
     if fusion.targets and run.custom.train_jsonl:
-        yield Problem("custom.train_jsonl", "is set beside custom.fusion.targets", "name it as one of the targets")
+        yield Problem("custom.train_jsonl", "is set, and custom.fusion.targets too", "name it as one of the targets")
     if not fusion.targets and not run.custom.train_jsonl:
         yield Problem("custom.fusion", "has no target", "set custom.train_jsonl, or custom.fusion.targets")
     names = [TARGET] * (not fusion.targets) + [source.name for source in (*fusion.targets, *fusion.sources)]
@@ -146,7 +146,7 @@ def _fusion_problems(run: TrainRun, fusion: FusionConfig) -> Iterator[Problem]:
                 "use letters, digits, - and _",
             )
         if source.mode == "chat" and (source.user_prompt, source.system_prompt) != (None, None):
-            what = f"the prompts of {source.name} would not be asked: mode chat keeps each record's own messages"
+            what = f"the prompts of {source.name} would not be used: mode chat keeps each record's own messages"
             yield Problem("custom.fusion", what, "take them out, or give the source another mode")
 
 
@@ -286,7 +286,7 @@ def _checkpoint_problems(run: TrainRun) -> Iterator[Problem]:
         reason = "is not a folder" if not folder.is_dir() else why_incomplete(folder)
         if reason:
             others = [str(path) for path in sorted(folder.parent.glob("checkpoint-*")) if is_complete(path)]
-            fix = f"complete ones: {', '.join(others)}" if others else "there is no complete checkpoint beside it"
+            fix = f"complete ones: {', '.join(others)}" if others else "there is no complete checkpoint next to it"
             yield Problem("training.resume_from_checkpoint", f"{folder} {reason}", fix)
 
 
@@ -327,7 +327,7 @@ def _teacher_problems(run: TrainRun) -> Iterator[Problem]:
         yield from _problems_of(lambda: locate(adapters[0]))
     student = run.upstream.get("model")
     if student and Path(student).resolve() == Path(folder).resolve():
-        return  # judged as the student
+        return  # checked as the student
     yield from _problems_of(lambda: check_safetensors(Path(folder), "model"))
     if student and (Path(student) / "config.json").is_file():
         yield from teacher_problems(str(student), folder)
@@ -352,7 +352,7 @@ def image_policy(run: TrainRun) -> ImagePolicy:
 
 
 def mode_of(run: TrainRun) -> str:
-    """How records are told where their source does not say it: `dense`, `summary`, or `mixed`."""
+    """The mode of records whose source does not name one: `dense`, `summary`, or `mixed`."""
     if run.custom.use_summary or run.custom.summary_ratio == 1:
         return "summary"
     return "mixed" if run.custom.summary_ratio > 0 else "dense"

@@ -97,7 +97,7 @@ def generate_answers(
 
     base: the generating model, its adapters as the caller set them; key: seeds the sampling and nothing else.
     temperature 0 is greedy. Rows without a stop token keep all `max_new_tokens`. A row without an answer of its own (it
-    stands for a record that was skipped) stays without supervision.
+    takes the place of a record that was skipped) stays without supervision.
     """
     prompts = _prompts(batch, tokenizer.pad_token_id)
     stop_ids = sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")})

@@ -37,8 +37,8 @@ class RlhfConfig:
     """gkd: distillation that anchors the student to its teacher. grpo: reinforcement learning."""
     teacher_model: str | None = None
     """Folder or hub name of the teacher; the student's own base model shares its weights. Needed by gkd. With
-    `teacher_model_server` (an OpenAI-compatible server that tells `prompt_logprobs`, e.g. vLLM) the model's name
-    there; `gkd_logits_topk` tokens are asked for, 20 without it."""
+    `teacher_model_server` (an OpenAI-compatible server that returns `prompt_logprobs`, e.g. vLLM) the model's name
+    there; `gkd_logits_topk` tokens are requested, 20 without it."""
     beta: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Interpolation of the generalised JSD: small values act like beta * KL(teacher||student); 0 is full-weight
     forward KL, 1 reverse KL."""

@@ -213,7 +213,7 @@ class StepMixin(DataLoaderMixin):
         mode = "train" if self.model.training else "eval"
         labels = inputs.pop("labels")
         sources, kinds = inputs.pop("sources", None), inputs.pop("kinds", None)
-        beside: dict[str, Any] = {name: inputs.pop(name) for name in ("entries", "chats") if name in inputs}
+        extras: dict[str, Any] = {name: inputs.pop(name) for name in ("entries", "chats") if name in inputs}
         counted = labels[:, 1:] != IGNORED
         kinds = None if kinds is None else kinds[:, 1:][counted]
         for name in ("problems", "tally"):
@@ -223,7 +223,7 @@ class StepMixin(DataLoaderMixin):
         terms, tokens, distances, flags = self._redirect(
             model,
             unwrapped,
-            lambda **tensors: self._objective(unwrapped, labels, weights, tensors, beside, kinds),
+            lambda **tensors: self._objective(unwrapped, labels, weights, tensors, extras, kinds),
             **inputs,
         )
         visual = self._visual_tokens(inputs)
@@ -262,7 +262,7 @@ class StepMixin(DataLoaderMixin):
         labels: Tensor,
         weights: LossWeights,
         inputs: dict[str, Any],
-        beside: Mapping[str, Any],
+        extras: Mapping[str, Any],
         kinds: Tensor | None,
     ) -> tuple[HeadTerms, Tensor, dict[str, Tensor], Tensor]:
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise; the last are `fault_flags`."""
@@ -270,7 +270,7 @@ class StepMixin(DataLoaderMixin):
         with self.accelerator.autocast():
             targets = labels[:, 1:]
             keep = targets != IGNORED
-            taught = self._teacher_side(model, weights, inputs, keep, beside)
+            taught = self._teacher_side(model, weights, inputs, keep, extras)
             base = base_of(model)
             with watched(base.model.visual) as mergers:
                 hidden, distances = self._student_side(base, inputs, taught)
@@ -293,12 +293,12 @@ class StepMixin(DataLoaderMixin):
         weights: LossWeights,
         inputs: dict[str, Any],
         keep: Tensor,
-        beside: Mapping[str, Any],
+        extras: Mapping[str, Any],
     ) -> Taught | None:
         """The teacher's side of a batch; plain fine-tuning has none.
 
-        keep: [B, L - 1], rows whose next token counts; beside: what the batch holds besides tensors: `entries`, its
-        samples in the teacher's cache, or `chats`, its samples as a server is asked about them.
+        keep: [B, L - 1], rows whose next token counts; extras: what the batch holds besides tensors: `entries`, its
+        samples in the teacher's cache, or `chats`, its samples as a server receives them.
         """
         return None
 

@@ -25,7 +25,7 @@ _POSITION, _LEFT, _MEMORY = "global_step/max_steps", "remaining_time", "memory(G
 def step_line(logs: Mapping[str, Any], tokens_per_second: float | None = None) -> str:
     """One line of a logged step or of an evaluation; empty for logs that are neither.
 
-    logs: as they stand in `logging.jsonl`. Terms are shown beside the loss where there are several.
+    logs: as in `logging.jsonl`. Terms are shown next to the loss where there are several.
     """
     mode = next((mode for mode in ("eval", "train") if f"{mode}/token_count" in logs), None)
     if mode is None:

@@ -66,9 +66,9 @@ def window_metrics(
     mode: "train" or "eval"; llm_kd_weight: 0 where no teacher took part, and the metric is then omitted.
     `loss` is the whole objective per supervised token, `sft_loss` raw CE per token where CE was computed, `llm_kd_loss`
     is weighted, `vision_kd_loss` too (with its parts `vision_kd_loss/TARGET`; all absent in a window without pictures),
-    `token_acc/KIND` stands where tokens are weighted by kind, `sft_loss/NAME` is that of one data source, `token_count`
-    is per optimiser step in training and of the whole set in evaluation. `nonfinite_tokens` counts tokens of batches
-    whose loss is not finite: they are part of `token_count` and of nothing else.
+    `token_acc/KIND` is logged where tokens are weighted by kind, `sft_loss/NAME` is that of one data source,
+    `token_count` is per optimiser step in training and of the whole set in evaluation. `nonfinite_tokens` counts tokens
+    of batches whose loss is not finite: they are part of `token_count` and of nothing else.
     """
     tokens = sums["tokens"]
     metrics: dict[str, float] = {}

@@ -23,7 +23,7 @@ TRIES = 20
 class SmallObjectZoomPaste:
     """Copy one small object with its surroundings, enlarged, to a place where it hides no other object.
 
-    It stands before turns and slants in the chain, so that the copied window is a rectangle of the source.
+    It comes before turns and slants in the chain, so that the copied window is a rectangle of the source.
     """
 
     max_area: Annotated[float, Range(gt=0, le=0.25)] = 0.01

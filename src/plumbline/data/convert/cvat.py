@@ -62,7 +62,7 @@ def _pictures(events: Any, source: Path, report: ConversionReport, images: Path 
             yield _picture(element, f"{source}: image[{count}]", report)
             count += 1
         if depth == 1 and root is not None:
-            root.clear()  # what was read is let go: a large file never stands in memory
+            root.clear()  # what was read is let go: a large file is never whole in memory
     if frames is not None:
         yield from frames.pictures()
 

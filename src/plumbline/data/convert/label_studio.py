@@ -72,28 +72,32 @@ def _has_picture_suffix(text: str) -> bool:
 
 def _read(picture: AnnotatedPicture, results: list[Mapping[str, Any]], report: ConversionReport) -> None:
     regions = [item for item in results if str(item.get("type")) in _REGIONS]
-    told: dict[str, list[str]] = {}
+    answers: dict[str, list[str]] = {}
     for index, item in enumerate(results):
         place = f"{picture.place}: result[{index}]"
         kind = str(item.get("type"))
         if kind in ("choices", "textarea", "rating", "number", "taxonomy"):
-            _tell(picture, item, {str(region["id"]) for region in regions if region.get("id") is not None}, told)
+            _read_choice(
+                picture, item, {str(region["id"]) for region in regions if region.get("id") is not None}, answers
+            )
         elif kind not in _REGIONS:
             report.lose(f"result of the kind {shown(kind)}", place)
     for index, item in enumerate(results):
         if str(item.get("type")) in _REGIONS:
-            own = [] if item.get("id") is None else told.get(str(item["id"]), [])
+            own = [] if item.get("id") is None else answers.get(str(item["id"]), [])
             _add(picture, item, f"result[{index}]", own, report)
 
 
-def _tell(picture: AnnotatedPicture, item: Mapping[str, Any], regions: set[str], told: dict[str, list[str]]) -> None:
+def _read_choice(
+    picture: AnnotatedPicture, item: Mapping[str, Any], regions: set[str], answers: dict[str, list[str]]
+) -> None:
     """What was chosen or typed: a level of the region's description, or metadata of the whole picture."""
     value = mapping(item.get("value"))
     said = value.get(str(item.get("type")), value.get("text"))
     texts = [str(text) for text in (said if isinstance(said, list) else [said]) if text is not None]
     name = str(item.get("from_name"))
     if item.get("id") is not None and str(item["id"]) in regions:
-        told.setdefault(str(item["id"]), []).append(f"{name}:{','.join(texts)}")
+        answers.setdefault(str(item["id"]), []).append(f"{name}:{','.join(texts)}")
     else:
         picture.metadata.setdefault(name, []).extend(texts)
 
@@ -112,7 +116,7 @@ _REGIONS = {
 
 
 def _add(
-    picture: AnnotatedPicture, item: Mapping[str, Any], where: str, told: list[str], report: ConversionReport
+    picture: AnnotatedPicture, item: Mapping[str, Any], where: str, answers: list[str], report: ConversionReport
 ) -> None:
     place = f"{picture.place}: {where}"
     width, height = whole(item.get("original_width")), whole(item.get("original_height"))
@@ -128,7 +132,7 @@ def _add(
     labels = listing(value.get(str(item.get("type"))))
     if len(labels) > 1:
         report.lose("further label of a region", place, len(labels) - 1)
-    desc = "/".join([str(labels[0]), *told]) if labels else "/".join(told)
+    desc = "/".join([str(labels[0]), *answers]) if labels else "/".join(answers)
     kind, numbers = _geometry(_REGIONS[str(item["type"])], value, width / 100, height / 100)
     if _REGIONS[str(item["type"])] == "ellipse":
         report.change("ellipse, written as a polygon", place)

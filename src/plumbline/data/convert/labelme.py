@@ -23,7 +23,7 @@ from plumbline.errors import DataError, Problem
 from plumbline.storage.text import printable, shown, shown_path
 
 MAX_BYTES = 256 * 1024 * 1024
-"""A file holds its picture as text where LabelMe was told to; more than this is no annotation."""
+"""A file holds its picture as text where LabelMe was set to embed it; more than this is no annotation."""
 
 
 def read_labelme(source: Path, report: ConversionReport) -> Iterator[AnnotatedPicture]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 _SAGITTA_PX = 0.25
-"""How far the sides of a polygon may lie inside the ellipse that it stands for."""
+"""How far the sides of a polygon may lie inside the ellipse that it approximates."""
 MAX_RUNS = 100_000
 _SIMPLIFY_PX = 0.75
 """A mask's outline is a staircase; corners that are nearer than this to the straight line between others go."""

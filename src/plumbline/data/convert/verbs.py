@@ -72,7 +72,7 @@ def convert(
 def _open(
     source: Path, source_format: str, options: ConvertOptions, report: ConversionReport
 ) -> tuple[Iterator[AnnotatedPicture], Path | None]:
-    """The pictures of the source and the folder that their names are relative to, None when it was not told."""
+    """The pictures of the source and the folder that their names are relative to, None when it was not given."""
     is_folder_format = source_format in ("yolo", "yolo-obb")
     if source.is_dir() and not is_folder_format and source_format != "labelme":
         raise DataError(Problem(shown_path(source), "is a folder", f"{source_format} is one file"))
@@ -190,7 +190,7 @@ def _as_box(item: dict[str, Any], place: str, report: ConversionReport) -> dict[
 
 
 def _with_progress(pictures: Iterator[AnnotatedPicture], report: ConversionReport) -> Iterator[AnnotatedPicture]:
-    """The same pictures; on a terminal a line on stderr tells how far it has come."""
+    """The same pictures; on a terminal a line on stderr shows the progress."""
     if not sys.stderr.isatty():
         yield from pictures
         return

@@ -13,7 +13,7 @@ Its gradient in closed form, with r = log p - log m:
     d KL(p || q) / d student = p * (log p - log q - KL(p || q)) / T
 
 Below, `e` is a softmax before its division by the row sum `s`. Adding a constant to r changes nothing in r - sum(p r),
-so that logits less their largest stand for log p there; the division is left to factors per row.
+so that logits less their largest serve as log p there; the division is left to factors per row.
 """
 
 from __future__ import annotations

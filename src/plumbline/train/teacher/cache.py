@@ -49,8 +49,8 @@ def teacher_fingerprint(
         for path in sorted([*place.glob("*.safetensors"), *place.glob("*config.json")]):
             with path.open("rb") as file:
                 facts["files"][f"{place.name}/{path.name}"] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    told = json.dumps({**facts, "files": sorted(facts["files"].values())}, sort_keys=True)
-    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest(), facts
+    content = json.dumps({**facts, "files": sorted(facts["files"].values())}, sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest(), facts
 
 
 class TeacherCache:
@@ -155,7 +155,7 @@ def _damaged(path: Path, what: str) -> DataError:
 
 
 def _write_whole(path: Path, write: Any) -> None:
-    """Write beside and rename, so that nobody sees half a file."""
+    """Write under another name and rename, so that nobody sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with saving(path):
         try:

@@ -15,7 +15,7 @@ from plumbline.errors import Problem
 _EXACT_INITS = {"true", "gaussian", "false"}
 _ADAPTERS_OFF_EXACT = {"lora", "adalora", "boft"}
 TOP = 20
-"""What vLLM tells of a token unless it is started with a larger `--max-logprobs`."""
+"""Tokens that vLLM returns per place unless it is started with a larger `--max-logprobs`."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TeacherPlan:
     folder: base model; adapters: adapter folder loaded on it, if any; adapters_off: True when the student's own base
     serves, so that no second copy is loaded; reason: why, in a sentence for the log. server: address of an
     OpenAI-compatible server, then `folder` is the model's name there (or empty) and `top` how many of its most likely
-    tokens are asked for.
+    tokens are requested.
     """
 
     folder: str
@@ -44,7 +44,7 @@ def plan_teacher(upstream: Mapping[str, Any], teacher: str) -> TeacherPlan:
     server = upstream.get("teacher_model_server")
     if server:
         top = int(upstream.get("gkd_logits_topk") or TOP)
-        return TeacherPlan(teacher, (), True, f"{server} is asked for its {top} most likely tokens", server, top)
+        return TeacherPlan(teacher, (), True, f"{server} returns its {top} most likely tokens", server, top)
     folder, adapters = resolve_teacher(teacher)
     same = Path(folder).resolve() == Path(str(upstream["model"])).resolve()
     tuner = str(upstream.get("tuner_type", "lora"))

@@ -23,7 +23,7 @@ AT_ONCE = 16
 
 
 class TeacherServer:
-    """The teacher at `url`. model: its name there, None for the only one; top: tokens asked for at every place."""
+    """The teacher at `url`. model: its name there, None for the only one; top: tokens requested at every place."""
 
     def __init__(self, url: str, model: str | None, top: int):
         self.top = top
@@ -36,11 +36,11 @@ class TeacherServer:
 
         Raises ServerError when the server fails for good, UserError when it reads other tokens than we do.
         """
-        told = [place for found in self._pool.map(self._ask, chats) for place in found]
-        width = max((len(place) for place in told), default=1)
-        ids = torch.full((len(told), width), TopTokens.NONE, dtype=torch.long)
-        log_probs = torch.full((len(told), width), -math.inf)
-        for row, place in enumerate(told):
+        returned = [place for found in self._pool.map(self._ask, chats) for place in found]
+        width = max((len(place) for place in returned), default=1)
+        ids = torch.full((len(returned), width), TopTokens.NONE, dtype=torch.long)
+        log_probs = torch.full((len(returned), width), -math.inf)
+        for row, place in enumerate(returned):
             ids[row, : len(place)] = torch.tensor(list(place))
             log_probs[row, : len(place)] = torch.tensor(list(place.values()))
         return TopTokens(ids, log_probs)
@@ -57,19 +57,19 @@ class TeacherServer:
                 "add_generation_prompt": False,
             }
         )
-        told = answer.get("prompt_logprobs")
-        if not isinstance(told, list):
+        returned = answer.get("prompt_logprobs")
+        if not isinstance(returned, list):
             what = "gives no prompt_logprobs"
             raise UserError(Problem(self._server.url, what, "use vLLM, or another server that knows them"))
-        return [self._place(told, place, token) for place, token in zip(chat.places, chat.ids, strict=True)]
+        return [self._place(returned, place, token) for place, token in zip(chat.places, chat.ids, strict=True)]
 
-    def _place(self, told: list[Any], place: int, token: int) -> dict[int, float]:
+    def _place(self, returned: list[Any], place: int, token: int) -> dict[int, float]:
         try:
-            named = {int(name): float(entry["logprob"]) for name, entry in told[place].items()}
+            named = {int(name): float(entry["logprob"]) for name, entry in returned[place].items()}
         except (IndexError, AttributeError, KeyError, TypeError, ValueError):
             named = {}
         if token not in named or any(math.isnan(value) or value > 1e-3 for value in named.values()):
-            what = f"reads other tokens than training: token {place} of {len(told)} is not {token} there"
+            what = f"reads other tokens than training: token {place} of {len(returned)} is not {token} there"
             fix = "serve a model of the same family, with its own chat template and the same limits of pixels"
             raise UserError(Problem(self._server.url, what, fix))
         return named
