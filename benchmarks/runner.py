@@ -26,7 +26,7 @@ from resident import resident_mb
 
 from plumbline.infer.captions import caption_row
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.work import RunOptions, run_work
+from plumbline.infer.runner import RunOptions, run_work
 from plumbline.stage_a.summaries import read_reply
 
 TEXT = (

@@ -23,7 +23,7 @@ from resident import resident_mb
 
 from plumbline.infer.engine import Reply, Request
 from plumbline.stage_b.config import load_stage_b
-from plumbline.stage_b.gating import Budget
+from plumbline.stage_b.edit_trial import Budget
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import plan_missions
 from plumbline.stage_b.rollout import judge_of

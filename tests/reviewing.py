@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from plumbline.stage_b.config import DecodeConfig, EngineConfig, OutputConfig, SamplerConfig, StageBConfig
-from plumbline.stage_b.gating import Budget
+from plumbline.stage_b.edit_trial import Budget
 from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import MissionRun

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from plumbline.errors import UserError
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.work import RunOptions, run_work
+from plumbline.infer.runner import RunOptions, run_work
 from plumbline.stage_a.summaries import read_reply
 
 

@@ -146,7 +146,7 @@ def test_whatever_a_library_raises_while_a_model_loads_is_one_message(
 
 
 def test_stage_b_and_its_report_where_nothing_can_be_made(plumbline, sealed, tmp_path):
-    from plumbline.stage_b.gating import Budget
+    from plumbline.stage_b.edit_trial import Budget
     from plumbline.stage_b.loop import run_mission
     from stage_b_folders import Inspector, run_over, ticket_rows
 

@@ -14,10 +14,10 @@ from PIL import Image
 from plumbline.cli import app
 from plumbline.data.prompts import default_prompts
 from plumbline.errors import ConfigError, DataError, UserError
+from plumbline.infer.caption_run import run_captions
 from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Reply
 from plumbline.infer.plan import plan_captions
-from plumbline.infer.runner import run_captions
 from plumbline.model.checkpoints import Card, locate, mark_complete
 from plumbline.storage.rows import read_rows
 from plumbline.train.config import load_train_run

@@ -15,9 +15,9 @@ from plumbline.infer.captions import caption_row
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.replay import ReplayEngine
+from plumbline.infer.runner import RunOptions, RunReport, run_work
 from plumbline.infer.served import OpenAIEngine
-from plumbline.infer.verbs import tell
-from plumbline.infer.work import RunOptions, RunReport, run_work
+from plumbline.infer.verbs import print_report
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.summaries import plan_summaries, read_reply, run_summaries
@@ -210,7 +210,7 @@ def test_terminal_escapes_are_printed_escaped(capsys):
     payloads = ["\x1b[2J\x1b[H", "\x1b]0;title\x07", "\x9b31m", "a\rb", "\x1b]8;;http://x\x07link\x1b]8;;\x07"]
     report.failures += payloads
     report.warnings += payloads
-    tell(report, "pictures", as_json=False)
+    print_report(report, "pictures", as_json=False)
     told = capsys.readouterr()
     assert not {"\x1b", "\x07", "\x9b", "\r"} & set(told.out + told.err)
     assert "\\x1b[2J" in told.err

@@ -16,7 +16,7 @@ import replaying
 
 from plumbline.data import read
 from plumbline.errors import OutputError, UserError
-from plumbline.infer.work import RunOptions, run_work
+from plumbline.infer.runner import RunOptions, run_work
 from plumbline.model import checkpoints
 from plumbline.storage.rows import read_heads, read_rows
 

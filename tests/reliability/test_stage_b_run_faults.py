@@ -15,7 +15,7 @@ from PIL import Image
 from test_stage_b_faults import PAYLOADS
 
 from plumbline.errors import DataError, UserError
-from plumbline.stage_b.gating import Budget
+from plumbline.stage_b.edit_trial import Budget
 from plumbline.stage_b.guidance import Edit, GuidanceStore, apply_edit, prompt_of, start
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.rollout import question

@@ -14,7 +14,7 @@ from PIL import Image
 from plumbline.errors import EXIT_BUDGET
 from plumbline.infer.cluster import on_cluster
 from plumbline.infer.config import Sampling
-from plumbline.infer.work import RunOptions, run_work
+from plumbline.infer.runner import RunOptions, run_work
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.verbs import stage_a
 from plumbline.storage.rows import read_rows

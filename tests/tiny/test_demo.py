@@ -10,7 +10,7 @@ from plumbline.demo.recipes import Places
 from plumbline.demo.run import DemoOptions, run_demo
 from plumbline.report.log import read_log
 from plumbline.stage_b.config import load_stage_b
-from plumbline.stage_b.gating import Budget
+from plumbline.stage_b.edit_trial import Budget
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import plan_missions
 from plumbline.storage.rows import read_rows

@@ -23,12 +23,12 @@ from PIL import Image
 from plumbline.data.prompts import default_prompts
 from plumbline.errors import ConfigError
 from plumbline.infer import verbs
+from plumbline.infer.caption_run import run_captions
 from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.engines import open_engine
 from plumbline.infer.local import Row, TransformersEngine, sampled
+from plumbline.infer.open_engine import open_engine
 from plumbline.infer.plan import plan_captions
-from plumbline.infer.runner import run_captions
 from plumbline.infer.verbs import TERMINAL
 from plumbline.infer.vllm import as_reply, prompt_of
 from plumbline.model.checkpoints import Card, mark_complete

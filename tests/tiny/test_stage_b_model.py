@@ -11,9 +11,9 @@ import pytest
 
 from plumbline.cli import app
 from plumbline.infer.local import TransformersEngine
+from plumbline.stage_b.edit_trial import Budget
 from plumbline.stage_b.engine import open_verdict_engine
 from plumbline.stage_b.estimate import estimate
-from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.rollout import Items, Rollouts, candidates_of
 from plumbline.storage.rows import read_rows

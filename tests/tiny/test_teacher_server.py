@@ -48,7 +48,7 @@ def test_a_model_that_the_server_does_not_have_and_tokens_that_are_not_ours(trai
         ({"lmbda": 0.5}, {}, "own answers"),
         ({"seq_kd": True}, {}, "own answers"),
         ({"kd_temperature": 2.0}, {}, "whole distribution"),
-        ({"teacher_cache": "rows"}, {}, "tells none"),
+        ({"teacher_cache": "rows"}, {}, "returns none"),
         ({}, {"custom": {"visual_kd": {"enabled": True}}}, "teacher's features"),
         ({"teacher_model_server": "localhost:8000"}, {}, "is not an http"),
     ],

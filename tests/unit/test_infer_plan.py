@@ -19,8 +19,8 @@ from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Reply
 from plumbline.infer.inputs import read_items
 from plumbline.infer.plan import identity_of, plan_captions
+from plumbline.infer.runner import identity_path
 from plumbline.infer.verbs import safe_name
-from plumbline.infer.work import identity_path
 from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.storage.rows import RowFile
 

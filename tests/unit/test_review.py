@@ -317,7 +317,7 @@ def test_suspects_are_listed_until_their_label_is_corrected(run: MissionRun, cli
 
 
 def test_labels_of_the_sealed_test_stay_unseen(run: MissionRun, client: TestClient) -> None:
-    splits = run.split_file.read()
+    splits = run.split_store.read()
     sealed = [number for number, ticket in enumerate(run.data.tickets, 1) if splits[ticket.key] == "test"]
     assert sealed
     for number in sealed:

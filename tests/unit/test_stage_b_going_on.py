@@ -15,8 +15,8 @@ from plumbline.infer.engine import Reply
 from plumbline.stage_b import verbs
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
+from plumbline.stage_b.edit_trial import Budget, try_edit
 from plumbline.stage_b.estimate import estimate
-from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit, apply_edit
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import MissionRun, plan_missions

@@ -15,8 +15,8 @@ from plumbline.report.review_photos import Photos
 from plumbline.report.review_ticket import view_ticket
 from plumbline.report.stage_b import write_stage_b_report
 from plumbline.stage_b.certify import auto_score
+from plumbline.stage_b.edit_trial import Budget
 from plumbline.stage_b.gate import Counts
-from plumbline.stage_b.gating import Budget
 from plumbline.stage_b.loop import figures_of, run_mission
 from plumbline.stage_b.reflection import wrong_cases
 from stage_b_folders import Inspector, run_over, ticket_rows

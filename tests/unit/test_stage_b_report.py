@@ -15,7 +15,7 @@ from plumbline.report.review_desk import Desk
 from plumbline.report.stage_b_verbs import report, review
 from plumbline.stage_b.config import load_stage_b
 from plumbline.stage_b.decisions import Decision, keep_decision
-from plumbline.stage_b.gating import Budget
+from plumbline.stage_b.edit_trial import Budget
 from plumbline.stage_b.loop import run_mission
 from plumbline.stage_b.mission import plan_missions
 from plumbline.stage_b.simulation import FOCUS, simulate_tickets

@@ -13,9 +13,9 @@ from plumbline.cli import app
 from plumbline.errors import ConfigError, UserError
 from plumbline.stage_b.certify import calibrate, read_certificate
 from plumbline.stage_b.config import load_stage_b
+from plumbline.stage_b.edit_trial import Budget, try_edit
 from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.estimate import prompt_tokens, spent
-from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit, apply_edit, prompt_of
 from plumbline.stage_b.loop import MissionReport, run_mission
 from plumbline.stage_b.mission import MissionRun, plan_missions

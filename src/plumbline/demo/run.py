@@ -196,10 +196,10 @@ class Demo:
     def _caption(
         self, model: Path, name: str, tokens: int, emit_norm: str | None, advance: Advance
     ) -> Mapping[str, int]:
+        from plumbline.infer.caption_run import run_captions
         from plumbline.infer.config import InferSettings, Sampling
         from plumbline.infer.local import TransformersEngine
         from plumbline.infer.plan import plan_captions
-        from plumbline.infer.runner import run_captions
 
         settings = InferSettings(
             model=model,

@@ -19,7 +19,7 @@ from plumbline.demo.recipes import FOCUS
 from plumbline.demo.scenes import plan_scene, render_scene
 from plumbline.stage_b.certify import calibrate
 from plumbline.stage_b.config import load_stage_b
-from plumbline.stage_b.gating import Budget, try_edit
+from plumbline.stage_b.edit_trial import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import run_mission, summarize
 from plumbline.stage_b.mission import plan_missions

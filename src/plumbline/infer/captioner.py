@@ -52,8 +52,8 @@ class Captioner:
     ):
         from collections import Counter
 
-        from plumbline.infer.engines import open_engine
-        from plumbline.infer.runner import Captions
+        from plumbline.infer.caption_run import Captions
+        from plumbline.infer.open_engine import open_engine
 
         folder, added, _ = find_weights(Path(model), None if adapter is None else Path(adapter))
         card, _ = find_card(added or folder, emit_norm)

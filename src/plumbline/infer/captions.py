@@ -8,7 +8,7 @@ from typing import Any
 from plumbline.data.answer import parse_answer, to_pixels
 from plumbline.data.record import DataObject, Record, record_to_mapping
 from plumbline.infer.engine import Reply
-from plumbline.infer.work import ERROR, INVALID, OK
+from plumbline.infer.runner import ERROR, INVALID, OK
 
 
 @dataclass(frozen=True)

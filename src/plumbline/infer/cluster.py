@@ -14,7 +14,7 @@ from typing import Any
 
 from plumbline.errors import ConfigError, Problem
 from plumbline.infer.engine import Engine
-from plumbline.infer.work import Answered, Asking, Runner, RunOptions, Work
+from plumbline.infer.runner import Answered, Asking, Runner, RunOptions, Work
 
 
 def on_cluster(workers: int | None = None, *, uses_gpu: bool = True) -> Runner:

@@ -13,7 +13,7 @@ from plumbline.data.prompts import MODES, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.config import InferSettings, RunSettings
 from plumbline.infer.inputs import CaptionItem, read_items
-from plumbline.infer.work import ERROR, RunOptions, check_identity, check_ours
+from plumbline.infer.runner import ERROR, RunOptions, check_identity, check_ours
 from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.loading import base_of
 from plumbline.storage.rows import read_heads

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from plumbline.data.contract import build_record
 from plumbline.errors import EXIT_OK, ConfigError, Problem
+from plumbline.infer.caption_run import OnCaption, run_captions
 from plumbline.infer.config import InferSettings
-from plumbline.infer.engines import open_engine
+from plumbline.infer.open_engine import open_engine
 from plumbline.infer.plan import CaptionPlan, plan_captions
-from plumbline.infer.runner import OnCaption, run_captions
-from plumbline.infer.work import QUARANTINE_SUFFIX, RunReport
+from plumbline.infer.runner import QUARANTINE_SUFFIX, RunReport
 from plumbline.storage.rows import read_rows
 from plumbline.storage.text import printable
 

@@ -171,7 +171,7 @@ def find(run: MissionRun, decisions: Mapping[str, DecisionsInForce]) -> Found:
             entries.append(DeskEntry(number, ticket, row, reasons_for_review(row, certificate, why)))
     queue = tuple(sorted(entries, key=_urgency))
     unjudged = len(run.data.tickets) - len(entries) - automatic
-    splits = run.split_file.read() if (run.store.folder / SPLITS).exists() else {}
+    splits = run.split_store.read() if (run.store.folder / SPLITS).exists() else {}
     return Found(selections, splits, certificate, why, queue, automatic, unjudged)
 
 

@@ -15,7 +15,17 @@ from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.captions import read_end, read_summary
 from plumbline.infer.engine import Engine, Reply, Request
 from plumbline.infer.plan import answering, choose_mode, find_card, find_weights, run_options
-from plumbline.infer.work import ERROR, INVALID, OK, Runner, RunOptions, RunReport, check_identity, check_ours, run_work
+from plumbline.infer.runner import (
+    ERROR,
+    INVALID,
+    OK,
+    Runner,
+    RunOptions,
+    RunReport,
+    check_identity,
+    check_ours,
+    run_work,
+)
 from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.stage_a.config import PROMPTS, StageASettings
 from plumbline.stage_a.tickets import Input, Photo, PhotoTicket, of_mission, read_input, sample_tickets

@@ -9,9 +9,9 @@ from contextlib import redirect_stdout
 from functools import cache, partial
 
 from plumbline.errors import EXIT_OK
-from plumbline.infer.engines import open_engine
+from plumbline.infer.open_engine import open_engine
+from plumbline.infer.runner import RunReport
 from plumbline.infer.verbs import print_report, progress_bar
-from plumbline.infer.work import RunReport
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.estimate import StageAEstimate, estimate
 from plumbline.stage_a.summaries import SummaryPlan, plan_summaries, run_summaries

@@ -12,10 +12,10 @@ from plumbline.stage_b.engine import who_answers
 from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.mission_store import CERTIFICATE
+from plumbline.stage_b.results import check_verdicts
 from plumbline.stage_b.risk import Certificate, Infeasible, Setting, choose_threshold
 from plumbline.stage_b.rollout import prompts_hash
 from plumbline.stage_b.verdict import PASS
-from plumbline.stage_b.verdict_file import check_verdicts
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import read_json_object
 

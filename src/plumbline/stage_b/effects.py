@@ -14,8 +14,8 @@ from scipy.stats import beta
 
 from plumbline.errors import Problem, UserError
 from plumbline.infer.engine import Engine
+from plumbline.stage_b.edit_trial import Budget, Tried, judge_split
 from plumbline.stage_b.gate import Counts
-from plumbline.stage_b.gating import Budget, Tried, judge_split
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.mission import MissionRun
 

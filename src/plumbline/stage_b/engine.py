@@ -9,7 +9,7 @@ from plumbline.errors import DataError, Problem, UserError
 from plumbline.infer.engine import Engine
 from plumbline.infer.plan import find_weights
 from plumbline.infer.replay import ReplayEngine
-from plumbline.infer.work import ERROR
+from plumbline.infer.runner import ERROR
 from plumbline.model.checkpoints import weights_stamp
 from plumbline.stage_b.config import EngineConfig
 from plumbline.storage.rows import read_recorded

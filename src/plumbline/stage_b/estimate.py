@@ -11,7 +11,7 @@ from plumbline.batch.lengths import PixelLimits, chat_length
 from plumbline.batch.tokens import TokenCounter
 from plumbline.data.messages import ask_messages
 from plumbline.infer.plan import find_weights
-from plumbline.infer.work import ERROR
+from plumbline.infer.runner import ERROR
 from plumbline.stage_a.estimate import operations_per_second
 from plumbline.stage_b.guidance import prompt_of
 from plumbline.stage_b.mission import MissionRun

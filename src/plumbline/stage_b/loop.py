@@ -11,19 +11,19 @@ from typing import Any
 
 from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_OK, DamagedFileError, Problem, UserError
 from plumbline.infer.engine import Engine
-from plumbline.infer.work import RunReport, run_work
+from plumbline.infer.runner import RunReport, run_work
 from plumbline.stage_b.certify import passes_by_itself, read_certificate
-from plumbline.stage_b.gating import Budget, try_edit
+from plumbline.stage_b.edit_trial import Budget, try_edit
 from plumbline.stage_b.guidance import Guidance, prompt_of
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.mission_store import LOOKS, SELECTIONS, TRAJECTORIES
 from plumbline.stage_b.mission_store import SPLITS as SPLITS_FILE
 from plumbline.stage_b.reflection import propose
+from plumbline.stage_b.results import write_selections
 from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.rollout import Items, Rollouts, candidates_of
 from plumbline.stage_b.splits import SEALED, SPLITS
 from plumbline.stage_b.verdict import PASS
-from plumbline.stage_b.verdict_file import write_selections
 
 Progress = Callable[[int], None]
 log = logging.getLogger("plumbline.stage_b")
@@ -93,9 +93,9 @@ def run_mission(
         _start_anew(run)
     if run.store.guidance.read() is None:
         run.store.guidance.write(run.first_guidance())
-    of = Counter(run.split_file.read().values())
+    of = Counter(run.split_store.read().values())
     report.splits = {split: of[split] for split in SPLITS}
-    report.warnings += run.split_file.notes()
+    report.warnings += run.split_store.notes()
     for epoch in range(1, run.config.runner.epochs + 1):
         if not _epoch(run, epoch, engine, budget, report, progress):
             break
@@ -109,7 +109,7 @@ def run_mission(
 def _start_anew(run: MissionRun) -> None:
     """Guidance, its snapshots and the edits that were tried stay: they are what was learned; and how often
     labels were looked at. UserError where tickets that it was learned from would fall into another split."""
-    if run.store.edits() and run.split_file.is_drawn_otherwise():
+    if run.store.edits() and run.split_store.is_drawn_otherwise():
         what = "its guidance was learned from the splits of another seed or other splits.shares"
         raise UserError(Problem(str(run.store.folder), what, "set them back, or name another output.run"))
     looks = _looks(run)
@@ -229,7 +229,7 @@ def figures_of(run: MissionRun, certificate: Certificate | None) -> dict[str, di
     automatic: those that the certificate passes.
     """
     newest = {key: _flags(row, certificate) for key, row in run.store.selections()}
-    split_of = run.split_file.read()
+    split_of = run.split_store.read()
     figures = {split: dict.fromkeys(FIGURES, 0) for split in SPLITS}
     for head in run.data.tickets.heads():
         key, should = head.key, head.label == "pass"

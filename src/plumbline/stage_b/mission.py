@@ -9,15 +9,15 @@ from typing import Any
 
 from plumbline.config.recipes import or_shipped
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
+from plumbline.infer.runner import Answered, RunOptions
 from plumbline.infer.verbs import safe_name
-from plumbline.infer.work import Answered, RunOptions
 from plumbline.stage_b.config import LoadedStageB, MissionEntry, OutputConfig, StageBConfig, load_stage_b, read_missions
 from plumbline.stage_b.engine import who_answers, window_of
 from plumbline.stage_b.guidance import FILE, Guidance, read_guidance, start
 from plumbline.stage_b.mission_data import MissionData
 from plumbline.stage_b.mission_store import RESOLVED, SPLITS, MissionStore
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
-from plumbline.stage_b.split_file import SplitFile
+from plumbline.stage_b.split_store import SplitStore
 from plumbline.stage_b.tickets import Tickets, read_tickets
 
 
@@ -48,12 +48,12 @@ class MissionRun:
         }
 
     @property
-    def split_file(self) -> SplitFile:
-        return SplitFile(self.store.folder / SPLITS, self.data.tickets, self.config.seed, self.config.splits)
+    def split_store(self) -> SplitStore:
+        return SplitStore(self.store.folder / SPLITS, self.data.tickets, self.config.seed, self.config.splits)
 
     def of_split(self, split: str) -> Tickets:
         """The tickets of one split; the splits are drawn where there are none yet."""
-        return self.data.of_split(split, self.split_file.read())
+        return self.data.of_split(split, self.split_store.read())
 
     def run_options(
         self, output: Path, *, resume: bool, most: int | None, ends: Callable[[Answered], bool] | None = None

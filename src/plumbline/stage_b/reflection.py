@@ -10,7 +10,7 @@ from typing import Any
 
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Engine, Request
-from plumbline.stage_b.gating import Budget, fits, refuse
+from plumbline.stage_b.edit_trial import Budget, fits, refuse
 from plumbline.stage_b.guidance import Edit, Guidance
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.rollout import question

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.errors import Problem, UserError
-from plumbline.infer.work import ERROR
+from plumbline.infer.runner import ERROR
 from plumbline.stage_b.judge import Evidence, Judge
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.mission_store import SELECTIONS

@@ -12,7 +12,7 @@ from typing import Any, overload
 from plumbline.infer.captions import read_end
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
-from plumbline.infer.work import ERROR, INVALID, OK
+from plumbline.infer.runner import ERROR, INVALID, OK
 from plumbline.stage_b.config import SamplerConfig, StageBConfig, sampling_of
 from plumbline.stage_b.guidance import Guidance, Rule, now, prompt_of
 from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidence, Judge, JudgeWeights, label_scores

@@ -18,11 +18,11 @@ from plumbline.stage_b.certify import calibrate as calibrate_run
 from plumbline.stage_b.certify import read_certificate
 from plumbline.stage_b.config import LoadedStageB, load_stage_b, read_missions
 from plumbline.stage_b.decisions import with_corrected_labels
+from plumbline.stage_b.edit_trial import Budget, try_edit
 from plumbline.stage_b.effects import rule_effects
 from plumbline.stage_b.engine import open_verdict_engine
 from plumbline.stage_b.estimate import estimate, spent
 from plumbline.stage_b.gate import ACCEPT
-from plumbline.stage_b.gating import Budget, try_edit
 from plumbline.stage_b.guidance import Edit
 from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
 from plumbline.stage_b.mission import MissionRun, open_mission, plan_missions

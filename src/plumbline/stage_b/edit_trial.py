@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from plumbline.errors import UserError
 from plumbline.infer.engine import Engine
-from plumbline.infer.work import Answered, RunReport, run_work
+from plumbline.infer.runner import Answered, RunReport, run_work
 from plumbline.stage_b.config import RunnerConfig
 from plumbline.stage_b.estimate import prompt_tokens
 from plumbline.stage_b.gate import ACCEPT, UNVERIFIED, AlphaBudget, Counts, decide

@@ -14,7 +14,7 @@ from plumbline.errors import DataError, Problem, UserError
 from plumbline.infer.config import ConfigError, Sampling, read_shard
 from plumbline.infer.engine import Reply, Request, request_id
 from plumbline.infer.replay import ReplayEngine
-from plumbline.infer.work import RunOptions, RunReport, run_work, shard_path
+from plumbline.infer.runner import RunOptions, RunReport, run_work, shard_path
 from plumbline.storage.locks import locked
 from plumbline.storage.rows import read_rows
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from plumbline.errors import Problem, UserError
-from plumbline.infer.work import check_identity
+from plumbline.infer.runner import check_identity
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.mission_store import SELECTIONS
 from plumbline.stage_b.rollout import selections

@@ -21,7 +21,7 @@ LARGEST_FILE = 1 << 28
 
 
 @dataclass(frozen=True)
-class SplitFile:
+class SplitStore:
     """`splits.json` of a mission's tickets."""
 
     path: Path
