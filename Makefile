@@ -4,7 +4,7 @@ PY    := .venv/bin/python
 UV    := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-fast lint docs clean
+.PHONY: setup demo test test-fast lint docs site clean
 
 setup: .venv/.ready
 
@@ -33,6 +33,11 @@ lint: setup
 
 docs: setup
 	.venv/bin/plumbline config reference > docs/CONFIG.md
+	.venv/bin/plumbline config reference --stage-b > docs/STAGE_B_CONFIG.md
+
+site: setup
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@echo "output/site/index.html; with search: python -m http.server -d output/site"
 
 clean:
 	rm -rf .venv .uv output

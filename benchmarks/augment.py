@@ -19,7 +19,6 @@ all of them acting. "resize_first" is the chain as one would write it for speed,
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -32,8 +31,9 @@ from itertools import pairwise
 from typing import Any
 
 import cv2
+import harness
 import numpy as np
-from pictures import DOT_PX, Waves, dots, mean_square, photo_like, pixel_centres, point_errors, psnr
+from harness.pictures import DOT_PX, Waves, dots, mean_square, photo_like, pixel_centres, point_errors, psnr
 
 from plumbline.augment.config import AugmentationConfig
 from plumbline.augment.ops import OPERATIONS
@@ -324,14 +324,13 @@ def measure(peer: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--width", type=int, default=3000, help="pixels of the photo")
     parser.add_argument("--height", type=int, default=4000, help="pixels of the photo")
     parser.add_argument("--draws", type=int, default=8, help="different draws of all numbers")
     parser.add_argument("--rounds", type=int, default=3, help="times that each draw is timed")
     parser.add_argument("--plans", type=int, default=10_000, help="records planned for the rate")
     parser.add_argument("--shortest-wave", type=float, default=4.0, help="of the exact picture, in pixels of the grid")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     peer = load_peer()
     if peer is None:
@@ -343,7 +342,7 @@ def main() -> int:
     except DifferentError as error:
         print(f"nothing is timed: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
     return 0
 
 

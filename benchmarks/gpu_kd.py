@@ -5,7 +5,7 @@
 `head`: the comparison of `kd_head.py` (same peers, equal results asserted first) in bfloat16 at the hidden sizes of the
 2B, 4B and 8B models, 4,096 tokens of which a tenth is supervised. `step` and `cache`: those of `kd_step.py` and
 `kd_cache.py`, in float32, with their figures and their conditions. Memory is the growth of what torch allocated on the
-device. `--save` keeps the object under `benchmarks/results/` with date, device and commit.
+device.
 
 Without such a device it says so, prints `{"skipped": reason}` with `--json`, and ends with 0.
 `--device cpu --hidden 64 --tokens 64 --sizes small --steps 2 --rounds 1` tries the script itself.
@@ -15,25 +15,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import statistics
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import harness
 import kd_cache
 import kd_head
 import kd_step
 import torch
 
 HIDDEN = (2048, 2560, 4096)
-RESULTS = Path(__file__).with_name("results")
 
 
 def on_device(sides: kd_head.Sides, device: str, dtype: torch.dtype) -> kd_head.Sides:
@@ -120,24 +117,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def where_from(device: str) -> dict[str, str]:
-    """Date, device and commit of a measurement."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    return {"date": datetime.date.today().isoformat(), "device": name, "commit": commit}
-
-
-def save(result: dict[str, Any]) -> None:
-    """Keep a result under a name that says where it comes from."""
-    RESULTS.mkdir(exist_ok=True)
-    slug = "".join(letter if letter.isalnum() else "-" for letter in result["device"].lower())
-    path = RESULTS / f"gpu_kd-{result['date']}-{slug}-{result['commit']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--tokens", type=int, default=4096, help="of the head")
     parser.add_argument("--hidden", type=int, nargs="*", default=list(HIDDEN), help="of the head")
@@ -146,8 +127,6 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", choices=tuple(kd_step.LIMITS), default=list(kd_step.LIMITS))
     parser.add_argument("--steps", type=int, default=21, help="steps per process; the first is not counted")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--save", action="store_true", help="keep the object under benchmarks/results/")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         reason = "no CUDA device: nothing was measured"
@@ -155,10 +134,8 @@ def main() -> None:
         return
     warnings.filterwarnings("ignore")
     with contextlib.redirect_stdout(sys.stderr):
-        result = where_from(options.device) | {name: PARTS[name](options) for name in options.parts}
-    if options.save:
-        save(result)
-    print(json.dumps(result) if options.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+        result = {name: PARTS[name](options) for name in options.parts}
+    harness.show(result, options)
 
 
 if __name__ == "__main__":

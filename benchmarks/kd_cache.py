@@ -11,7 +11,6 @@ The loss of a cached step must equal that of an uncached one to 1e-4, or this fa
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import statistics
@@ -20,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import harness
 import kd_step
 from packing_train import write_records
 
@@ -91,14 +91,13 @@ def measure(steps: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--steps", type=int, default=6, help="steps per process; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each kind")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):
         figures = measure(options.steps, options.rounds)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import statistics
 import subprocess
@@ -36,11 +35,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-from resident import resident_mb, restart_peak
+from harness.memory import resident_mb, restart_peak
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -287,8 +288,18 @@ def measure(shape: dict[str, int], beta: float, rounds: int, only: list[str], fo
     }
 
 
+def line(name: str, part: dict[str, Any]) -> str:
+    """One divergence beside its floor and its best peer."""
+    return (
+        f"{name}: {part['ours_s']:.3f} s, {part['over_floor']:.2f} of the floor ({part['floor_s']:.3f} s,"
+        f" {part['over_floor_kept']:.2f} of the one with memory kept);"
+        f" best peer {part['best_peer']} {part['best_peer_s']:.3f} s;"
+        f" {part['ours_mb']:.0f} against {part['best_peer_mb']:.0f} MB"
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--rows", type=int, default=300, help="supervised tokens")
     parser.add_argument("--tokens", type=int, default=900, help="tokens of the sequence")
     parser.add_argument("--hidden", type=int, default=256)
@@ -298,7 +309,6 @@ def main() -> None:
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--beta", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     shape = {name: getattr(options, name) for name in ("tokens", "rows", "hidden", "vocab")}
@@ -310,16 +320,7 @@ def main() -> None:
             name: measure(shape, beta, options.rounds, options.only, Path(folder)) for name, beta in BETAS.items()
         }
     result = {**figures.pop("jsd"), **figures, **shape, "threads": torch.get_num_threads(), "rounds": options.rounds}
-    if options.json:
-        print(json.dumps(result))
-        return
-    for name, part in (("JSD 0.5", result), ("forward KL", result["kl"])):
-        print(
-            f"{name}: {part['ours_s']:.3f} s, {part['over_floor']:.2f} of the floor ({part['floor_s']:.3f} s,"
-            f" {part['over_floor_kept']:.2f} of the one with memory kept);"
-            f" best peer {part['best_peer']} {part['best_peer_s']:.3f} s;"
-            f" {part['ours_mb']:.0f} against {part['best_peer_mb']:.0f} MB"
-        )
+    harness.show(result, options, "\n".join(starmap(line, (("JSD 0.5", result), ("forward KL", result["kl"])))))
 
 
 if __name__ == "__main__":

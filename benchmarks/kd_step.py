@@ -31,13 +31,13 @@ import argparse
 import contextlib
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import harness
 import yaml
 
 SIZES = {"top": "small", "small": "tiny"}  # the model's own names of its sizes
@@ -135,7 +135,7 @@ CASES = {
 
 def one_case(name: str, shape_file: Path) -> dict[str, Any]:
     """Run a case in this process."""
-    import stepclock
+    from harness import stepclock
 
     stepclock.install()
     runner, teacher = CASES[name]
@@ -155,11 +155,7 @@ def one_case(name: str, shape_file: Path) -> dict[str, Any]:
 
 def fresh(name: str, shape_file: Path) -> dict[str, Any]:
     """Run a case in a fresh process."""
-    command = [sys.executable, __file__, "--case", name, "--shape", str(shape_file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed:\n{done.stderr[-4000:]}")
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = harness.fresh_process(__file__, "--case", name, "--shape", shape_file)
     print(f"{shape_file.parent.name}, {name}: {figures}", file=sys.stderr)
     return figures
 
@@ -176,7 +172,7 @@ def write_shape(folder: Path, name: str, steps: int, device: str) -> Path:
     from packing_train import write_chats, write_records
 
     from plumbline.model.tiny import build_tiny
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.datasets import open_datasets
 
     upper = name == "upper_half"
@@ -203,7 +199,7 @@ def write_shape(folder: Path, name: str, steps: int, device: str) -> Path:
     }
     config = place / "probe.yaml"
     config.write_text(yaml.safe_dump(probe, allow_unicode=True), encoding="utf-8")
-    samples = open_datasets(load_train_run(config).run)[0]
+    samples = open_datasets(load_run(config).run)[0]
     shape["chats"] = str(write_chats(place, samples, model))
     file = place / "shape.json"
     file.write_text(json.dumps(shape), encoding="utf-8")
@@ -264,9 +260,8 @@ def measure(steps: int, names: Sequence[str] = tuple(LIMITS), device: str = "cpu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--steps", type=int, default=6, help="steps per case; the first is not counted")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--shape", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -276,7 +271,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     figures = measure(options.steps)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ start, is told apart. `step_ms` includes the wait.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import random
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import yaml
 from PIL import Image
@@ -109,13 +109,12 @@ def measure(steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--steps", type=int, default=24, help="optimiser steps")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):  # the trainer's own lines
         figures = measure(options.steps)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,21 @@ the machine.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
+from harness.memory import resident_mb
 from PIL import Image
-from resident import resident_mb
 
 from plumbline.augment.config import AugmentationConfig
 from plumbline.augment.ops import OPERATIONS
@@ -139,14 +138,13 @@ def measure(samples_count: int, records_count: int) -> dict[str, Any]:
         began = time.perf_counter()
         encoded = [len(encoder(small.samples.item(key.position))["input_ids"]) for key in keys]
         encode_ms = (time.perf_counter() - began) / samples_count * 1e3
-        command = [sys.executable, __file__, "--plan", str(write_records(folder, records_count)), str(model)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        planned_alone = harness.fresh_process(__file__, "--plan", write_records(folder, records_count), model)
     return {
         "plan_ms_per_image": round(plan_ms, 4),
         "encode_ms_per_image": round(encode_ms, 2),
         "speedup": round(encode_ms / plan_ms, 1),
         "mismatches": sum(a != b for a, b in zip(planned, encoded, strict=True)),
-        **json.loads(done.stdout),
+        **planned_alone,
         "images": samples_count,
         "picture": [WIDTH, HEIGHT],
         "objects_mean": OBJECTS,
@@ -176,10 +174,9 @@ def plan_alone(path: Path, model: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--images", type=int, default=100, help="pictures planned and encoded")
     parser.add_argument("--records", type=int, default=100_000, help="records planned for the packs")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--plan", nargs=2, type=Path, metavar=("JSONL", "MODEL"), help="only plan this file")
     options = parser.parse_args()
     if options.plan:
@@ -187,7 +184,7 @@ def main() -> None:
         return
     with contextlib.redirect_stdout(sys.stderr):  # the trainer's own lines
         figures = measure(options.images, options.records)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

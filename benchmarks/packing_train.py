@@ -10,7 +10,6 @@ untrained model the same loss on the same samples, packed by us and padded by th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import random
@@ -19,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 import yaml
@@ -91,12 +91,12 @@ TRAINING = {
 
 def train_ours(config: Path) -> tuple[float, dict[str, Any]]:
     """(seconds of training, what the packs were)."""
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.datasets import open_datasets, plan_training
     from plumbline.train.launch import TrainOptions
     from plumbline.train.run import run_training
 
-    run = load_train_run(config).run
+    run = load_run(config).run
     packs = plan_training(run, open_datasets(run)[0], 1).schedule
     run_training(config, TrainOptions())
     return _runtime(Path(run.upstream["output_dir"])), {"packs": len(packs), "fill": round(packs.fill, 4)}  # type: ignore[attr-defined]
@@ -188,14 +188,14 @@ def assert_equal(model_folder: Path, samples: Any, chats: Path) -> tuple[int, fl
 def measure(count: int) -> dict[str, Any]:
     """Everything that is printed."""
     from plumbline.model.tiny import build_tiny
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.datasets import open_datasets
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, data = build_tiny(folder / "model"), write_records(folder, count)
         config = write_run(folder, model, data)
-        samples = open_datasets(load_train_run(config).run)[0]
+        samples = open_datasets(load_run(config).run)[0]
         chats = write_chats(folder, samples, model)
         tokens, difference = assert_equal(model, samples, chats)
         upstream_s = train_upstream(folder, model, chats)
@@ -213,13 +213,12 @@ def measure(count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--samples", type=int, default=96, help="samples of the epoch")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):  # the trainer's own lines
         figures = measure(options.samples)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

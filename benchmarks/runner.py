@@ -11,10 +11,7 @@ finds nothing to do.
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resident import resident_mb
+import harness
+from harness.memory import resident_mb
 
 from plumbline.infer.captions import caption_row
 from plumbline.infer.engine import Reply, Request
@@ -91,12 +89,6 @@ def one_run(output: Path, count: int) -> dict[str, Any]:
     return {"seconds": seconds, "written": report.written, "peak_mb": resident_mb("VmHWM")}
 
 
-def in_a_process(output: Path, count: int) -> dict[str, Any]:
-    """The same in a fresh process."""
-    command = [sys.executable, __file__, "--run", str(output), str(count)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 def per_call_ms(call: Callable[[], Any], count: int = 5000) -> float:
     """Milliseconds of a call."""
     began = time.perf_counter()
@@ -108,9 +100,9 @@ def per_call_ms(call: Callable[[], Any], count: int = 5000) -> float:
 def measure(rows: int) -> dict[str, Any]:
     """Everything that is printed."""
     with tempfile.TemporaryDirectory() as folder:
-        small = in_a_process(Path(folder) / "small.jsonl", rows // 10)
-        large = in_a_process(Path(folder) / "large.jsonl", rows)
-        again = in_a_process(Path(folder) / "large.jsonl", rows)
+        small = harness.fresh_process(__file__, "--run", Path(folder) / "small.jsonl", rows // 10)
+        large = harness.fresh_process(__file__, "--run", Path(folder) / "large.jsonl", rows)
+        again = harness.fresh_process(__file__, "--run", Path(folder) / "large.jsonl", rows)
     row, caption = Summaries().row(Photo("x"), None, Reply("x", "标签×1")), Reply("x", TEXT, 60)
     assert (small["written"], large["written"], again["written"]) == (rows // 10, rows, 0)
     return {
@@ -126,16 +118,15 @@ def measure(rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--run", nargs=2, metavar=("OUTPUT", "ROWS"), help="one run in this process")
     options = parser.parse_args()
     if options.run:
         print(json.dumps(one_run(Path(options.run[0]), int(options.run[1]))))
         return
     figures = measure(options.rows)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ by text.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 from PIL import Image
@@ -172,14 +171,13 @@ def measure(count: int, batch_sizes: list[int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):
         figures = measure(options.images, options.batch_sizes)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

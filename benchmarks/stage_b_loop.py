@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import harness
 import yaml
-from resident import resident_mb
+from harness.memory import resident_mb
 
 from plumbline.infer.engine import Reply, Request
 from plumbline.stage_b.config import load_stage_b
@@ -103,15 +102,8 @@ def check(config: Path) -> None:
         assert (found["verdict"], found["selected_candidate"]) == (wanted.verdict, wanted.selected_candidate)
 
 
-def in_fresh_process(config: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--run", str(config)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return found
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = harness.parser(__doc__)
     parser.add_argument("--tickets", type=int, default=10_000)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -123,12 +115,12 @@ def main() -> None:
         found = []
         for folder, count in ((small, options.tickets // 10), (large, options.tickets)):
             folder.mkdir()
-            found.append(in_fresh_process(prepare(folder, count)))
+            found.append(harness.fresh_process(__file__, "--run", prepare(folder, count)))
         check(large / "stage_b.yaml")
-        again = in_fresh_process(large / "stage_b.yaml")
+        again = harness.fresh_process(__file__, "--run", large / "stage_b.yaml")
     assert again["calls"] == 0
     candidates = options.tickets * CANDIDATES
-    told = {
+    figures = {
         "candidates": candidates,
         "overhead_ms_per_candidate": round(1000 * found[1]["seconds"] / candidates, 4),
         "peak_mb_tenth": round(found[0]["peak_mb"], 1),
@@ -136,7 +128,7 @@ def main() -> None:
         "peak_mb_resumed": round(again["peak_mb"], 1),
         "resume_s": round(again["seconds"], 2),
     }
-    print(json.dumps(told) if options.json else "\n".join(f"{name}: {value}" for name, value in told.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ certified.
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
+import harness
 import numpy as np
 
 from plumbline.data.keyed import keyed_generator
@@ -70,12 +69,11 @@ def measure(runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     figures = measure(options.runs)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

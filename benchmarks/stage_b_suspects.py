@@ -10,9 +10,9 @@ model that lacks the rule for half of the hard tickets, and so is wrong about as
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
+
+import harness
 
 from plumbline.stage_b.simulation import RULE, SimulatedModel, simulate_tickets, simulate_votes
 from plumbline.stage_b.suspects import Voted, find_suspects
@@ -53,12 +53,11 @@ def measure(count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--tickets", type=int, default=2000)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     figures = measure(options.tickets)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ ratio: median step with the term / median step without; paired_ratio: median of 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import statistics
@@ -21,8 +20,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import harness
 import kd_step
-import stepclock
+from harness import stepclock
 
 LIMIT = 1.02
 VISUAL = {"visual_kd": {"enabled": True, "weight": 0.5}}
@@ -87,14 +87,13 @@ def measure(size: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--size", choices=tuple(kd_step.SIZES), default="top", help="size of `kd_step.py`")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of two steps with and two without the term")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):
         figures = measure(options.size, options.rounds)
-    print(json.dumps(figures) if options.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
+    harness.show(figures, options)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _PUBLIC = {
     "Sampling": ("plumbline.infer.config", "Sampling"),
     "TrainOptions": ("plumbline.train.launch", "TrainOptions"),
     "UserError": ("plumbline.errors", "UserError"),
-    "load_run": ("plumbline.train.config", "load_train_run"),
+    "load_run": ("plumbline.train.config", "load_run"),
     "parse_answer": ("plumbline.data.parse", "parse_answer"),
     "read_records": ("plumbline.data.read", "read_records"),
     "run_training": ("plumbline.train.run", "run_training"),

@@ -27,9 +27,10 @@ EXIT_INTERRUPTED = 130
 class Problem:
     """One thing that is wrong.
 
-    where: `file:line:col`, a key path such as `custom.train_jsonl`, or a file path.
-    what: the fact, with the offending value.
-    fix: what to do about it; empty when `what` already says so.
+    Attributes:
+        where: `file:line:col`, a key path such as `custom.train_jsonl`, or a file path.
+        what: The fact, with the offending value.
+        fix: What to do about it; empty when `what` already says so.
     """
 
     where: str
@@ -42,7 +43,12 @@ class Problem:
 
 
 class UserError(Exception):
-    """One or several problems that the user can mend; `exit_code` is what the process returns."""
+    """One or several problems that the user can mend.
+
+    Attributes:
+        problems: Where, what, and what to do.
+        exit_code: What the process returns.
+    """
 
     exit_code = EXIT_USAGE
 

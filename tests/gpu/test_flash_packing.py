@@ -24,7 +24,7 @@ def test_packed_logits_equal_those_of_the_samples_alone(tiny_model, write_run) -
     from plumbline.batch.lengths import PixelLimits
     from plumbline.model.packed_attention import enable_packing, segments_of
     from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.datasets import open_datasets
 
     def load(kernel: str, kind: Any, device: str) -> tuple[Any, Any]:
@@ -52,7 +52,7 @@ def test_packed_logits_equal_those_of_the_samples_alone(tiny_model, write_run) -
     vision = model.config.vision_config
     limits = PixelLimits.of_folder(tiny_model)
     encoder = Encoder(template, limits, 4096, model.config.image_token_id, vision.spatial_merge_size)
-    samples, _ = open_datasets(load_train_run(write_run()).run)
+    samples, _ = open_datasets(load_run(write_run()).run)
     encoded = EncodedSamples(samples, encoder)
     units = [encoded[index] for index in range(4)]
     packed = BatchCollator(template, packing=True)(units)

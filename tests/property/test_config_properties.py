@@ -33,7 +33,7 @@ from plumbline.config.types import (
 from plumbline.config.upstream import SECTIONS, home, upstream_fields
 from plumbline.errors import Problem
 from plumbline.train.canonical import OWN_RLHF
-from plumbline.train.config import RlhfConfig, check_file, load_train_run, root_section
+from plumbline.train.config import RlhfConfig, check_file, load_run, root_section
 from plumbline.train.unused import PROVEN, needs, without_effect
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
@@ -209,9 +209,9 @@ def test_a_resolved_run_loads_to_the_same_run(values: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file, resolved = Path(folder, "run.yaml"), Path(folder, "resolved.yaml")
         file.write_text(render_yaml(values, {}), encoding="utf-8")
-        loaded = load_train_run(file)
+        loaded = load_run(file)
         resolved.write_text(loaded.to_yaml(), encoding="utf-8")
-        again = load_train_run(resolved)
+        again = load_run(resolved)
     assert again.run == loaded.run
     assert again.resolved == loaded.resolved
     given_keys = {key for name in SECTIONS for key in values[name]} - {"resume_from_checkpoint"}

@@ -20,7 +20,7 @@ from plumbline.infer.engine import Reply
 from plumbline.infer.plan import plan_captions
 from plumbline.model.checkpoints import Card, locate, mark_complete
 from plumbline.storage.rows import read_rows
-from plumbline.train.config import load_train_run
+from plumbline.train.config import load_run
 
 LEADING_OUT = (
     "../secret/s.png",
@@ -156,7 +156,7 @@ def test_tags_of_a_config_are_not_obeyed(payload, tmp_path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(f"model:\n  model: {payload.format(sentinel=sentinel)}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"run\.yaml:2:"):
-        load_train_run(config)
+        load_run(config)
     assert not sentinel.exists()
 
 

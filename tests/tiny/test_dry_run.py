@@ -9,7 +9,7 @@ from PIL import Image
 
 from plumbline.errors import UserError
 from plumbline.train import forecast, preflight
-from plumbline.train.config import load_train_run
+from plumbline.train.config import load_run
 from plumbline.train.forecast import checkpoint_bytes, copies_kept
 from plumbline.train.launch import TrainOptions
 from plumbline.train.run import run_training
@@ -157,7 +157,7 @@ def test_the_plan_of_a_good_run(write_run, tmp_path, capsys):
 def test_the_predicted_size_of_a_checkpoint_is_near_the_real_one(train, write_run, tuner):
     run = train(tuner=tuner, training={"max_steps": 1})
     actual = sum(path.stat().st_size for path in run.last.iterdir() if path.suffix in (".safetensors", ".pt"))
-    assert checkpoint_bytes(load_train_run(write_run(tuner=tuner), None).run) == pytest.approx(actual, rel=0.25)
+    assert checkpoint_bytes(load_run(write_run(tuner=tuner), None).run) == pytest.approx(actual, rel=0.25)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_predicted_size_of_a_checkpoint_is_near_the_real_one(train, write_ru
     ],
 )
 def test_copies_on_the_disk_at_a_time(write_run, training, copies):
-    assert copies_kept(load_train_run(write_run(training=training), None).run, 4) == copies
+    assert copies_kept(load_run(write_run(training=training), None).run, 4) == copies
 
 
 def test_without_strict_what_is_wrong_with_the_data_is_a_warning(train, copied):

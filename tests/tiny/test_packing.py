@@ -56,10 +56,10 @@ def loaded(tiny_model: Path) -> tuple[Any, Any]:
 
 
 def open_samples(write_run: Any, **sections: Any) -> Any:
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.datasets import open_datasets, plan_training
 
-    run = load_train_run(write_run("plan", **sections)).run
+    run = load_run(write_run("plan", **sections)).run
     return plan_training(run, open_datasets(run)[0], ranks=1)
 
 

@@ -14,7 +14,7 @@ TWIN = Path(__file__).parents[2] / "configs" / "tiny" / "smoke.yaml"
 
 
 def test_smoke_recipe_logs_every_term_and_writes_checkpoints(tiny_model, records, tmp_path):
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.launch import TrainOptions
     from plumbline.train.run import run_training
 
@@ -27,7 +27,7 @@ def test_smoke_recipe_logs_every_term_and_writes_checkpoints(tiny_model, records
     }
     config = tmp_path / "smoke.yaml"
     config.write_text(yaml.safe_dump(overlay), encoding="utf-8")
-    run = load_train_run(config).run
+    run = load_run(config).run
     assert (run.custom.sample_limit, run.upstream["save_steps"]) == (32, 5)
     outcome = run_training(config, TrainOptions())
     assert outcome.exit_code == 0

@@ -68,7 +68,7 @@ def test_a_mixture_trains_with_a_loss_per_source(train, tmp_path, make_records):
 @pytest.mark.parametrize("asked", [None, False, True])
 def test_sources_are_evaluated_only_when_that_is_asked_for(write_run, records, tmp_path, make_records, asked):
     """What is evaluated decides which metrics there are: a source without samples has none, as `talk` above."""
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.datasets import open_datasets
 
     other = str(make_records(tmp_path / "other", "other", 2, 4))
@@ -78,7 +78,7 @@ def test_sources_are_evaluated_only_when_that_is_asked_for(write_run, records, t
     }
     if asked is not None:
         fusion["evaluate_sources"] = asked
-    run = load_train_run(write_run(training={"eval_strategy": "steps"}, custom={"fusion": fusion})).run
+    run = load_run(write_run(training={"eval_strategy": "steps"}, custom={"fusion": fusion})).run
     train_set, val_set = open_datasets(run)
     assert [source.name for source in train_set.sources] == ["target", "second", "elsewhere"]
     assert val_set is not None

@@ -33,10 +33,10 @@ TRANSFORMED = {  # what upstream turns into something else than what was written
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_value_of_a_recipe_arrives(recipe, tiny_model, tmp_path):
     from plumbline.train.arguments import upstream_arguments
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.folder import Continuation
 
-    run = load_train_run(ROOT / "configs" / "tiny" / recipe).run
+    run = load_run(ROOT / "configs" / "tiny" / recipe).run
     run.upstream["model"], run.upstream["output_dir"] = str(tiny_model), str(tmp_path / "out")
     arguments = upstream_arguments(run, Continuation())
     for key, value in run.upstream.items():
@@ -54,10 +54,10 @@ def test_every_value_of_a_recipe_arrives(recipe, tiny_model, tmp_path):
 def test_lora_dropout_survives_distillation(train, tiny_model):
     """Upstream's GKD arguments switch every dropout off by default."""
     from plumbline.train.arguments import upstream_arguments
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.folder import Continuation
 
-    run = load_train_run(ROOT / "configs" / "tiny" / "stage_3_gkd.yaml").run
+    run = load_run(ROOT / "configs" / "tiny" / "stage_3_gkd.yaml").run
     run.upstream["model"] = str(tiny_model)
     assert upstream_arguments(run, Continuation()).training_args.disable_dropout is False
 
@@ -69,14 +69,14 @@ def test_sharding_and_the_teacher_arrive_together(name, stage, write_run, tiny_m
 
     from plumbline.model import upstream
     from plumbline.train.arguments import upstream_arguments
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.folder import Continuation
 
     started, given = [], []
     monkeypatch.setattr(upstream, "start_process_group_on_cpu", lambda: started.append("gloo"))
     monkeypatch.setattr(upstream, "build_arguments", lambda values, rlhf_type: given.append((values, rlhf_type)))
     rlhf = {"rlhf_type": "gkd", "teacher_model": str(tiny_model), "sft_alpha": 0.25}
-    run = load_train_run(write_run(deepspeed={"enabled": True, "config": name}, rlhf=rlhf)).run
+    run = load_run(write_run(deepspeed={"enabled": True, "config": name}, rlhf=rlhf)).run
     check_run(run)
     upstream_arguments(run, Continuation())
     ((values, kind),) = given

@@ -255,10 +255,10 @@ def test_the_keys_of_the_dataloader_arrive(train, monkeypatch):
 def arguments_of(write_run):
     """The upstream's arguments of a run with these sections."""
     from plumbline.train.arguments import upstream_arguments
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
     from plumbline.train.folder import Continuation
 
-    return lambda **sections: upstream_arguments(load_train_run(write_run(**sections)).run, Continuation())
+    return lambda **sections: upstream_arguments(load_run(write_run(**sections)).run, Continuation())
 
 
 def test_the_keys_of_several_processes_arrive(arguments_of):
@@ -323,12 +323,12 @@ def test_swanlab_receives_its_keys(train, tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_work_with_our_step_is_refused(write_run, tiny_model, keys, advice):
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
 
     if "rlhf" in keys:
         keys = keys | {"rlhf": keys["rlhf"] | {"teacher_model": str(tiny_model), "llm_kd_weight": 0.5}}
     with pytest.raises(ConfigError) as error:
-        load_train_run(write_run(**keys))
+        load_run(write_run(**keys))
     assert advice in str(error.value)
 
 
@@ -375,11 +375,11 @@ def test_every_accepted_key_is_described():
     ],
 )
 def test_a_key_that_would_do_nothing_is_refused(write_run, tiny_model, section, key, value, advice):
-    from plumbline.train.config import load_train_run
+    from plumbline.train.config import load_run
 
     sections = {section: {key: value}}
     if section == "rlhf":
         sections = {"rlhf": {"rlhf_type": "gkd", "teacher_model": str(tiny_model), "llm_kd_weight": 0.5, key: value}}
     with pytest.raises(ConfigError) as error:
-        load_train_run(write_run(**sections))
+        load_run(write_run(**sections))
     assert f".{key}: " in str(error.value) and "would be ignored" in str(error.value) and advice in str(error.value)

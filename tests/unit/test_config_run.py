@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plumbline.errors import ConfigError
-from plumbline.train.config import LoadedRun, TrainRun, check_file, load_train_run
+from plumbline.train.config import LoadedRun, TrainRun, check_file, load_run
 
 MINIMAL = "model: {model: m}\ncustom: {train_jsonl: t.jsonl}\n"
 Load = Callable[..., LoadedRun]
@@ -21,7 +21,7 @@ def load(tmp_path: Path) -> Load:
         for name, content in files.items():
             (tmp_path / f"{name}.yaml").write_text(content, encoding="utf-8")
         (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
-        return load_train_run(tmp_path / "run.yaml")
+        return load_run(tmp_path / "run.yaml")
 
     return run
 
@@ -305,7 +305,7 @@ def test_origins_and_comments_name_the_places(load: Load, tmp_path: Path) -> Non
 def test_the_base_below_everything(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(MINIMAL + "training: {seed: 1, max_steps: 2}\n", encoding="utf-8")
     (tmp_path / "run.yaml").write_text("training: {seed: 3}\n", encoding="utf-8")
-    upstream(load_train_run(tmp_path / "run.yaml", tmp_path / "base.yaml").run, seed=3, max_steps=2)
+    upstream(load_run(tmp_path / "run.yaml", tmp_path / "base.yaml").run, seed=3, max_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from plumbline.demo.run import DemoOptions, StageFailedError, _follow, caption_f
 from plumbline.demo.stages import Ledger
 from plumbline.errors import UserError
 from plumbline.report.log import read_log
-from plumbline.train.config import load_train_run
+from plumbline.train.config import load_run
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
@@ -69,12 +69,12 @@ def test_other_code_reuses_nothing(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- recipes
 def test_the_configurations_are_valid_and_hold_what_the_recipe_says(tmp_path):
     places, recipe = Places(tmp_path / "a demo: #1"), Recipe(sft_steps=12, gkd_steps=3, seed=7)
-    sft = load_train_run(write_sft(places, recipe)).run
+    sft = load_run(write_sft(places, recipe)).run
     assert sft.upstream["max_steps"] == 12 and sft.upstream["seed"] == 7
     assert sft.upstream["model"] == str(places.model)
     assert sft.custom.train_jsonl == str(places.data / "train.jsonl")
     assert sft.rlhf is None and sft.weights_from is None
-    gkd = load_train_run(write_gkd(places, recipe)).run
+    gkd = load_run(write_gkd(places, recipe)).run
     assert gkd.upstream["max_steps"] == 3
     assert gkd.rlhf.teacher_model == str(places.model)
     assert gkd.weights_from == str(places.sft) and gkd.continue_from is None

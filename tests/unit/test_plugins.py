@@ -4,7 +4,7 @@ import pytest
 
 from plumbline.augment.ops import COLOUR, NAMES, OPERATIONS, register
 from plumbline.errors import ConfigError
-from plumbline.train.config import check_file, load_train_run
+from plumbline.train.config import check_file, load_run
 
 SEPIA = '''
 from dataclasses import dataclass
@@ -51,9 +51,9 @@ def run(tmp_path):
 
 def test_an_operation_of_a_plugin_is_configured_like_any_other(run):
     file = run("sepia", "{name: sepia, params: {strength: 0.25}}")
-    (operation,) = load_train_run(file).run.custom.augmentation.ops
+    (operation,) = load_run(file).run.custom.augmentation.ops
     assert (type(operation).__name__, operation.strength) == ("Sepia", 0.25)
-    (operation,) = load_train_run(file).run.custom.augmentation.ops
+    (operation,) = load_run(file).run.custom.augmentation.ops
     assert operation.strength == 0.25, "imported once, read twice"
 
 
@@ -72,7 +72,7 @@ def test_a_plugin_that_is_not_there(tmp_path, name):
     file = tmp_path / "run.yaml"
     file.write_text(RUN.format(plugin=name, ops=""), encoding="utf-8")
     with pytest.raises(ConfigError, match=name):
-        load_train_run(file)
+        load_run(file)
 
 
 def test_a_name_that_is_taken_is_refused():

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from plumbline.batch.schedule import SingleSchedule
 from plumbline.errors import ConfigError
 from plumbline.model.checkpoints import mark_complete
-from plumbline.train.config import load_train_run
+from plumbline.train.config import load_run
 from plumbline.train.datasets import step_shape, steps_planned
 from plumbline.train.folder import trim_log
 from plumbline.train.preflight import card_of, check_run
@@ -64,7 +64,7 @@ def problems(tmp_path):
         file = tmp_path / "run.yaml"
         file.write_text(yaml.safe_dump({**base, **merged}))
         try:
-            check_run(load_train_run(file).run)
+            check_run(load_run(file).run)
         except ConfigError as error:
             return {problem.where.rsplit("/", 1)[-1]: problem.what for problem in error.problems}
         return {}
@@ -171,7 +171,7 @@ CHATS = {"name": "c", "train_jsonl": "c.jsonl", "mode": "chat"}
 def test_the_card_tells_what_was_trained(tmp_path, custom, mode):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({"model": {"model": "m"}, "custom": {"train_jsonl": "t.jsonl"} | custom}))
-    assert card_of(load_train_run(file).run).mode == mode
+    assert card_of(load_run(file).run).mode == mode
 
 
 @pytest.mark.parametrize("key", ["user_prompt", "system_prompt"])

@@ -10,7 +10,7 @@ import pytest
 from plumbline.config.parse import parse_file
 from plumbline.config.tree import plain
 from plumbline.errors import Problem
-from plumbline.train.config import TrainRun, load_train_run
+from plumbline.train.config import TrainRun, load_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = CONFIGS / "tiny"
@@ -42,7 +42,7 @@ FREEZE = {  # llm, vit, aligner
 
 
 def load(name: str) -> TrainRun:
-    loaded = load_train_run(CONFIGS / f"{name}.yaml")
+    loaded = load_run(CONFIGS / f"{name}.yaml")
     assert loaded.notes == (), f"{name}: a recipe uses today's names and nothing that is ignored"
     return loaded.run
 

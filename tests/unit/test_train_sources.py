@@ -14,7 +14,7 @@ from PIL import Image
 from plumbline.data.dataset import Sample
 from plumbline.data.epoch import EpochDataset
 from plumbline.errors import DataError
-from plumbline.train.config import load_train_run
+from plumbline.train.config import load_run
 from plumbline.train.datasets import open_datasets
 
 PICTURE = {"images": ["a.png"], "width": 64, "height": 48, "summary": "x×1"}
@@ -43,7 +43,7 @@ def opened(tmp_path: Path) -> Callable[..., EpochDataset]:
     def open_run(**custom: Any) -> EpochDataset:
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump({"model": {"model": "m"}, "custom": custom, "prompts": RUN_PROMPTS}))
-        return open_datasets(load_train_run(path).run)[0]
+        return open_datasets(load_run(path).run)[0]
 
     return open_run
 

@@ -64,7 +64,14 @@ class ParsedAnswer:
 
 
 def parse_answer(text: str) -> ParsedAnswer:
-    """The objects of a reply. Never raises; time and memory are linear in the length of `text`."""
+    """The objects of a reply; time and memory are linear in its length.
+
+    Args:
+        text: A model's reply, however broken. It never raises.
+
+    Returns:
+        The objects in the reply's order, with coordinates as written there, and why the rest could not be read.
+    """
     reader = _Reader()
     start, is_braced = _find_start(text)
     if start < 0:

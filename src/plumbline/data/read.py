@@ -43,8 +43,14 @@ class Line(NamedTuple):
 def read_records(path: str | Path) -> Iterator[Record]:
     """The records of a JSONL file, one at a time.
 
-    Raises DataError at the first line that breaks the contract, with every problem of that line, and when the file
-    cannot be opened.
+    Args:
+        path: The file, in UTF-8.
+
+    Yields:
+        A record per line that is not blank; coordinates in pixels.
+
+    Raises:
+        DataError: The file cannot be opened, or a line breaks the contract: with every problem of the first such line.
     """
     for line in read_lines(path):
         yield parse_record(line, str(path))
@@ -230,9 +236,17 @@ def _add_json_error(error: json.JSONDecodeError, line: Line, found: Findings) ->
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
-    """Write the records and return their number; the file appears whole or not at all.
+    """Write records as JSONL; the file appears whole or not at all.
 
-    Raises OutputError when it cannot be written.
+    Args:
+        path: The file, replaced if it exists.
+        records: In the order of the lines.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        OutputError: The file cannot be written.
     """
     return write_lines(path, (json.dumps(record_to_mapping(record), ensure_ascii=False) for record in records))
 

@@ -15,9 +15,15 @@ from plumbline.infer.runner import ERROR, INVALID, OK
 class CaptionRow:
     """One line of the output.
 
-    width, height: pixels of the stored picture, EXIF applied; 0 when it could not be opened. objects: as in a record,
-    in pixels. text: the reply as it came. status: `ok` (the whole reply was read), `invalid` (something in it could
-    not be read; `problems` says what, `objects` holds the rest), `error:<kind>` (no reply).
+    Attributes:
+        key: The picture's key in the input.
+        image: Its path.
+        width: Pixels of the stored picture, EXIF applied; 0 when it could not be opened.
+        height: The same.
+        objects: As in a record, in pixels.
+        text: The reply as it came.
+        status: `ok` (all of the reply was read), `invalid` (some of it could not be), `error:<kind>` (no reply).
+        problems: What could not be read.
     """
 
     key: str

@@ -15,9 +15,17 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Temperature 0 is greedy, then `top_p` and `seed` play no part.
+    """How tokens are chosen.
 
-    stop: texts at which a reply ends, without them.
+    Attributes:
+        max_new_tokens: Most tokens of a reply.
+        temperature: 0 to 10; 0 is greedy, then `top_p` and `seed` play no part.
+        top_p: Share of the probability that tokens are drawn from, above 0 and at most 1.
+        seed: Of the draws; each reply has its own stream, so that the order of pictures does not matter.
+        stop: Texts at which a reply ends, without them.
+
+    Raises:
+        ConfigError: A value is outside its range.
     """
 
     max_new_tokens: int = 2048
@@ -44,15 +52,29 @@ class Sampling:
 class RunSettings:
     """Options that every run of a model over pictures has.
 
-    model: folder of a base or merged model, of an adapter, a checkpoint or a run. adapter: folder of an adapter for a
-    base model. input: a JSONL, a folder of pictures, or one picture. engine: what runs the weights (`ENGINES`). resume:
-    go on where the output ends. image_roots: folders below which the pictures of a JSONL may lie, besides the JSONL's
-    own; image_url_allow: hosts from which its pictures may be fetched. shard: (number from 1, of how many), only that
-    part of the input. max_error_rate: share of pictures without a reply that ends the run. replies: file of replies by
-    content. servers: addresses that answer in the place of this process, with the model named `served_model` there;
-    then `model` is only where the card is read. dtype: of the weights, the checkpoint's own by default; attn_impl:
-    attention kernel of transformers, its own choice by default. max_model_len: tokens of prompt and reply that vLLM
-    makes room for; by default those of training and a reply.
+    Attributes:
+        model: Folder of a base or merged model, of an adapter, a checkpoint or a run; with `servers` only its card is
+            read.
+        input: A JSONL, a folder of pictures, or one picture.
+        output: File or folder of the results.
+        adapter: Folder of an adapter for a base model.
+        sampling: How tokens are chosen.
+        batch_size: Pictures decoded at a time.
+        engine: What runs the weights, one of `ENGINES`.
+        resume: Go on where the output ends.
+        image_roots: Folders below which the pictures of a JSONL may lie, in addition to the JSONL's own.
+        image_url_allow: Hosts from which its pictures may be fetched.
+        shard: (number from 1, of how many): only that part of the input.
+        max_error_rate: Share of pictures without a reply that ends the run.
+        replies: File of replies by content.
+        servers: Addresses of servers that answer instead of this process.
+        served_model: The model's name there.
+        dtype: Of the weights; the checkpoint's own by default.
+        attn_impl: Attention kernel of transformers; its own choice by default.
+        max_model_len: Tokens of prompt and reply that vLLM makes room for; those of training and a reply by default.
+
+    Raises:
+        ConfigError: Options that cannot be right, whatever the files say.
     """
 
     model: Path
@@ -112,8 +134,11 @@ class RunSettings:
 class InferSettings(RunSettings):
     """One run of `plumbline infer`.
 
-    mode, emit_norm: None means the card's own; `emit_norm` may be given only where there is no card. limit: at most so
-    many pictures of the input. guided: the servers bind dense replies to their JSON schema.
+    Attributes:
+        mode: `dense` or `summary`; the card's own by default.
+        emit_norm: How coordinates are written; only where there is no card.
+        limit: Most pictures of the input.
+        guided: The servers bind dense replies to their JSON schema.
     """
 
     mode: str | None = None

@@ -26,7 +26,7 @@ from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, DataError, Pro
 from plumbline.geometry.maps import map_points
 from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.overlay import draw_objects
-from plumbline.train.config import load_train_run
+from plumbline.train.config import load_run
 from plumbline.train.datasets import augmented, open_datasets
 
 SIDE = 640
@@ -50,7 +50,7 @@ class Shown:
 
 def preview(config: Path, base_config: Path | None, output: Path, count: int, epoch: int, *, as_json: bool) -> int:
     """Write `preview.html` and `preview.png` into `output`; 0, or 3 when a sample fails or a dot is misplaced."""
-    run = load_train_run(config, base_config).run
+    run = load_run(config, base_config).run
     if not run.custom.augmentation.enabled:
         fix = "set custom.augmentation.enabled: true and list ops"
         raise ConfigError(Problem("custom.augmentation", "is not enabled: there is nothing to see", fix))

@@ -53,7 +53,7 @@ __all__ = [
     "TrainRun",
     "VisualKdConfig",
     "check_file",
-    "load_train_run",
+    "load_run",
     "root_section",
 ]
 _RESUME = "resume_from_checkpoint"
@@ -115,11 +115,19 @@ class LoadedRun:
         return render_yaml(self.resolved, self.origins)
 
 
-def load_train_run(path: Path | str, base_config: Path | str | None = None, *, plugins: bool = True) -> LoadedRun:
+def load_run(path: Path | str, base_config: Path | str | None = None, *, plugins: bool = True) -> LoadedRun:
     """Read a run's YAML: each key by itself, then the rules between keys.
 
-    base_config: a file below everything that `path` says and extends; plugins: whether `custom.plugins` are imported.
-    Raises ConfigError with every problem at once. Paths inside the run are not opened.
+    Args:
+        path: The YAML; paths inside it are not opened.
+        base_config: A file below everything that `path` says and extends.
+        plugins: Whether `custom.plugins` are imported.
+
+    Returns:
+        The run, typed, and as plain values with their origins and notes.
+
+    Raises:
+        ConfigError: Every problem at once.
     """
     checked = check_file(path, base_config, plugins=plugins)
     problems = checked.problems or cross_key_problems(checked.resolved, checked.origins, str(path))
@@ -130,7 +138,7 @@ def load_train_run(path: Path | str, base_config: Path | str | None = None, *, p
 
 
 def check_file(path: Path | str, base_config: Path | str | None = None, *, plugins: bool = True) -> CheckedFile:
-    """Judge each key by itself: names, types, ranges. Never raises for what the files say.
+    """Check each key by itself: names, types, ranges. Never raises for what the files say.
 
     plugins: whether `custom.plugins` are imported, which may add operations.
     """

@@ -17,7 +17,7 @@ from plumbline.data.images import ImagePolicy
 from plumbline.errors import ConfigError, Problem, writing
 from plumbline.model.checkpoints import latest_complete
 from plumbline.storage.files import write_atomically
-from plumbline.train.config import load_train_run
+from plumbline.train.config import load_run
 
 PACKAGES = ("plumbline", "torch", "transformers", "ms-swift", "peft", "trl", "accelerate", "deepspeed", "numpy")
 RESOLVED, VERSIONS, MANIFEST, LOG = "resolved.yaml", "versions.json", "data_manifest.json", "logging.jsonl"
@@ -106,7 +106,7 @@ def _refuse_differences(folder: Path, resolved: Mapping[str, Any], data: dict[st
     problems, notes = [], []
     before = folder / RESOLVED
     if before.is_file():
-        for key, old, new in _changed(load_train_run(before, plugins=False).resolved, resolved):
+        for key, old, new in _changed(load_run(before, plugins=False).resolved, resolved):
             is_longer = key in LENGTHS and _is_more(new, LENGTHS[key] if old is None else old)
             if is_longer and extend:
                 notes.append(f"extended: {key} was {old} and is now {new}; {_SCHEDULE}")

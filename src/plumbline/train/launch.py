@@ -26,8 +26,15 @@ SAVE_SECONDS = 600
 class TrainOptions:
     """What the command line adds to the YAML.
 
-    gpus: device numbers such as "0,1", one process each; resume: go on in a folder that holds a run;
-    build_teacher_cache: let the teacher read the samples, train nothing; extend: train a run on for more steps.
+    Attributes:
+        base_config: A file below everything that the YAML says and extends.
+        debug: Show debug lines and whole tracebacks.
+        dry_run: Check everything, write nothing.
+        gpus: Device numbers such as "0,1", one process each.
+        resume: Go on in a folder that holds a run.
+        as_json: Print one JSON object instead of lines.
+        build_teacher_cache: Let the teacher read the samples, train nothing.
+        extend: Train a finished run on for more steps.
     """
 
     base_config: Path | None = None

@@ -91,7 +91,7 @@ def _download() -> Field:
 
 
 def _old_names() -> Iterator[str]:
-    yield "## Names of earlier versions\n\nThey are read under today's name, with a note.\n"
+    yield "\n## Names of earlier versions\n\nThey are read under today's name, with a note.\n"
     yield "| written | read as |\n|---|---|"
     yield from (f"| `{old}` | `{new}` |" for old, new in RENAMED.items() if old != "max_new_tokens")
     yield "| `max_new_tokens` (under `rlhf`) | `max_completion_length` |"

@@ -15,7 +15,7 @@ from typing import Any
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError, writing
 from plumbline.model.hub import downloaded, is_hub_name
 from plumbline.train.arguments import upstream_arguments
-from plumbline.train.config import LoadedRun, TrainRun, load_train_run
+from plumbline.train.config import LoadedRun, TrainRun, load_run
 from plumbline.train.datasets import open_datasets
 from plumbline.train.folder import Continuation, prepare_folder
 from plumbline.train.launch import (
@@ -46,8 +46,19 @@ class TrainOutcome:
 
 
 def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
-    """Run a training configuration, from its YAML to its last checkpoint."""
-    loaded = load_train_run(config, options.base_config)
+    """Run a training configuration, from its YAML to its last checkpoint.
+
+    Args:
+        config: The YAML.
+        options: What the command line would add to it.
+
+    Returns:
+        The exit code, and the run folder when this process trained in it.
+
+    Raises:
+        UserError: A mistake in the configuration, the data, the model or the folder, before anything is trained.
+    """
+    loaded = load_run(config, options.base_config)
     run, main_process = loaded.run, rank() == 0
     configure_logging(debug=options.debug, rank=rank())
     if main_process:

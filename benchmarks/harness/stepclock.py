@@ -10,8 +10,9 @@ import zlib
 from typing import Any
 
 import torch
-from resident import resident_mb, restart_peak
 from transformers import Trainer, TrainerCallback
+
+from harness.memory import resident_mb, restart_peak
 
 
 class StepClock(TrainerCallback):
