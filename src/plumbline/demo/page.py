@@ -61,7 +61,8 @@ def save_contact_sheet(places: Places, train: Sequence[Record], held: Sequence[H
     """Write `contact_sheet.png`: annotated photographs, held-out pictures as annotated and as described, curves."""
     sft, gkd = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.gkd))
     photos = [_drawn(record, places.data, SHEET_PX) for record in train if record.images[0] in _SHEET_PHOTOS]
-    chosen = _most_to_see(held)
+    # Replies that were read in full first, then those with most kinds of geometry.
+    chosen = sorted(held, key=lambda item: (item.status != "ok", -len({found.shape.kind for found in item.found})))
     rows = [
         ("photographs, annotated by hand (photographs: CC0 or public domain)", photos),
         ("held-out scenes, annotation", [item.drawn(item.truth, SHEET_PX) for item in chosen]),
@@ -71,11 +72,6 @@ def save_contact_sheet(places: Places, train: Sequence[Record], held: Sequence[H
     path = places.output / SHEET_FILE
     contact_sheet(rows, charts).save(path, optimize=True)
     return path
-
-
-def _most_to_see(held: Sequence[Held]) -> list[Held]:
-    """Replies that were read in full first, then those with most kinds of geometry; otherwise in their order."""
-    return sorted(held, key=lambda item: (item.status != "ok", -len({found.shape.kind for found in item.found})))
 
 
 def _stages(stages: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -130,17 +130,13 @@ def dot_error(plan: AugmentationPlan) -> float | None:
     black = np.zeros((height, width, 3), np.uint8)
     for x, y in dots:
         cv2.circle(black, (int(x), int(y)), _DOT, (255, 255, 255), -1)
-    picture = render(black, _without_colour(plan))[..., 0]
+    # Pasted pieces would show dots of their own.
+    picture = render(black, replace(plan, patches=(), colour=()))[..., 0]
     # Only what is lighter than the fill: its border with the black picture is a blend of the two.
     light = np.maximum(picture.astype(float) - FILL[0] - 1, 0)
     moved = map_points(dots, plan.matrix)
     errors = [error for point in moved if (error := _distance(light, point, moved)) is not None]
     return max(errors, default=None)
-
-
-def _without_colour(plan: AugmentationPlan) -> AugmentationPlan:
-    """The same geometry; pasted pieces would show dots of their own."""
-    return replace(plan, patches=(), colour=())
 
 
 def _distance(light: np.ndarray, point: np.ndarray, dots: np.ndarray) -> float | None:

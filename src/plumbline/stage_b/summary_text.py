@@ -81,14 +81,9 @@ def clean_summary(text: str) -> tuple[str, tuple[str, ...]]:
     clean, removed = without_roles(visible)
     # Brackets and quotes of a JSON summary are its form; what it says is looked at text by text.
     texts = [visible] if read_statistics(visible) is None else [item.text for item in items_of(visible)]
-    squeezed = [_squeeze(_without_honest(text)) for text in texts]
+    squeezed = [_squeeze(_RUNS_THROUGH.sub("", text)) for text in texts]
     squeezed_out = [reason for reason, pattern in _SQUEEZED if any(pattern.search(text) for text in squeezed)]
     return clean, (*reasons, *removed, *squeezed_out)
-
-
-def _without_honest(text: str) -> str:
-    """The text without 通过 where it says how something runs, as in 光纤通过蛇形管."""
-    return _RUNS_THROUGH.sub("", text)
 
 
 def _is_visible(char: str) -> bool:

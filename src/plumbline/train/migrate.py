@@ -216,7 +216,7 @@ class _Editor:
         last = number
         for following in range(number + 1, len(self.lines)):
             text = self.lines[following]
-            if text.strip() and len(text) - len(text.lstrip()) <= indent and not _goes_on(text, indent):
+            if text.strip() and len(text) - len(text.lstrip()) <= indent and not text.startswith(" " * indent + "- "):
                 break
             last = following if text.strip() else last
         return number, last
@@ -224,11 +224,6 @@ class _Editor:
     def _replace(self, number: int, line: str, what: str) -> None:
         self.lines[number] = line
         self.changes.append(f"{self._file}:{number + 1}: {what}")
-
-
-def _goes_on(line: str, indent: int) -> bool:
-    """Whether a line is an item of a list that is written at its key's own indent."""
-    return line.startswith(" " * indent + "- ")
 
 
 @dataclass(frozen=True)

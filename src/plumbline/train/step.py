@@ -218,7 +218,7 @@ class StepMixin(DataLoaderMixin):
         kinds = None if kinds is None else kinds[:, 1:][counted]
         for name in ("problems", "tally"):
             inputs.pop(name, None)
-        weights = self._weights(mode)
+        weights = self.parts.objective.training if mode == "train" else self.parts.objective.evaluation
         unwrapped = self.accelerator.unwrap_model(model)
         terms, tokens, distances, flags = self._redirect(
             model,
@@ -252,9 +252,6 @@ class StepMixin(DataLoaderMixin):
     def _feature_weight(self) -> float:
         kd = self.parts.objective.visual_kd
         return 0.0 if kd is None else kd.weight
-
-    def _weights(self, mode: str) -> LossWeights:
-        return self.parts.objective.training if mode == "train" else self.parts.objective.evaluation
 
     def _objective(
         self,

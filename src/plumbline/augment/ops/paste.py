@@ -54,7 +54,7 @@ class SmallObjectZoomPaste:
             return Skip("no free place")
         to_copy = translation(*place) @ scaling(zoom, zoom) @ translation(-window[0], -window[1])
         back = inverse(view.matrix)
-        rect = _rect_under(window, back)
+        rect = map_shape(Box(np.reshape(window, (2, 2))), back).bounds()
         inside = tuple(i for i, other in enumerate(bounds) if _contains(window, other))
         return AugmentationStep(IDENTITY, view.width, view.height, patch=Patch(rect, to_copy @ view.matrix, inside))
 
@@ -89,10 +89,6 @@ def _free_place(
         if not any(overlaps((x, y, x + width, y + height), other) for other in bounds):
             return x, y
     return None
-
-
-def _rect_under(window: Bounds, matrix: np.ndarray) -> Bounds:
-    return map_shape(Box(np.reshape(window, (2, 2))), matrix).bounds()
 
 
 def _contains(outer: Bounds, inner: Bounds) -> bool:
