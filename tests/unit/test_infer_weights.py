@@ -13,9 +13,9 @@ from plumbline.infer.config import InferSettings
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"dtype": "int8"}, "'int8' is none of auto, bfloat16"),
-        ({"attn_impl": "xformers"}, "'xformers' is none of sdpa"),
-        ({"max_model_len": 0, "engine": "vllm"}, "0 is not at least 1"),
+        ({"dtype": "int8"}, "--dtype: must be one of auto, bfloat16"),
+        ({"attn_impl": "xformers"}, "--attn-impl: must be one of sdpa"),
+        ({"max_model_len": 0, "engine": "vllm"}, "--max-model-len: must be a whole number >= 1"),
         ({"max_model_len": 4096}, "transformers makes room as it goes"),
         ({"attn_impl": "sdpa", "engine": "vllm"}, "vllm chooses its kernel itself"),
         ({"dtype": "float32", "servers": ("http://127.0.0.1:1",)}, "the servers answer"),

@@ -268,9 +268,9 @@ def test_a_model_that_was_trained_for_a_mission_is_asked_as_it_was_trained() -> 
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        ({"runner": "dask"}, "'dask' is none of local, ray"),
+        ({"runner": "dask"}, "--runner: must be one of local, ray"),
         ({"workers": 2}, "there is one process"),
-        ({"runner": "ray", "workers": 0}, "0 is not at least 1"),
+        ({"runner": "ray", "workers": 0}, "--workers: must be a whole number >= 1"),
         ({"runner": "ray", "replies": Path("replies.sqlite")}, "a cluster has several"),
     ],
 )

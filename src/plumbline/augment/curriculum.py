@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from plumbline.config.limits import Length, Range
-from plumbline.config.types import judge, suggest
+from plumbline.config.types import faults_of, suggest
 
 Found = list[tuple[str, str, str]]
 
@@ -85,7 +85,7 @@ def _parameter_problems(path: str, params: Mapping[str, Any], operation: Any, se
         elif not _is_movable(getattr(operation, key)):
             found.append((f"{path}.{key}", "is not a number or a range: it cannot move", ""))
         else:
-            found += [(path, what, "") for what in judge(section.fields[key].type, value, key)]
+            found += [(path, what, "") for what in faults_of(section.fields[key].type, value, key)]
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -28,7 +28,9 @@ UrlHosts = Annotated[
     tuple[str, ...],
     Parameter(negative=(), help="Host (or host:port) from which a JSONL's pictures are fetched; may be repeated."),
 ]
-EngineName = Annotated[str, Parameter(help="transformers, or vllm (to be installed with the extra of that name).")]
+EngineName = Annotated[
+    Literal["transformers", "vllm"], Parameter(help="What runs the weights; vllm needs the extra of that name.")
+]
 Dtype = Annotated[str, Parameter(help="Of the weights: auto, bfloat16, float16 or float32.")]
 AttnImpl = Annotated[str | None, Parameter(help="Attention of transformers: sdpa, eager or flash_attention_2.")]
 MaxModelLen = Annotated[int | None, Parameter(help="Tokens of prompt and reply that vllm makes room for.")]
@@ -149,7 +151,9 @@ def stage_a(
     max_new_tokens: int = 512,
     groups: Annotated[int | None, Parameter(help="So many tickets per mission, drawn by --seed.")] = None,
     seed: int = 0,
-    runner: Annotated[str, Parameter(help="local, or ray: on a cluster (extra `ray`).")] = "local",
+    runner: Annotated[
+        Literal["local", "ray"], Parameter(help="In this process, or on a cluster (extra `ray`).")
+    ] = "local",
     workers: Annotated[int | None, Parameter(help="Processes of the ray runner; else one per GPU.")] = None,
     answering: Answering = IN_PROCESS,
     as_json: AsJson = False,

@@ -68,7 +68,7 @@ class ValueType(Protocol):
     def schema(self, defs: dict[str, Any]) -> dict[str, Any]: ...
 
 
-def judge(kind: ValueType, value: Any, name: str) -> list[str]:
+def faults_of(kind: ValueType, value: Any, name: str) -> list[str]:
     """What is wrong with a plain value; empty when it is of this kind."""
     report = CheckReport()
     kind.check(node_of(value, Origin("", 0, 0)), name, report)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
+from plumbline.config.limits import Range
+from plumbline.config.options import option_problems
 from plumbline.errors import ConfigError, Problem
 
-ENGINES = ("transformers", "vllm")
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"]
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,14 @@ class Sampling:
         ConfigError: A value is outside its range.
     """
 
-    max_new_tokens: int = 2048
-    temperature: float = 0.0
-    top_p: float = 0.9
+    max_new_tokens: Annotated[int, Range(ge=1)] = 2048
+    temperature: Annotated[float, Range(ge=0, le=10)] = 0.0
+    top_p: Annotated[float, Range(gt=0, le=1)] = 0.9
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        wrong = []
-        if self.max_new_tokens < 1:
-            wrong.append(Problem("--max-new-tokens", f"{self.max_new_tokens} is not at least 1"))
-        if not 0 <= self.temperature <= 10:
-            wrong.append(Problem("--temperature", f"{self.temperature} is not between 0 and 10", "0 is greedy"))
-        if not 0 < self.top_p <= 1:
-            wrong.append(Problem("--top-p", f"{self.top_p} is not above 0 and at most 1"))
+        wrong = list(option_problems(self))
         if not all(self.stop):
             wrong.append(Problem("stop", "an empty text would end every reply at once"))
         if wrong:
@@ -60,7 +56,7 @@ class RunSettings:
         adapter: Folder of an adapter for a base model.
         sampling: How tokens are chosen.
         batch_size: Pictures decoded at a time.
-        engine: What runs the weights, one of `ENGINES`.
+        engine: What runs the weights.
         resume: Go on where the output ends.
         image_roots: Folders below which the pictures of a JSONL may lie, in addition to the JSONL's own.
         image_url_allow: Hosts from which its pictures may be fetched.
@@ -82,19 +78,19 @@ class RunSettings:
     output: Path
     adapter: Path | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    batch_size: int = 1
-    engine: str = "transformers"
+    batch_size: Annotated[int, Range(ge=1)] = 1
+    engine: Literal["transformers", "vllm"] = "transformers"
     resume: bool = True
     image_roots: tuple[str, ...] = ()
     image_url_allow: tuple[str, ...] = ()
     shard: tuple[int, int] | None = None
-    max_error_rate: float | None = None
+    max_error_rate: Annotated[float | None, Range(ge=0, le=1)] = None
     replies: Path | None = None
     servers: tuple[str, ...] = ()
     served_model: str | None = None
-    dtype: str = "auto"
-    attn_impl: str | None = None
-    max_model_len: int | None = None
+    dtype: Dtype = "auto"
+    attn_impl: Attention | None = None
+    max_model_len: Annotated[int | None, Range(ge=1)] = None
 
     def __post_init__(self) -> None:
         if wrong := self.problems():
@@ -102,25 +98,13 @@ class RunSettings:
 
     def problems(self) -> list[Problem]:
         """What cannot be right, whatever the files say."""
-        wrong = []
-        if self.batch_size < 1:
-            wrong.append(Problem("--batch-size", f"{self.batch_size} is not at least 1"))
-        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
-            wrong.append(Problem("--max-error-rate", f"{self.max_error_rate} is not between 0 and 1"))
-        if self.engine not in ENGINES:
-            wrong.append(Problem("--engine", f"{self.engine!r} is none of {', '.join(ENGINES)}"))
-        elif self.servers and self.engine != ENGINES[0]:
+        wrong = list(option_problems(self))
+        if self.servers and self.engine == "vllm":
             wrong.append(Problem("--engine", "the servers answer, no weights are run here", "give one of the two"))
         return wrong + list(self._weight_problems())
 
     def _weight_problems(self) -> Iterator[Problem]:
         """What cannot be right about how weights are run."""
-        if self.dtype not in DTYPES:
-            yield Problem("--dtype", f"{self.dtype!r} is none of {', '.join(DTYPES)}")
-        if self.attn_impl is not None and self.attn_impl not in ATTENTIONS:
-            yield Problem("--attn-impl", f"{self.attn_impl!r} is none of {', '.join(ATTENTIONS)}")
-        if self.max_model_len is not None and self.max_model_len < 1:
-            yield Problem("--max-model-len", f"{self.max_model_len} is not at least 1")
         if self.servers and (self.dtype, self.attn_impl, self.max_model_len) != ("auto", None, None):
             what = "the servers answer, no weights are run here"
             yield Problem("--dtype, --attn-impl, --max-model-len", what, "leave them out")
@@ -143,13 +127,11 @@ class InferSettings(RunSettings):
 
     mode: str | None = None
     emit_norm: str | None = None
-    limit: int | None = None
+    limit: Annotated[int | None, Range(ge=1)] = None
     guided: bool = False
 
     def problems(self) -> list[Problem]:
         wrong = super().problems()
-        if self.limit is not None and self.limit < 1:
-            wrong.append(Problem("--limit", f"{self.limit} is not at least 1", "leave it out to take every picture"))
         if self.guided and not self.servers:
             wrong.append(Problem("--guided", "binds what a server writes, and there is none", "give --server"))
         return wrong

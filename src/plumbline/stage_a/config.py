@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
+from plumbline.config.limits import Range
 from plumbline.errors import Problem
 from plumbline.infer.config import RunSettings, Sampling
 
 PROMPTS = Path("configs/prompts")
 MAX_NEW_TOKENS = 512
-RUNNERS = ("local", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,24 +25,18 @@ class StageASettings(RunSettings):
     """
 
     sampling: Sampling = field(default_factory=lambda: Sampling(MAX_NEW_TOKENS))
-    batch_size: int = 8
+    batch_size: Annotated[int, Range(ge=1)] = 8
     missions: tuple[str, ...] = ()
     prompts: Path = PROMPTS
-    groups: int | None = None
+    groups: Annotated[int | None, Range(ge=1)] = None
     seed: int = 0
-    runner: str = "local"
-    workers: int | None = None
+    runner: Literal["local", "ray"] = "local"
+    workers: Annotated[int | None, Range(ge=1)] = None
 
     def problems(self) -> list[Problem]:
         wrong = super().problems()
         if not self.input.exists():
             wrong.append(Problem("--input", f"{self.input}: no such file or folder", "name a folder or a JSONL"))
-        if self.groups is not None and self.groups < 1:
-            wrong.append(Problem("--groups", f"{self.groups} is not at least 1", "leave it out to take every ticket"))
-        if self.runner not in RUNNERS:
-            wrong.append(Problem("--runner", f"{self.runner!r} is none of {', '.join(RUNNERS)}"))
-        if self.workers is not None and self.workers < 1:
-            wrong.append(Problem("--workers", f"{self.workers} is not at least 1"))
         if self.workers is not None and self.runner != "ray":
             wrong.append(Problem("--workers", "there is one process, this one", "give --runner ray"))
         if self.replies is not None and self.runner == "ray":
