@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.geometry.shapes import SHAPES
+from plumbline.storage.objects import JsonObject
 
 _MOST = {"none": None, "norm100": 100, "norm1000": 1000}
 _LONGEST = 4096
 
 
-def dense_schema(emit_norm: str, form: AnswerForm = PLAIN_FORM) -> dict[str, Any]:
+def dense_schema(emit_norm: str, form: AnswerForm = PLAIN_FORM) -> JsonObject:
     """An answer of objects: `object_1`, `object_2`, ... with one geometry and a description each.
 
     An answer without objects says that there is none. Coordinates are whole numbers within the scale of `emit_norm`.
     That the numbers have no gap and no object repeats is checked by the parser.
     """
     most = _MOST[emit_norm]
-    number: dict[str, Any] = {"type": "integer", "minimum": 0} | ({} if most is None else {"maximum": most})
+    number: JsonObject = {"type": "integer", "minimum": 0} | ({} if most is None else {"maximum": most})
     kinds = []
     for kind, shape in SHAPES.items():
         least = 2 * shape.least
@@ -27,7 +26,7 @@ def dense_schema(emit_norm: str, form: AnswerForm = PLAIN_FORM) -> dict[str, Any
         if form.points == "pairs":
             pair = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
             numbers = {"type": "array", "items": pair, "minItems": least // 2, "maxItems": longest // 2}
-        fields: dict[str, Any] = {kind: numbers, "desc": {"type": "string", "minLength": 1}}
+        fields: JsonObject = {kind: numbers, "desc": {"type": "string", "minLength": 1}}
         if kind == "line":
             fields = {"line_points": {"type": "integer", "minimum": shape.least}, **fields}
         if form.key_order == "desc_first":

@@ -16,6 +16,7 @@ from plumbline.data.findings import Findings
 from plumbline.data.record import SCHEMA, GroupedObjects, Record
 from plumbline.geometry import KINDS
 from plumbline.geometry.group import Outline, ShapeGroup
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown
 
 RECORD_KEYS = ("schema", "images", "width", "height", "objects", "summary", "metadata", "messages")
@@ -133,7 +134,7 @@ def _image_reference(image: str | Mapping[str, Any]) -> str:
     return png_data_url(base64.b64decode(data) if isinstance(data, str) else data)
 
 
-def _check_images(raw: dict[str, Any], found: Findings) -> None:
+def _check_images(raw: JsonObject, found: Findings) -> None:
     images = raw.get("images", [])
     if not isinstance(images, list):
         found.add("images", "images", f"must be a list of paths, not {type(images).__name__}", 'write ["picture.jpg"]')
@@ -167,7 +168,7 @@ def _is_image_bytes(data: Any) -> bool:
         return False
 
 
-def _check_size(raw: dict[str, Any], found: Findings) -> None:
+def _check_size(raw: JsonObject, found: Findings) -> None:
     for key in ("width", "height"):
         value = raw.get(key)
         if value is not None and not (type(value) is int and 0 < value <= MAX_SIDE):
@@ -178,7 +179,7 @@ def _check_size(raw: dict[str, Any], found: Findings) -> None:
         found.add("size", "width", "width and height go together", "give both or neither")
 
 
-def _check_objects(raw: dict[str, Any], found: Findings) -> None:
+def _check_objects(raw: JsonObject, found: Findings) -> None:
     objects = raw.get("objects")
     if objects is None:
         return
@@ -220,7 +221,7 @@ def are_plain_objects(objects: list[Any]) -> bool:
     return "".join(descs).isprintable() and all(map(str.strip, descs))
 
 
-def _check_object(item: dict[str, Any], where: str, found: Findings) -> None:
+def _check_object(item: JsonObject, where: str, found: Findings) -> None:
     if "desc" not in item:
         found.add("no-desc", where, "has no `desc`", 'add "desc": "..."')
     else:
@@ -236,7 +237,7 @@ def _check_object(item: dict[str, Any], where: str, found: Findings) -> None:
             _check_count(item, key, kind, f"{where}.{key}", found)
 
 
-def _names(item: dict[str, Any]) -> str:
+def _names(item: JsonObject) -> str:
     return ", ".join(shown(key) for key in list(item)[:6]) or "nothing"
 
 
@@ -268,7 +269,7 @@ def is_right_count(kind: str, count: int) -> bool:
     return count % 2 == 0 and count >= (6 if kind == "poly" else 4)
 
 
-def _check_count(item: dict[str, Any], key: str, kind: str, where: str, found: Findings) -> None:
+def _check_count(item: JsonObject, key: str, kind: str, where: str, found: Findings) -> None:
     code, numbers = key.replace("_", "-"), item.get(kind)
     if not isinstance(numbers, list):
         found.add(code, where, f"without a `{kind}`", f"remove it, or give the {kind}")
@@ -277,7 +278,7 @@ def _check_count(item: dict[str, Any], key: str, kind: str, where: str, found: F
         found.add(code, where, what, f"make them agree, or leave {key} out")
 
 
-def _check_metadata(raw: dict[str, Any], found: Findings) -> None:
+def _check_metadata(raw: JsonObject, found: Findings) -> None:
     metadata = raw.get("metadata")
     if metadata is None:
         return
@@ -302,7 +303,7 @@ def _children(value: Any) -> list[Any]:
     return [item for item in items if isinstance(item, dict | list)]
 
 
-def _check_chat(raw: dict[str, Any], found: Findings) -> None:
+def _check_chat(raw: JsonObject, found: Findings) -> None:
     others = [key for key in ("images", "objects", "summary", "width", "height") if raw.get(key) is not None]
     if others:
         found.add("chat-mixed", "messages", f"besides {', '.join(others)}", "a record is a chat or a described picture")

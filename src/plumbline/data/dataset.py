@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Protocol, overload
 
 from plumbline.data.answer_form import PLAIN_FORM, AnswerForm
 from plumbline.data.findings import Finding, data_error
@@ -20,6 +20,7 @@ from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.data.read import BOM, collect_findings, open_data, read_lines, reload
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown_path
 
 MAX_SHOWN = 20
@@ -83,7 +84,7 @@ class RecordFile(Sequence[Record]):
             self._stream = open_data(self.path)
         return self._stream.fileno()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> JsonObject:
         return self.__dict__ | {"_stream": None}
 
     def _index(self) -> None:
@@ -166,7 +167,7 @@ class Sample:
     that their source wants of a picture. source: name of the data source.
     """
 
-    messages: list[dict[str, Any]]
+    messages: list[JsonObject]
     images: list[str]
     mode: str
     record: Record
@@ -295,7 +296,7 @@ def resolve_images(images: Sequence[str], record: Record, policy: ImagePolicy) -
 
 def manifest(
     jsonl: str | Path, policy: ImagePolicy, sample_limit: int | None = None, strict: bool = True
-) -> dict[str, Any]:
+) -> JsonObject:
     """What a run was trained on: digest of the file, size and digest of every picture by its name in the records.
 
     sample_limit: only the first records count. Raises DataError for a record or, when `strict`, a picture that cannot
@@ -304,7 +305,7 @@ def manifest(
     with open_data(jsonl) as stream:
         digest, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
     records = RecordFile(jsonl)
-    images: dict[str, dict[str, Any] | None] = {}
+    images: dict[str, JsonObject | None] = {}
     for index in range(len(records))[:sample_limit]:
         record = records[index]
         for image in own_images(record):
@@ -313,7 +314,7 @@ def manifest(
     return {"file": str(jsonl), "bytes": size, "sha256": digest, "records": len(records), "images": images}
 
 
-def _picture_digest(image: str, record: Record, policy: ImagePolicy, strict: bool) -> dict[str, Any] | None:
+def _picture_digest(image: str, record: Record, policy: ImagePolicy, strict: bool) -> JsonObject | None:
     try:
         return _file_digest(Path(resolve_images([image], record, policy)[0]))
     except DataError:
@@ -322,7 +323,7 @@ def _picture_digest(image: str, record: Record, policy: ImagePolicy, strict: boo
         return None
 
 
-def _file_digest(path: Path) -> dict[str, Any]:
+def _file_digest(path: Path) -> JsonObject:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return {"bytes": stream.tell(), "sha256": digest}

@@ -17,9 +17,10 @@ from plumbline.data.contract import image_of
 from plumbline.data.prompts import Prompts, irrelevant_answer
 from plumbline.data.record import Record
 from plumbline.errors import DataError, Problem
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown
 
-Chat = dict[str, Any]
+Chat = JsonObject
 
 NOTHING = "{}"
 """The answer of dense mode for a picture without objects."""
@@ -93,7 +94,7 @@ def _joined_answers(answers: Sequence[str], mode: str, form: AnswerForm) -> str:
 def ask_messages(images: Sequence[str], system: str, user: str) -> Chat:
     """{"messages", "images"} up to the user's turn: a model's question about `images`."""
     content = [{"type": "image", "image": image} for image in images]
-    turns: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    turns: list[JsonObject] = [{"role": "system", "content": system}] if system else []
     turns.append({"role": "user", "content": [*content, {"type": "text", "text": user}]})
     return {"messages": turns, "images": list(images)}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from plumbline.data.contract import COUNTS_OF_POINTS, MAX_COORDINATE, is_encodable, is_right_count
 from plumbline.geometry import KINDS
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown
 
 MAX_DEPTH = 8
@@ -278,7 +279,7 @@ class _Reader:
         self._check_extras(fields, kind, numbers or (), name)
         self.objects.append(AnswerObject(kind, numbers or (), fields["desc"], index, image))
 
-    def _check_extras(self, fields: dict[str, Any], kind: str, numbers: tuple[float, ...], name: str) -> None:
+    def _check_extras(self, fields: JsonObject, kind: str, numbers: tuple[float, ...], name: str) -> None:
         """What is wrong besides a usable geometry and desc: the object is kept, the reason reported."""
         for key in fields:
             if key not in (kind, "desc", *COUNTS_OF_POINTS):

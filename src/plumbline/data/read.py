@@ -21,6 +21,7 @@ from plumbline.data.findings import Findings, data_error
 from plumbline.data.record import Record, record_to_mapping
 from plumbline.errors import DataError, Problem
 from plumbline.storage.files import write_lines
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown, shown_path
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -215,7 +216,7 @@ def _key_count(value: Any) -> int:
 class _Pairs:
     found: Findings
 
-    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def __call__(self, pairs: list[tuple[str, Any]]) -> JsonObject:
         plain = dict(pairs)
         if len(plain) != len(pairs):
             for key, count in Counter(key for key, _ in pairs).items():

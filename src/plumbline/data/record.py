@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from plumbline.geometry import Shape
 from plumbline.geometry.group import ShapeGroup
+from plumbline.storage.objects import JsonObject
 
 SCHEMA = 1
 
@@ -116,9 +117,9 @@ class Record:
         )
 
 
-def record_to_mapping(record: Record) -> dict[str, Any]:
+def record_to_mapping(record: Record) -> JsonObject:
     """The record as the JSONL contract writes it. Whole numbers are written without a fraction."""
-    row: dict[str, Any] = {"schema": SCHEMA}
+    row: JsonObject = {"schema": SCHEMA}
     if record.images:
         row["images"] = list(record.images)
     if record.width is not None and record.height is not None:
@@ -134,9 +135,9 @@ def record_to_mapping(record: Record) -> dict[str, Any]:
     return row
 
 
-def _object_to_mapping(item: DataObject) -> dict[str, Any]:
+def _object_to_mapping(item: DataObject) -> JsonObject:
     numbers = [int(value) if value.is_integer() else value for value in item.shape.flat()]
-    row: dict[str, Any] = {item.shape.kind: numbers}
+    row: JsonObject = {item.shape.kind: numbers}
     if item.shape.kind == "line":
         row["line_points"] = len(numbers) // 2
     return row | {"desc": item.desc}

@@ -11,6 +11,7 @@ from typing import Any
 from plumbline.data.contract import geometry_of
 from plumbline.data.findings import data_error
 from plumbline.data.read import collect_findings, read_lines
+from plumbline.storage.objects import JsonObject
 
 _HISTOGRAM = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, None))
 
@@ -50,7 +51,7 @@ class Stats:
             self.levels[len(levels)] += 1
             self.classes[levels[0]] += 1
 
-    def as_dict(self, top: int | None = None) -> dict[str, Any]:
+    def as_dict(self, top: int | None = None) -> JsonObject:
         """Plain values for JSON; only the `top` most frequent classes and sizes."""
         row = asdict(self)
         for name in ("kinds", "classes", "sizes"):

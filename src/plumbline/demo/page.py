@@ -21,6 +21,7 @@ from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.log import read_log
 from plumbline.report.overlay import class_colour, class_name
 from plumbline.report.run import loss_charts, paired_lines
+from plumbline.storage.objects import JsonObject
 
 SHEET_FILE = "contact_sheet.png"
 _KINDS = {"bbox_2d": "boxes", "quad": "quads", "poly": "polygons", "line": "lines"}
@@ -74,7 +75,7 @@ def save_contact_sheet(places: Places, train: Sequence[Record], held: Sequence[H
     return path
 
 
-def _stages(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _stages(stages: Mapping[str, Any]) -> list[JsonObject]:
     longest = max(stage["seconds"] for stage in stages.values()) or 1.0
     return [
         {"title": TITLES[name], "share": max(0.4, 100 * stage["seconds"] / longest), **stage}
@@ -82,12 +83,12 @@ def _stages(stages: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _shares(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+def _shares(counts: Mapping[str, int]) -> list[JsonObject]:
     most = max(counts.values())
     return [{"name": name, "count": count, "share": 100 * count / most} for name, count in counts.items()]
 
 
-def _classes(records: Sequence[Record]) -> list[dict[str, Any]]:
+def _classes(records: Sequence[Record]) -> list[JsonObject]:
     """The most frequent classes of the training file with their colour in the overlays."""
     counts = Counter(class_name(item.desc) for record in records for item in record.objects)
     rows = _shares(dict(counts.most_common(10)))
@@ -103,7 +104,7 @@ def _drawn(record: Record, folder: Path, longest: int = REPORT_PX) -> Image.Imag
     return drawn(load_image(str(folder / record.images[0])), record.objects, longest)
 
 
-def _shown(item: Held) -> dict[str, Any]:
+def _shown(item: Held) -> JsonObject:
     return {
         "name": item.image,
         "credit": item.credit,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from plumbline.data.read import read_records
 from plumbline.data.record import DataObject
 from plumbline.report.charts import ChartLine, curve_picture
 from plumbline.report.overlay import draw_objects
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_rows
 
 REPORT_PX, SHEET_PX = 640, 460  # longer side of a drawn picture in the report and for the sheet
@@ -57,7 +57,7 @@ def held_out(val_jsonl: Path, captions: Path) -> list[Held]:
     held = []
     for record in read_records(val_jsonl):
         image = record.images[0]
-        row: dict[str, Any] = after[image]
+        row: JsonObject = after[image]
         held.append(
             Held(
                 image,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from plumbline.storage.files import write_atomically
+from plumbline.storage.objects import JsonObject
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Recipe:
     summary_ratio: float = 0.1
     seed: int = 42
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """The values as JSON has them."""
         return asdict(self)
 
@@ -186,7 +186,7 @@ def write_gkd(places: Places, recipe: Recipe) -> Path:
     return _write(places, "gkd", _GKD, values | weights)
 
 
-def _values(places: Places, recipe: Recipe, folder: Path, steps: int, learning_rate: float) -> dict[str, Any]:
+def _values(places: Places, recipe: Recipe, folder: Path, steps: int, learning_rate: float) -> JsonObject:
     return {
         "model": _quoted(places.model),
         "output_dir": _quoted(folder),
@@ -206,7 +206,7 @@ def _values(places: Places, recipe: Recipe, folder: Path, steps: int, learning_r
     }
 
 
-def _write(places: Places, name: str, template: str, values: dict[str, Any]) -> Path:
+def _write(places: Places, name: str, template: str, values: JsonObject) -> Path:
     places.configs.mkdir(parents=True, exist_ok=True)
     path = places.configs / f"{name}.yaml"
     write_atomically(path, template.format(config=_quoted(path), **values))

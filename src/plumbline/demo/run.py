@@ -32,6 +32,7 @@ from plumbline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Problem, U
 from plumbline.model.checkpoints import is_complete, latest_complete
 from plumbline.report.log import RunLog, read_log
 from plumbline.storage.files import write_atomically
+from plumbline.storage.objects import JsonObject
 
 SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
 PHOTO_TICKETS, SUMMARY_TOKENS, TICKET_SEED = 8, 40, 7
@@ -137,7 +138,7 @@ class Demo:
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
-    def _build_model(self, advance: Advance) -> dict[str, Any]:
+    def _build_model(self, advance: Advance) -> JsonObject:
         from plumbline.model.tiny import build_tiny
 
         _quiet()
@@ -146,7 +147,7 @@ class Demo:
         weights = sum(path.stat().st_size for path in self.places.model.glob("*.safetensors"))
         return {"megabytes": round(weights / 1e6, 1)}
 
-    def _write_data(self, advance: Advance) -> dict[str, Any]:
+    def _write_data(self, advance: Advance) -> JsonObject:
         written = write_demo_data(self.places.data, SCENES, HELD_OUT, DATA_SEED)
         records = [*read_records(written.train), *read_records(written.val)]
         objects = [item for record in records for item in record.objects]
@@ -159,14 +160,14 @@ class Demo:
             "descriptions": len({item.desc for item in objects}),
         }
 
-    def _check(self, advance: Advance) -> dict[str, Any]:
+    def _check(self, advance: Advance) -> JsonObject:
         check = Check([self.places.data / "train.jsonl", self.places.data / "val.jsonl"], CheckOptions(images=True))
         findings = [str(finding) for finding in check.findings()]
         if findings:
             raise StageFailedError([Problem(str(self.places.data), text) for text in findings])
         return {"records": check.records, "findings": 0}
 
-    def _train(self, name: str, write: Callable[[Places, Recipe], Path], advance: Advance) -> dict[str, Any]:
+    def _train(self, name: str, write: Callable[[Places, Recipe], Path], advance: Advance) -> JsonObject:
         config, run = write(self.places, self.recipe), self.places.output / name
         shutil.rmtree(run, ignore_errors=True)
         command = [sys.executable, "-m", "plumbline", "train", str(config)]
@@ -175,7 +176,7 @@ class Demo:
             advance(log.steps, log.planned_steps, f"loss {loss[-1]:.3f}" if loss else "")
         return training_facts(read_log(run / "logging.jsonl"))
 
-    def _merge(self, advance: Advance) -> dict[str, Any]:
+    def _merge(self, advance: Advance) -> JsonObject:
         from plumbline.model.merge import TOLERANCE, merge
 
         _quiet()
@@ -187,7 +188,7 @@ class Demo:
             "megabytes": round(report.size / 1e6, 1),
         }
 
-    def _describe(self, advance: Advance) -> dict[str, Any]:
+    def _describe(self, advance: Advance) -> JsonObject:
         _quiet()
         self._caption(self.places.model, "before", BEFORE_TOKENS, "norm1000", advance)
         statuses = self._caption(self.places.merged, "after", AFTER_TOKENS, None, advance)
@@ -225,7 +226,7 @@ class Demo:
             raise KeyboardInterrupt
         return report.statuses
 
-    def _summarise(self, advance: Advance) -> dict[str, Any]:
+    def _summarise(self, advance: Advance) -> JsonObject:
         from plumbline.demo.tickets import write_photo_tickets, write_prompts
         from plumbline.infer.config import Sampling
         from plumbline.infer.local import TransformersEngine
@@ -263,7 +264,7 @@ class Demo:
             "examples": shown[:4],
         }
 
-    def _judge(self, advance: Advance) -> dict[str, Any]:
+    def _judge(self, advance: Advance) -> JsonObject:
         from plumbline.demo.tickets import CANDIDATES, judge_simulated_tickets
 
         shutil.rmtree(self.places.stage_b, ignore_errors=True)
@@ -301,7 +302,7 @@ def _ran(run: Path) -> bool:
     return (run / "logging.jsonl").is_file() and latest_complete(run).folder is not None
 
 
-def training_facts(log: RunLog) -> dict[str, Any]:
+def training_facts(log: RunLog) -> JsonObject:
     """The numbers of a training run, all read from its log.
 
     loss_first, loss_last: of the first and last logged window of training; metrics: every logged name with a prefix.
@@ -319,7 +320,7 @@ def training_facts(log: RunLog) -> dict[str, Any]:
     }
 
 
-def caption_facts(rows_file: Path, statuses: Mapping[str, int]) -> dict[str, Any]:
+def caption_facts(rows_file: Path, statuses: Mapping[str, int]) -> JsonObject:
     """parse_rate: share of the pictures whose whole reply was read without a problem and named at least one object."""
     from plumbline.storage.rows import read_rows
 

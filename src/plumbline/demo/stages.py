@@ -17,7 +17,7 @@ from typing import Any
 import plumbline
 from plumbline.errors import DamagedFileError
 from plumbline.storage.files import write_atomically
-from plumbline.storage.objects import read_json_object
+from plumbline.storage.objects import JsonObject, read_json_object
 
 TITLES = {
     "model": "Build a tiny Qwen3-VL checkpoint",
@@ -78,7 +78,7 @@ class Ledger:
         return self.folder / f"{name}.json"
 
 
-def _matching_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+def _matching_record(path: Path, fingerprint: str) -> JsonObject | None:
     """The record when it is whole and of this fingerprint."""
     if not path.is_file():
         return None

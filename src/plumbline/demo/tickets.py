@@ -27,6 +27,7 @@ from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.simulation import FOCUS as SIMULATED_FOCUS
 from plumbline.stage_b.simulation import MISSION, RULE, SimulatedModel, simulate_tickets
 from plumbline.stage_b.wording import Wording
+from plumbline.storage.objects import JsonObject
 
 SHIELDS = "挡风板安装检查"
 PHOTOS = 2
@@ -56,7 +57,7 @@ def write_prompts(folder: Path) -> Path:
 
 def judge_simulated_tickets(
     folder: Path, count: int, epochs: int, progress: Callable[[int], None] = lambda rows: None
-) -> dict[str, Any]:
+) -> JsonObject:
     """A whole Stage-B run over simulated tickets: rollouts, an edit before the gate, calibration. The facts of it."""
     (run,) = plan_missions(load_stage_b(_write_config(folder, count, epochs)).run)
     engine = SimulatedModel()
@@ -86,7 +87,7 @@ def judge_simulated_tickets(
     }
 
 
-def _edit_row(decision: Mapping[str, Any]) -> dict[str, Any]:
+def _edit_row(decision: Mapping[str, Any]) -> JsonObject:
     return {"text": decision["edit"]["text"], "outcome": decision["outcome"], "why": decision["why"]}
 
 

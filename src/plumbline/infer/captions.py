@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from plumbline.data.answer import parse_answer, to_pixels
 from plumbline.data.record import DataObject, Record, record_to_mapping
 from plumbline.infer.engine import Reply
 from plumbline.infer.runner import ERROR, INVALID, OK
+from plumbline.storage.objects import JsonObject
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CaptionRow:
     status: str
     problems: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         objects = record_to_mapping(Record(objects=self.objects)).get("objects", [])
         return {
             "key": self.key,

@@ -15,6 +15,7 @@ from typing import Any
 from plumbline.errors import ConfigError, Problem
 from plumbline.infer.engine import Engine
 from plumbline.infer.runner import Answered, Asking, Runner, RunOptions, Work
+from plumbline.storage.objects import JsonObject
 
 
 def on_cluster(workers: int | None = None, *, uses_gpu: bool = True) -> Runner:
@@ -58,7 +59,7 @@ class _Process:
     def __init__(self, work: Work[Any], engine: Callable[[], Engine], tries: int):
         self._asking = Asking(work, engine(), tries)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+    def __call__(self, batch: JsonObject) -> dict[str, list[bytes]]:
         items = [pickle.loads(boxed) for boxed in batch["item"]]
         answers = self._asking.answers(self._asking.prepared(items))
         return {"answered": [pickle.dumps((found.item.key, found.row, found.reason)) for found in answers]}

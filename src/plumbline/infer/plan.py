@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from plumbline.data.answer import EMIT_NORMS
 from plumbline.data.answer_form import PLAIN_FORM
@@ -16,6 +15,7 @@ from plumbline.infer.inputs import CaptionItem, read_items
 from plumbline.infer.runner import ERROR, RunOptions, check_identity, check_ours
 from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.loading import base_of
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_heads
 
 WINDOW_BATCHES = 2
@@ -47,7 +47,7 @@ class CaptionPlan:
         """How the runner is to go about it."""
         return run_options(self.settings, self.settings.output)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return {
             "model": str(self.model),
             "adapter": None if self.adapter is None else str(self.adapter),
@@ -142,13 +142,13 @@ def with_earlier_rows(plan: CaptionPlan) -> CaptionPlan:
     return replace(plan, todo=todo, done=statuses, notes=(*plan.notes, *notes))
 
 
-def identity_of(plan: CaptionPlan) -> dict[str, Any]:
+def identity_of(plan: CaptionPlan) -> JsonObject:
     """What makes rows comparable: two runs that differ in it must not share an output."""
     own = {"mode": plan.mode, "guided": plan.settings.guided}
     return answering(plan.settings, plan.model, plan.adapter, plan.card) | own
 
 
-def _known(card: Card) -> dict[str, Any]:
+def _known(card: Card) -> JsonObject:
     """A card as an identity keeps it: what earlier versions did not know is in it only where it is not the default."""
     content = asdict(card)
     if card.answer == PLAIN_FORM:
@@ -158,7 +158,7 @@ def _known(card: Card) -> dict[str, Any]:
     return content
 
 
-def answering(settings: RunSettings, model: Path, adapter: Path | None, card: Card) -> dict[str, Any]:
+def answering(settings: RunSettings, model: Path, adapter: Path | None, card: Card) -> JsonObject:
     """The part of an identity that names the engine and its settings."""
     return {
         "model": settings.served_model or "" if settings.servers else str(model.resolve()),

@@ -25,7 +25,7 @@ from plumbline.errors import EXIT_BUDGET, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_
 from plumbline.infer.engine import Engine, Reply, Request, request_id
 from plumbline.storage.files import write_atomically, write_lines
 from plumbline.storage.locks import locked
-from plumbline.storage.objects import read_json_object
+from plumbline.storage.objects import JsonObject, read_json_object
 from plumbline.storage.rows import RowFile, Statuses, drop_rows, read_heads, read_rows, set_torn_line_aside
 
 OK, INVALID, ERROR = "ok", "invalid", "error:"
@@ -125,7 +125,7 @@ class RunReport:
         is_lacking = self.errors or self.unreadable or (self.needs_all and self.statuses[INVALID])
         return EXIT_FINDINGS if is_lacking else EXIT_OK
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         content = asdict(self) | {"output": str(self.output), "statuses": dict(self.statuses), "errors": self.errors}
         return content | {"seconds": round(self.seconds, 3), "exit_code": self.exit_code}
 
@@ -382,7 +382,7 @@ def _write_quarantine(path: Path, report: RunReport) -> None:
     """The rows without a reply, in a file of their own; none where there are none."""
     quarantine = path.with_name(path.name + QUARANTINE_SUFFIX)
     if report.errors:
-        rows: Iterable[dict[str, Any]] = (row for row in read_rows(path) if row["status"].startswith(ERROR))
+        rows: Iterable[JsonObject] = (row for row in read_rows(path) if row["status"].startswith(ERROR))
         write_lines(quarantine, (json.dumps(row, ensure_ascii=False) for row in rows))
     else:
         quarantine.unlink(missing_ok=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
 
 from plumbline.batch.lengths import PixelLimits, resize_to_grid
 from plumbline.data.messages import ask_messages
 from plumbline.errors import ConfigError, Problem
 from plumbline.infer.engine import Reply, Request
 from plumbline.model.server import ChatServer, ServerError, as_server_content
+from plumbline.storage.objects import JsonObject
 
 FIRST_AT_ONCE = 4
 MOST_AT_ONCE = 64
@@ -103,7 +103,7 @@ class OpenAIEngine:
             lane.under_way -= 1
             self._free.notify_all()
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: Request) -> JsonObject:
         """The request as servers take it; guidance and pictures come first, so that a prefix can be shared."""
         names = [f"image {number}" for number in range(len(request.images))]
         messages = ask_messages(names, request.system, request.user)["messages"]
@@ -117,7 +117,7 @@ class OpenAIEngine:
                 content = as_server_content(filled)
             sent.append({**message, "content": content})
         sampling = request.sampling
-        body: dict[str, Any] = {
+        body: JsonObject = {
             "model": self.model,
             "messages": sent,
             "max_tokens": sampling.max_new_tokens,
@@ -161,7 +161,7 @@ def _common_model(lanes: Sequence[_Lane], model: str | None) -> str:
     return model
 
 
-def _read_reply(key: str, answer: dict[str, Any]) -> Reply:
+def _read_reply(key: str, answer: JsonObject) -> Reply:
     choice = answer["choices"][0]
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else None

@@ -12,6 +12,7 @@ from plumbline.errors import ConfigError, Problem
 from plumbline.infer.engine import Reply, Request
 from plumbline.model.checkpoints import locate, weights_stamp
 from plumbline.model.loading import check_architecture, load_processor
+from plumbline.storage.objects import JsonObject
 
 MOST_PICTURES = 16
 """Pictures of one question; vLLM sets memory aside for them."""
@@ -58,7 +59,7 @@ class VllmEngine:
                 yield Reply(request.key, error="image", detail=str(error))
         yield from self._generated(pending)
 
-    def _generated(self, pending: Sequence[tuple[Request, dict[str, Any]]]) -> Iterator[Reply]:
+    def _generated(self, pending: Sequence[tuple[Request, JsonObject]]) -> Iterator[Reply]:
         if not pending:
             return
         params = [sampling_params(request) for request, _ in pending]
@@ -76,12 +77,12 @@ class VllmEngine:
             yield as_reply(request.key, output.outputs[0])
 
 
-def prompt_of(request: Request, processor: Any, limits: PixelLimits) -> dict[str, Any]:
+def prompt_of(request: Request, processor: Any, limits: PixelLimits) -> JsonObject:
     """The question as vLLM takes it: one placeholder per picture, pictures on the patch grid of training."""
     images = [resize_to_grid(image, limits) for image in request.images]
     messages = ask_messages([f"image {number}" for number in range(len(images))], request.system, request.user)
     text = processor.apply_chat_template(messages["messages"], tokenize=False, add_generation_prompt=True)
-    prompt: dict[str, Any] = {"prompt_token_ids": processor.tokenizer(text, add_special_tokens=False)["input_ids"]}
+    prompt: JsonObject = {"prompt_token_ids": processor.tokenizer(text, add_special_tokens=False)["input_ids"]}
     return prompt | {"multi_modal_data": {"image": images}} if images else prompt
 
 

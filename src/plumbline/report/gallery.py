@@ -20,6 +20,7 @@ from plumbline.errors import DataError, Problem
 from plumbline.geometry import KINDS, shape_from_flat
 from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.overlay import draw_objects
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import printable
 
 SIDE = 420
@@ -66,11 +67,11 @@ def _lines_of(checked: Checked) -> dict[tuple[str, int], Line]:
     return lines
 
 
-def _card(finding: Finding, line: Line | None, policy: ImagePolicy) -> dict[str, Any]:
+def _card(finding: Finding, line: Line | None, policy: ImagePolicy) -> JsonObject:
     """One example as the template shows it."""
     raw = parse_line(line, finding.file)[0] if line is not None else None
     problem = finding.problem()
-    card: dict[str, Any] = {"where": printable(problem.where), "what": problem.what, "fix": problem.fix}
+    card: JsonObject = {"where": printable(problem.where), "what": problem.what, "fix": problem.fix}
     card |= {"picture": None, "note": "", "text": ""}
     if isinstance(raw, dict):
         picture, card["note"] = _picture(raw, finding, policy)

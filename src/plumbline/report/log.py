@@ -6,9 +6,9 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem
+from plumbline.storage.objects import JsonObject
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def read_log(path: str | Path) -> RunLog:
     return RunLog(curves, last, planned, tuple(unreadable))
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def _row(line: str) -> JsonObject | None:
     try:
         row = json.loads(line)
     except ValueError:
@@ -83,7 +83,7 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _progress(row: dict[str, Any]) -> tuple[int | None, int]:
+def _progress(row: JsonObject) -> tuple[int | None, int]:
     """(step, planned steps) of a row that has them: the log writes `"global_step/max_steps": "3/40"`."""
     step, _, total = str(row.get("global_step/max_steps", "")).partition("/")
     return (int(step), int(total)) if step.isdecimal() and total.isdecimal() else (None, 0)

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +25,7 @@ from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, DataError, Pro
 from plumbline.geometry.maps import map_points
 from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.overlay import draw_objects
+from plumbline.storage.objects import JsonObject
 from plumbline.train.config import load_run
 from plumbline.train.datasets import augmented, open_datasets
 
@@ -155,7 +155,7 @@ def _distance(light: np.ndarray, point: np.ndarray, dots: np.ndarray) -> float |
     return float(np.hypot((xs * window).sum() / total - x, (ys * window).sum() / total - y))
 
 
-def _row(item: Shown) -> dict[str, Any]:
+def _row(item: Shown) -> JsonObject:
     """One sample as the template shows it."""
     plan = item.plan
     lost = [(item.record.objects[index].desc, f"dropped: {reason}") for index, reason in plan.dropped]

@@ -22,6 +22,7 @@ from plumbline.stage_b.splits import SEALED
 from plumbline.stage_b.suspects import Suspect, Voted, find_suspects
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import PASS
+from plumbline.storage.objects import JsonObject
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -39,7 +40,7 @@ class RowIndex:
         self._stamp: _Stamp = ()
         self._starts: dict[str, list[int]] = {}
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
+    def rows(self, name: str) -> list[JsonObject]:
         """The rows of that name, in the order of the file; DamagedFileError as in `read_rows`."""
         stamp = _stamp_of([self._path])
         if stamp != self._stamp:
@@ -140,7 +141,7 @@ class Desk:
             self._decided = stamp, read_decisions(self.run)
         return self._decided[1]
 
-    def candidates(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def candidates(self, row: Mapping[str, Any]) -> list[JsonObject]:
         """The trajectories that a selection was made of, by their index."""
         return sorted(self._candidates.rows(row["key"]), key=lambda each: each["result"]["candidate_index"])
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any
 
 from PIL import Image
 
@@ -18,6 +17,7 @@ from plumbline.data.record import DataObject
 from plumbline.errors import DataError, Problem
 from plumbline.report.overlay import draw_objects
 from plumbline.report.review_desk import RowIndex
+from plumbline.storage.objects import JsonObject
 
 SIDES = {"thumb": 240, "page": 1400, "full": 2600}
 """Longest side in pixels, by the requested size."""
@@ -94,7 +94,7 @@ class Photos:
             return draw_objects(image, objects, scale=scale)
 
 
-def _objects_of(row: dict[str, Any]) -> Seen:
+def _objects_of(row: JsonObject) -> Seen:
     raw = {name: row.get(name) for name in ("width", "height", "objects")} | {"images": ["photo"]}
     if not raw["objects"]:
         return Seen(note="the caption has no objects")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from plumbline.report.citations import visible
 from plumbline.report.review_desk import Desk, DeskEntry
 from plumbline.stage_b.decisions import DecisionsInForce, relabelled
 from plumbline.stage_b.loop import summarize
 from plumbline.stage_b.mission import MissionRun
+from plumbline.storage.objects import JsonObject
 
 QUEUES = ("review", "suspects")
 PER_PAGE = 100
@@ -69,7 +69,7 @@ def _undo(desk: Desk, number: int, decisions: Mapping[str, DecisionsInForce]) ->
     return at, visible(desk.run.data.tickets[at - 1].group_id), newest.newest.decision
 
 
-def overview(desk: Desk, start: int) -> dict[str, Any]:
+def overview(desk: Desk, start: int) -> JsonObject:
     """The first page: counts, and the tickets of the queue from place `start`."""
     found, decisions = desk.found(), desk.decisions()
     begin = max(0, min(start - 1, len(found.queue) - 1)) if found.queue else 0
@@ -92,7 +92,7 @@ def overview(desk: Desk, start: int) -> dict[str, Any]:
     }
 
 
-def queue_line(entry: DeskEntry, decisions: Mapping[str, DecisionsInForce]) -> dict[str, Any]:
+def queue_line(entry: DeskEntry, decisions: Mapping[str, DecisionsInForce]) -> JsonObject:
     """One ticket of the queue, without its label."""
     result = entry.row["result"]
     return {
@@ -111,7 +111,7 @@ def _outcome(decisions: Mapping[str, DecisionsInForce], key: str) -> str:
     return decisions[key].outcome if key in decisions else ""
 
 
-def suspect_lines(desk: Desk) -> list[dict[str, Any]]:
+def suspect_lines(desk: Desk) -> list[JsonObject]:
     """Labels that look wrong, the clearest first."""
     decisions = desk.decisions()
     return [
@@ -129,7 +129,7 @@ def suspect_lines(desk: Desk) -> list[dict[str, Any]]:
 
 def split_lines(
     run: MissionRun, splits: Mapping[str, str], decisions: Mapping[str, DecisionsInForce]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Figures by split, with labels as corrected; of the sealed test its size alone."""
     figures = summarize(relabelled(run, decisions))
     names: Sequence[str] = list(dict.fromkeys([*splits.values(), *figures]))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from markupsafe import Markup
 
@@ -15,7 +15,7 @@ from plumbline.model.checkpoints import checkpoint_folders, is_complete
 from plumbline.report.charts import COLOURS, ChartLine, curve_svg
 from plumbline.report.html import number, render_page, write_page
 from plumbline.report.log import RunLog, read_log
-from plumbline.storage.objects import read_json_object
+from plumbline.storage.objects import JsonObject, read_json_object
 
 REPORT_FILE = "report.html"
 _TERMS = {
@@ -119,13 +119,13 @@ def _mean(values: Sequence[float]) -> str | None:
     return number(sum(values) / len(values)) if values else None
 
 
-def _metric(log: RunLog, name: str) -> dict[str, Any]:
+def _metric(log: RunLog, name: str) -> JsonObject:
     values = log.values(name)
     first, last, lowest, highest = (values[0], values[-1], min(values), max(values)) if values else (None,) * 4
     return {"name": name, "first": first, "last": last, "lowest": lowest, "highest": highest, "count": len(values)}
 
 
-def _documents(folder: Path) -> list[dict[str, Any]]:
+def _documents(folder: Path) -> list[JsonObject]:
     """The run's own papers; `text` is None where the file is missing."""
     papers = (
         ("Data", "data_manifest.json", _data_text),

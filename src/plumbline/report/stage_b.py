@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import DataError
 from plumbline.report.guidance_history import read_history
@@ -14,6 +13,7 @@ from plumbline.report.review_photos import Photos
 from plumbline.report.review_queue import overview, queue_line, suspect_lines
 from plumbline.stage_b.decisions import DecisionsInForce
 from plumbline.stage_b.mission import MissionRun
+from plumbline.storage.objects import JsonObject
 
 REPORT_FILE = "report.html"
 MOST_LINES = 200
@@ -46,7 +46,7 @@ def write_stage_b_report(run: MissionRun, path: Path, *, image_root: Path | None
     return write_page(path, render_page("stage_b.html", context))
 
 
-def _line(entry: DeskEntry, decisions: Mapping[str, DecisionsInForce], photos: Photos | None) -> dict[str, Any]:
+def _line(entry: DeskEntry, decisions: Mapping[str, DecisionsInForce], photos: Photos | None) -> JsonObject:
     """A ticket of the queue with its first photos, and how many of those cannot be shown."""
     thumbs, unshown = [], 0
     for image in entry.ticket.images[:PHOTOS_EACH] if photos is not None else ():

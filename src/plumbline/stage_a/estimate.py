@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from plumbline.data.images import image_size
 from plumbline.data.messages import ask_messages
 from plumbline.errors import DataError
 from plumbline.stage_a.summaries import SummaryPlan, with_focus
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import duration
 
 PROBED = 100
@@ -32,7 +32,7 @@ class StageAEstimate:
     probed: int
     seconds: float | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return asdict(self)
 
     def line(self) -> str:

@@ -30,6 +30,7 @@ from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.stage_a.config import PROMPTS, StageASettings
 from plumbline.stage_a.tickets import Input, Photo, PhotoTicket, of_mission, read_input, sample_tickets
 from plumbline.storage.files import write_lines
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_heads, read_rows
 
 SUFFIX = "_stage_a.jsonl"
@@ -65,7 +66,7 @@ class SummaryPlan:
         return run_options(self.settings, self.gathered.with_name(f"{self.gathered.stem}.rows.jsonl"))
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """What makes rows comparable."""
         return answering(self.settings, self.model, self.adapter, self.card) | {"prompt": self.focus}
 
@@ -74,7 +75,7 @@ class SummaryPlan:
         """Pictures of this shard without a row."""
         return len(self.run_options.own(self.found.photos)) - self.done.total()
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Plain values for JSON."""
         return {
             "mission": self.mission,
@@ -226,13 +227,13 @@ def _flat(row: Mapping[str, Any]) -> dict[str, str]:
     return {"image_id": name, "summary": "", "failed": "; ".join(row["problems"])}
 
 
-def _whole(tickets: Iterable[PhotoTicket], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _whole(tickets: Iterable[PhotoTicket], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[JsonObject]:
     for ticket in tickets:
         if all(image in rows for image in ticket.images):
             yield ticket_row(ticket, [rows[image] for image in ticket.images])
 
 
-def ticket_row(ticket: PhotoTicket, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def ticket_row(ticket: PhotoTicket, rows: Sequence[Mapping[str, Any]]) -> JsonObject:
     """A ticket as Stage-B reads it. rows: of its pictures, in their order; `image_n` is the n-th of them."""
     named = {f"image_{number}": row for number, row in enumerate(rows, 1)}
     return {

@@ -19,6 +19,7 @@ from plumbline.infer.config import Sampling
 from plumbline.stage_b.gate import GateRules
 from plumbline.stage_b.judge import JudgeWeights
 from plumbline.stage_b.splits import Fractions
+from plumbline.storage.objects import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,8 +270,8 @@ def _between_keys(run: StageBConfig, origins: Mapping[str, Any], file: str) -> l
     return problems
 
 
-def _plain(run: StageBConfig) -> dict[str, Any]:
+def _plain(run: StageBConfig) -> JsonObject:
     from dataclasses import asdict
 
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(run)))
+    plain: JsonObject = json.loads(json.dumps(asdict(run)))
     return plain

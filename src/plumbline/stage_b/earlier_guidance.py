@@ -19,7 +19,7 @@ from plumbline.stage_b.guidance import (
     problem_of_text,
 )
 from plumbline.storage.files import write_atomically
-from plumbline.storage.objects import read_json_object
+from plumbline.storage.objects import JsonObject, read_json_object
 
 _FOCUS_NAMES = ("focus", "mission_focus")
 _FIRST = "G0"
@@ -55,7 +55,7 @@ def import_guidance(
     return found
 
 
-def _missions(source: Path, only: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _missions(source: Path, only: str | None) -> Iterator[tuple[str, JsonObject]]:
     try:
         content = read_json_object(source)
     except DamagedFileError as error:

@@ -18,6 +18,7 @@ from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.rollout import Items, Rollouts, candidates_of, selections
 from plumbline.stage_b.tickets import Tickets
 from plumbline.stage_b.verdict import VERDICT_OF_LABEL
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_rows
 
 GATE = "gate"
@@ -84,7 +85,7 @@ class Budget:
 class Tried:
     """What came of an edit. decision: its row among the edits; None where the run was stopped before it."""
 
-    decision: dict[str, Any] | None = None
+    decision: JsonObject | None = None
     reports: list[RunReport] = field(default_factory=list)
 
 
@@ -135,7 +136,7 @@ def _counts(tickets: Tickets, right: list[dict[str, bool | None]]) -> Counts:
     return Counts.of([head.label == "fail" for head in tickets.heads()], *flags)
 
 
-def _earlier(run: MissionRun, edit: Edit, current: Guidance, gate: str) -> dict[str, Any] | None:
+def _earlier(run: MissionRun, edit: Edit, current: Guidance, gate: str) -> JsonObject | None:
     """What a test of this edit under this guidance on these gate tickets came to."""
     same = {"before": current.hash, "gate": gate}
     tested = (row for row in run.store.edits() if row["outcome"] != UNVERIFIED and row["edit"]["id"] == edit.id)
@@ -159,7 +160,7 @@ def refuse(run: MissionRun, edit: Edit, why: str, source: str) -> None:
 
 def _keep(
     run: MissionRun, edit: Edit, source: str, before: Guidance, after: Guidance, decision: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> JsonObject:
     row = {
         "key": f"{before.hash}/{edit.id}",
         "status": "ok",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import msgspec
 from scipy.stats import beta
@@ -18,6 +17,7 @@ from plumbline.stage_b.edit_trial import Budget, Tried, judge_split
 from plumbline.stage_b.gate import Counts
 from plumbline.stage_b.guidance import Guidance
 from plumbline.stage_b.mission import MissionRun
+from plumbline.storage.objects import JsonObject
 
 SPLIT = "propose"
 
@@ -39,7 +39,7 @@ class Effect:
     high: float
     confidence: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return asdict(self)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import DataError, Problem, UserError
 from plumbline.infer.engine import Engine
@@ -12,6 +11,7 @@ from plumbline.infer.replay import ReplayEngine
 from plumbline.infer.runner import ERROR
 from plumbline.model.checkpoints import weights_stamp
 from plumbline.stage_b.config import EngineConfig
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_recorded
 
 WINDOW_REPLAYED = 256
@@ -43,7 +43,7 @@ def recorded_replies(path: Path) -> dict[str, str]:
     return {row["key"]: _text(row, path) for row in read_recorded(path) if not row["status"].startswith(ERROR)}
 
 
-def _text(row: dict[str, Any], path: Path) -> str:
+def _text(row: JsonObject, path: Path) -> str:
     result = row.get("result")
     text = result.get("text") if isinstance(result, dict) else row.get("text")
     if not isinstance(text, str):
@@ -58,7 +58,7 @@ def window_of(config: EngineConfig) -> int:
     return WINDOW_REPLAYED if config.kind == "replay" else 2 * config.batch_size
 
 
-def who_answers(config: EngineConfig) -> dict[str, Any]:
+def who_answers(config: EngineConfig) -> JsonObject:
     """What makes replies comparable. Of servers only the model's name is known."""
     if config.servers:
         return {"model": config.served_model or "served"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from plumbline.batch.lengths import PixelLimits, chat_length
 from plumbline.batch.tokens import TokenCounter
@@ -16,6 +15,7 @@ from plumbline.stage_a.estimate import operations_per_second
 from plumbline.stage_b.guidance import prompt_of
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.rollout import candidates_of, question
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_heads
 
 PROBED = 100
@@ -40,7 +40,7 @@ class StageBEstimate:
     seconds: float | None
     folder: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return asdict(self)
 
 

@@ -20,7 +20,7 @@ import msgspec
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
 from plumbline.stage_b.summary_text import ROLE_TOKEN, without_roles
 from plumbline.storage.files import write_atomically
-from plumbline.storage.objects import read_json_object
+from plumbline.storage.objects import JsonObject, read_json_object
 from plumbline.storage.text import shown
 
 SCHEMA = 1
@@ -80,7 +80,7 @@ class Edit:
         content = json.dumps([self.kind, self.text, sorted(self.targets)], ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         lists = {"targets": list(self.targets), "evidence": list(self.evidence)}
         return {"id": self.id, "kind": self.kind, "text": self.text, **lists}
 

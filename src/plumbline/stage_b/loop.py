@@ -24,6 +24,7 @@ from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.rollout import Items, Rollouts, candidates_of
 from plumbline.stage_b.splits import SEALED, SPLITS
 from plumbline.stage_b.verdict import PASS
+from plumbline.storage.objects import JsonObject
 
 Progress = Callable[[int], None]
 log = logging.getLogger("plumbline.stage_b")
@@ -46,8 +47,8 @@ class MissionReport:
     price: float = 0.0
     splits: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
-    decisions: list[dict[str, Any]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
+    decisions: list[JsonObject] = field(default_factory=list)
+    summary: JsonObject = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0

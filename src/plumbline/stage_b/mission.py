@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from plumbline.config.recipes import or_shipped
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
@@ -19,6 +18,7 @@ from plumbline.stage_b.mission_store import RESOLVED, SPLITS, MissionStore
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
 from plumbline.stage_b.split_store import SplitStore
 from plumbline.stage_b.tickets import Tickets, read_tickets
+from plumbline.storage.objects import JsonObject
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MissionRun:
         return MissionStore(folder, self.config.guidance.retention)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """What makes trajectories comparable; each row holds its guidance's hash besides."""
         config = self.config
         return {

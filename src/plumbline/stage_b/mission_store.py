@@ -12,7 +12,7 @@ from plumbline.errors import DamagedFileError, Problem
 from plumbline.stage_b.guidance import GuidanceStore
 from plumbline.stage_b.tickets import Tickets
 from plumbline.storage.files import write_atomically, write_lines
-from plumbline.storage.objects import read_json_object
+from plumbline.storage.objects import JsonObject, read_json_object
 from plumbline.storage.rows import read_rows
 
 TRAJECTORIES = "trajectories.jsonl"
@@ -43,7 +43,7 @@ class MissionStore:
         in_use = frozenset(self.read_state()["epochs"].values())
         return GuidanceStore(self.folder, self.retention, in_use)
 
-    def read_state(self) -> dict[str, Any]:
+    def read_state(self) -> JsonObject:
         """Epoch -> guidance step; reflected epochs; how verdicts were selected; counts of looks at labels.
 
         Raises:
@@ -68,17 +68,17 @@ class MissionStore:
         self.write_state(state | {name: looked})
         return looked
 
-    def selections(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def selections(self) -> Iterator[tuple[str, JsonObject]]:
         """(ticket, selection), epoch after epoch: the last one of a ticket is its newest."""
         path = self.folder / SELECTIONS
         return ((row["key"].rpartition("/e")[0], row) for row in (read_rows(path) if path.exists() else ()))
 
-    def latest_selections(self, tickets: Tickets) -> dict[str, dict[str, Any]]:
+    def latest_selections(self, tickets: Tickets) -> dict[str, JsonObject]:
         """Ticket -> its selection of the last epoch that has one."""
         wanted = {head.key for head in tickets.heads()}
         return {key: row for key, row in self.selections() if key in wanted}
 
-    def edits(self) -> list[dict[str, Any]]:
+    def edits(self) -> list[JsonObject]:
         """Every edit that was tried, with its outcome."""
         path = self.folder / EDITS
         return list(read_rows(path)) if path.exists() else []

@@ -16,6 +16,7 @@ from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.rollout import question
 from plumbline.stage_b.summary_text import clean_summary
 from plumbline.stage_b.verdict import VERDICT_OF_LABEL
+from plumbline.storage.objects import JsonObject
 
 KINDS = ("add", "merge", "rewrite", "retire")
 NEED_EVIDENCE = ("add", "rewrite")
@@ -99,7 +100,7 @@ INSTRUCTION = (
 )
 
 
-def case_text(run: MissionRun, guidance: Guidance, cases: list[dict[str, Any]]) -> str:
+def case_text(run: MissionRun, guidance: Guidance, cases: list[JsonObject]) -> str:
     """The user's part of the question."""
     rejected = [row["edit"]["text"] for row in run.store.edits() if row["outcome"] != "accept" and row["edit"]["text"]]
     content = {
@@ -112,7 +113,7 @@ def case_text(run: MissionRun, guidance: Guidance, cases: list[dict[str, Any]]) 
     return json.dumps(content, ensure_ascii=False, indent=0)
 
 
-def wrong_cases(run: MissionRun) -> list[dict[str, Any]]:
+def wrong_cases(run: MissionRun) -> list[JsonObject]:
     """Tickets of the propose split whose newest verdict is not that of their label; false passes first.
 
     One without a verdict teaches nothing about the guidance.

@@ -17,6 +17,7 @@ from plumbline.stage_b.rollout import judge_of, scores_of, selections
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import read_verdict
 from plumbline.storage.files import write_lines
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_rows
 
 REJUDGED = "selections.rejudged.jsonl"
@@ -58,7 +59,7 @@ def _said(row: Mapping[str, Any]) -> tuple[str | None, str]:
     return row["result"]["verdict"], row["result"]["summary_confidence"]
 
 
-def _scored(run: MissionRun) -> Iterator[dict[str, Any]]:
+def _scored(run: MissionRun) -> Iterator[JsonObject]:
     """The trajectories with the scores of today's judge."""
     places = {head.key: place for place, head in enumerate(run.data.tickets.heads())}
     judges = _judges(run)

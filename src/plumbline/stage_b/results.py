@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 from plumbline.errors import Problem, UserError
 from plumbline.infer.runner import check_identity
@@ -12,6 +11,7 @@ from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.mission_store import SELECTIONS
 from plumbline.stage_b.rollout import selections
 from plumbline.storage.files import write_lines
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_rows
 
 SELECTED = "selected"
@@ -41,6 +41,6 @@ def check_verdicts(run: MissionRun) -> None:
         raise UserError(Problem(str(run.store.folder), "its verdicts were selected in another way", fix))
 
 
-def _way(run: MissionRun) -> dict[str, Any]:
+def _way(run: MissionRun) -> JsonObject:
     """How verdicts are selected. unreadable: what a ticket without a readable reply gets; it was 不通过 once."""
     return asdict(run.config.selection) | {"format_filter": run.config.sampler.format_filter, "unreadable": None}

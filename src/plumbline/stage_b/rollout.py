@@ -19,6 +19,7 @@ from plumbline.stage_b.judge import NEEDS_REVIEW, BlindScores, Criteria, Evidenc
 from plumbline.stage_b.selection import UNREADABLE, Candidate, select
 from plumbline.stage_b.tickets import Ticket, Tickets
 from plumbline.stage_b.verdict import Verdict, read_verdict
+from plumbline.storage.objects import JsonObject
 
 SUMMARIES = "照片摘要"
 KEPT_EVIDENCE = 256
@@ -127,7 +128,7 @@ def judge_of(guidance: Guidance, weights: JudgeWeights, items: Sequence[str] = (
 
 def question(ticket: Ticket) -> str:
     """The summaries as JSON: data, never instructions. Pictures without one are named."""
-    content: dict[str, Any] = {SUMMARIES: dict(ticket.summaries)}
+    content: JsonObject = {SUMMARIES: dict(ticket.summaries)}
     if ticket.failed:
         content["没有摘要的照片"] = sorted(ticket.failed)
     return json.dumps(content, ensure_ascii=False, indent=0)
@@ -143,7 +144,7 @@ def read_reply(reply: Reply) -> tuple[Verdict, str]:
     return said, OK if said.format_ok else INVALID
 
 
-def scores_of(said: Verdict, label: str, judge: Judge, evidence: Evidence) -> dict[str, Any] | None:
+def scores_of(said: Verdict, label: str, judge: Judge, evidence: Evidence) -> JsonObject | None:
     """All scores under the names of the trajectories; None where there is no verdict to score."""
     blind = judge.score(said, evidence)
     if blind is None:
@@ -179,7 +180,7 @@ def candidate_of(row: Mapping[str, Any]) -> Candidate:
     return Candidate(result["candidate_index"], result["verdict"], result["reason"], blind)
 
 
-def selections(rows: Iterator[Mapping[str, Any]], config: StageBConfig) -> Iterator[dict[str, Any]]:
+def selections(rows: Iterator[Mapping[str, Any]], config: StageBConfig) -> Iterator[JsonObject]:
     """A row per ticket of which all candidates are there, in the order in which they became so."""
     count = len(candidates_of(config.sampler, config.seed, 1))
     waiting: dict[str, list[Mapping[str, Any]]] = {}
@@ -191,7 +192,7 @@ def selections(rows: Iterator[Mapping[str, Any]], config: StageBConfig) -> Itera
             yield selection_row(ticket, waiting.pop(ticket), config)
 
 
-def selection_row(key: str, rows: Sequence[Mapping[str, Any]], config: StageBConfig) -> dict[str, Any]:
+def selection_row(key: str, rows: Sequence[Mapping[str, Any]], config: StageBConfig) -> JsonObject:
     """The verdict of a ticket in an epoch (`key`), from its trajectories."""
     candidates = sorted(map(candidate_of, rows), key=lambda candidate: candidate.index)
     chosen = select(candidates, config.selection.policy, config.selection.tie_break)

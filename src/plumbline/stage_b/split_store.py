@@ -15,7 +15,7 @@ from plumbline.stage_b.picture_hash import PictureHash, hash_picture
 from plumbline.stage_b.splits import SPLITS, HashedTicket, check_splits, split_tickets
 from plumbline.stage_b.tickets import Ticket, TicketHead, Tickets
 from plumbline.storage.files import write_atomically
-from plumbline.storage.objects import read_json_object
+from plumbline.storage.objects import JsonObject, read_json_object
 
 LARGEST_FILE = 1 << 28
 
@@ -57,7 +57,7 @@ class SplitStore:
         """Whether splits are there that another seed or other shares made."""
         return self.path.exists() and self._content().get("drawn_with", self._drawn_with()) != self._drawn_with()
 
-    def _drawn_with(self) -> dict[str, Any]:
+    def _drawn_with(self) -> JsonObject:
         return {"seed": self.seed, "shares": asdict(self.config.shares)}
 
     def _draw(self) -> None:
@@ -83,7 +83,7 @@ class SplitStore:
             for ticket in self.tickets
         ]
 
-    def _content(self) -> dict[str, Any]:
+    def _content(self) -> JsonObject:
         content = read_json_object(self.path, LARGEST_FILE)
         keys = content.get("keys")
         if not isinstance(keys, dict) or not all(_is_split(name, members) for name, members in keys.items()):

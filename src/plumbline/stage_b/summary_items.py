@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from plumbline.storage.objects import JsonObject
+
 CATEGORY, GENERIC = "类别", "属性"
 STATISTICS = frozenset({"统计", "备注", "分组统计"})
 """Keys of a JSON summary, of which it has one at least and no others."""
@@ -50,7 +52,7 @@ def items_of(summary: str) -> list[SummaryItem]:
     return [SummaryItem(text, text) for text in counted] + [SummaryItem(clause, rest) for clause in free]
 
 
-def read_statistics(summary: str) -> dict[str, Any] | None:
+def read_statistics(summary: str) -> JsonObject | None:
     """The object of a JSON summary; None for any other text."""
     if not summary.lstrip().startswith("{"):
         return None

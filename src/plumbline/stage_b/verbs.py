@@ -32,6 +32,7 @@ from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.splits import SEALED
 from plumbline.storage.files import write_atomically
 from plumbline.storage.locks import locked
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import duration, printable, shown
 
 SHOWN = 5
@@ -127,7 +128,7 @@ def _print_report(report: MissionReport) -> None:
         print("stopped by a limit of `runner` (max_...): the same command goes on", file=sys.stderr)
 
 
-def _edit_line(decision: dict[str, Any]) -> str:
+def _edit_line(decision: JsonObject) -> str:
     edit = decision["edit"]
     what = " ".join(filter(None, (edit["kind"], ", ".join(edit["targets"]), edit["text"])))
     needed = decision.get("tickets_needed")
@@ -255,7 +256,7 @@ def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:
     with locked(chosen.store.folder / "run"):
         looked = chosen.store.count_look(TEST_USES)
     certificate, why = read_certificate(chosen)
-    row: dict[str, Any] = {
+    row: JsonObject = {
         "mission": chosen.data.mission,
         "looked": looked,
         "figures": figures_of(chosen, certificate)[SEALED],

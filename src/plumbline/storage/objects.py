@@ -8,13 +8,16 @@ from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem
 
+JsonObject = dict[str, Any]
+"""What a JSON object becomes: plain values by name."""
+
 MAX_JSON_BYTES = 4 << 20
 
 
-def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> JsonObject:
     """A JSON object from a file that may be hostile: its size is capped, duplicate keys are refused."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> JsonObject:
         content = dict(pairs)
         if len(content) != len(pairs):
             raise ValueError("a key occurs twice")

@@ -14,6 +14,7 @@ import msgspec
 
 from plumbline.errors import DamagedFileError, DataError, OutputError, Problem
 from plumbline.storage.files import write_lines
+from plumbline.storage.objects import JsonObject
 
 TORN_SUFFIX = ".torn"
 Found = TypeVar("Found")
@@ -95,7 +96,7 @@ def read_heads(path: Path) -> Iterator[tuple[str, str]]:
     return _read(path, _head)
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[JsonObject]:
     """The whole rows of a file; a last line without its end is torn and left out.
 
     Raises DamagedFileError with the number of a line that is not a row with a key and a status.
@@ -103,7 +104,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     return _read(path, _row)
 
 
-def read_recorded(path: Path) -> Iterator[dict[str, Any]]:
+def read_recorded(path: Path) -> Iterator[JsonObject]:
     """As `read_rows`, from a file that others may have written: a row without a status is `ok`.
 
     Raises DataError for a line that is not a row, and for a file that is not there.
@@ -122,8 +123,8 @@ def _head(line: bytes) -> tuple[str, str]:
     return head.key, head.status
 
 
-def _row(line: bytes, missing: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    row: dict[str, Any] = {**missing, **json.loads(line)}
+def _row(line: bytes, missing: Mapping[str, Any] = MappingProxyType({})) -> JsonObject:
+    row: JsonObject = {**missing, **json.loads(line)}
     if not isinstance(row.get("key"), str) or not isinstance(row.get("status"), str):
         raise ValueError("it has no key or no status")
     return row

@@ -22,6 +22,7 @@ from plumbline.data.convert.picture import (
     whole,
 )
 from plumbline.data.convert.stream import json_items
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown
 
 _PLACED = "CREATE TABLE placed (image TEXT, row TEXT)"
@@ -121,7 +122,7 @@ def _picture(image: Any, where: str, is_lvis: bool) -> AnnotatedPicture:
     return picture
 
 
-def _add(picture: AnnotatedPicture, row: dict[str, Any], names: dict[str, str], report: ConversionReport) -> None:
+def _add(picture: AnnotatedPicture, row: JsonObject, names: dict[str, str], report: ConversionReport) -> None:
     where = f"annotations[{row['index']}]"
     place = f"{picture.place}: {where}"
     attributes = mapping(row.get("attributes"))
@@ -139,7 +140,7 @@ def _add(picture: AnnotatedPicture, row: dict[str, Any], names: dict[str, str], 
         picture.add(kind, numbers, desc, where, report)
 
 
-def _geometry(row: dict[str, Any], drawn_as: object, place: str, report: ConversionReport) -> tuple[str, Any]:
+def _geometry(row: JsonObject, drawn_as: object, place: str, report: ConversionReport) -> tuple[str, Any]:
     """(kind, flat numbers) of an annotation: its outline where it has one of a single part, else its box."""
     outlines, how = _outlines(row.get("segmentation"))
     if len(outlines) == 1:

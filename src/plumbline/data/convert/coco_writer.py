@@ -15,6 +15,7 @@ from plumbline.data.read import parse_line, read_lines
 from plumbline.data.record import DataObject, Record
 from plumbline.data.stats import desc_levels
 from plumbline.storage.files import replacing
+from plumbline.storage.objects import JsonObject
 
 
 def write_coco(source: Path, target: Path, report: ConversionReport) -> None:
@@ -60,7 +61,7 @@ def _images(source: Path, later: Any, categories: dict[str, int], report: Conver
             report.lose(reason, place)
             continue
         report.records += 1
-        image: dict[str, Any] = {
+        image: JsonObject = {
             "id": report.records,
             "file_name": record.images[0],
             "width": record.width,
@@ -98,7 +99,7 @@ def _unfit(record: Record) -> str:
     return "" if record.width is not None else "record without the picture's size"
 
 
-def _annotation(item: DataObject, categories: dict[str, int]) -> dict[str, Any]:
+def _annotation(item: DataObject, categories: dict[str, int]) -> JsonObject:
     x1, y1, x2, y2 = item.shape.bounds()
     category = categories.setdefault(desc_levels(item.desc)[0] or item.desc, len(categories) + 1)
     return {

@@ -20,6 +20,7 @@ from plumbline.data.convert.picture import (
     with_attributes,
 )
 from plumbline.errors import DataError, Problem
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import printable, shown, shown_path
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -52,7 +53,7 @@ def read_labelme(source: Path, report: ConversionReport) -> Iterator[AnnotatedPi
         yield picture
 
 
-def _load(file: Path, report: ConversionReport) -> dict[str, Any] | None:
+def _load(file: Path, report: ConversionReport) -> JsonObject | None:
     try:
         if file.stat().st_size > MAX_BYTES:
             report.lose("file that is no LabelMe annotation", f"{file}: larger than {MAX_BYTES} bytes")

@@ -11,6 +11,7 @@ from typing import Any
 
 from plumbline.data.contract import are_coordinates
 from plumbline.geometry.clip import is_flat
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import printable, shown
 
 _EXAMPLES = 3
@@ -50,7 +51,7 @@ class ConversionReport:
         if len(places) < _EXAMPLES:
             places.append(printable(where))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         return {
             "pictures": self.pictures,
             "records": self.records,
@@ -70,9 +71,9 @@ class AnnotatedPicture:
     place: str
     width: int | None = None
     height: int | None = None
-    objects: list[dict[str, Any]] = field(default_factory=list)
+    objects: list[JsonObject] = field(default_factory=list)
     summary: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=dict)
 
     def add(self, kind: str, numbers: object, desc: object, where: str, report: ConversionReport) -> None:
         """Append one object, or count why it is not one. `numbers`: flat pixels; a box in any order of its corners."""
@@ -101,7 +102,7 @@ class AnnotatedPicture:
         if is_empty:
             report.lose(f"{_WORDS[kind]} that encloses nothing", f"{place}: {shown(numbers)}")
             return
-        item: dict[str, Any] = {kind: flat}
+        item: JsonObject = {kind: flat}
         if kind == "line":
             item["line_points"] = len(points)
         self.objects.append(item | {"desc": desc.strip()})

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from plumbline.data.contract import find_breaches
 from plumbline.data.convert.picture import AnnotatedPicture, ConversionReport
@@ -18,6 +17,7 @@ from plumbline.data.images import image_size
 from plumbline.data.record import SCHEMA
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, DataError, Problem
 from plumbline.storage.files import write_lines
+from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown_path
 
 EMPTY = "picture without objects"
@@ -169,8 +169,8 @@ def _with_losses(
         before = report.lost.total()
 
 
-def _row(picture: AnnotatedPicture, image: str, *, is_negative: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"schema": SCHEMA, "images": [image]}
+def _row(picture: AnnotatedPicture, image: str, *, is_negative: bool) -> JsonObject:
+    row: JsonObject = {"schema": SCHEMA, "images": [image]}
     if picture.width is not None and picture.height is not None:
         row |= {"width": picture.width, "height": picture.height}
     if picture.objects or is_negative:
@@ -180,7 +180,7 @@ def _row(picture: AnnotatedPicture, image: str, *, is_negative: bool) -> dict[st
     return row | ({"metadata": picture.metadata} if picture.metadata else {})
 
 
-def _as_box(item: dict[str, Any], place: str, report: ConversionReport) -> dict[str, Any]:
+def _as_box(item: JsonObject, place: str, report: ConversionReport) -> JsonObject:
     kind = next((kind for kind in ("quad", "poly") if kind in item), None)
     if kind is None:
         return item
