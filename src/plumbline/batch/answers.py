@@ -3,6 +3,11 @@
 With a tokenizer that sets every digit apart, an answer costs the digits of its coordinates plus what lies between
 them, and that depends on each object's kind, number of points and description alone. Neither the order of the vertices
 nor that of the objects changes the sum, except for which object comes last.
+
+Why a second way besides building the sample and counting its text: planning packs measures every record of every epoch
+before the first step. 10,000 augmented records of ten objects take 1.1 s this way and 3.6 s the plain way (two cores,
+2026-11-30), so 100,000 stay within 20 s in a slow hour. The plain way remains for everything else, and the tests hold
+both equal.
 """
 
 from __future__ import annotations
