@@ -81,10 +81,13 @@ def quick(monkeypatch):
 )
 def test_what_passes_is_tried_again_and_what_stays_is_told(trouble, kind):
     heard = []
-    with scripted(trouble, trouble) as (url, seen), ChatServer(url, timeout=0.3, on_retry=heard.append) as server:
+    with (
+        scripted(trouble, trouble) as (url, seen),
+        ChatServer(url, timeout=0.3, most_wait=0.05, on_retry=heard.append) as server,
+    ):
         assert server.chat({"model": "m"}) == GOOD
         assert len(seen) == 3 and [error.kind for error in heard] == [kind, kind]
-    with scripted(*[trouble] * 9) as (url, seen), ChatServer(url, timeout=0.3, tries=3) as server:
+    with scripted(*[trouble] * 9) as (url, seen), ChatServer(url, timeout=0.3, most_wait=0.05, tries=3) as server:
         with pytest.raises(ServerError) as caught:
             server.chat({"model": "m"})
         assert caught.value.kind == kind and len(seen) == 3 and url in str(caught.value)
@@ -121,7 +124,7 @@ def test_what_will_not_pass_is_told_at_once(trouble, kind):
 def test_an_overload_that_calls_itself_200_is_asked_again(answer, words):
     with scripted((200, {}, answer)) as (url, seen):
         heard = []
-        with ChatServer(url, on_retry=heard.append) as server:
+        with ChatServer(url, most_wait=0.05, on_retry=heard.append) as server:
             assert server.chat({}) == GOOD
         assert len(seen) == 2 and heard[0].overloaded and words in str(heard[0])
 
