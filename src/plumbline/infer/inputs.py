@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +74,20 @@ def images_of_jsonl(path: Path) -> Iterator[str]:
 
 def keyed(names: Iterator[str] | list[str], folder: Path, policy: ImagePolicy) -> list[CaptionItem]:
     """Items with unique keys, in the order of the names."""
+    key_of = picture_keys()
+    return [CaptionItem(key_of(name), name, folder, policy) for name in names]
+
+
+def picture_keys() -> Callable[[str], str]:
+    """Gives the key of each name of an input, called once per picture and in its order."""
     seen: Counter[str] = Counter()
-    items = []
-    for name in names:
+
+    def key_of(name: str) -> str:
         seen[name] += 1
         key = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        items.append(CaptionItem(f"data:{digest(key)}" if is_data_url(name) else key, name, folder, policy))
-    return items
+        return f"data:{digest(key)}" if is_data_url(name) else key
+
+    return key_of
 
 
 def digest(text: str) -> str:

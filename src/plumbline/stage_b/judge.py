@@ -12,8 +12,8 @@ from dataclasses import astuple, dataclass, field
 from typing import Annotated
 
 from plumbline.config.limits import Range
+from plumbline.data.summary_items import items_of
 from plumbline.errors import ConfigError, Problem
-from plumbline.stage_b.summary_items import items_of
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import FAIL, VERDICT_OF_LABEL, Verdict
 from plumbline.stage_b.wording import Wording, bigrams, holds, treats

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from plumbline.stage_b.summary_items import items_of, read_statistics
+from plumbline.data.summary_items import items_of, read_statistics
 
 MAX_SUMMARY = 2000
 """Characters of a summary that are read; Stage-A's one line of 2,048 tokens at most rarely has 300."""

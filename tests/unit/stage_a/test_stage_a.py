@@ -21,7 +21,7 @@ from plumbline.stage_a.tickets import natural_key, read_input, sample_tickets
 from plumbline.storage.rows import read_rows
 
 MISSION, OTHER = "挡风板安装检查", "BBU接地线检查"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def make_tickets(root: Path, missions: tuple[str, ...] = (MISSION,), names: tuple[str, ...] = ()) -> Path:

@@ -13,7 +13,7 @@ from plumbline.cli import app
 from plumbline.errors import ConfigError
 from plumbline.train.reference import reference_page
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FRAGMENTS = sorted((Path(__file__).parent / "fragments").glob("*.yaml"))
 
 

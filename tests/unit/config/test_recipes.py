@@ -12,7 +12,7 @@ from plumbline.config.tree import plain
 from plumbline.errors import Problem
 from plumbline.train.config import TrainRun, load_run
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 TINY = CONFIGS / "tiny"
 RECIPES = (
     "base",

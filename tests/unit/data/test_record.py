@@ -18,7 +18,7 @@ from plumbline.data.messages import build_messages
 from plumbline.data.prompts import default_prompts
 from plumbline.data.record import Record, record_to_mapping
 
-PAGE = (Path(__file__).parents[2] / "docs" / "DATA_FORMATS.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "DATA_FORMATS.md").read_text(encoding="utf-8")
 
 
 def breaches(raw: dict) -> list:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,9 @@ CATEGORY, GENERIC = "类别", "属性"
 STATISTICS = frozenset({"统计", "备注", "分组统计"})
 """Keys of a JSON summary, of which it has one at least and no others."""
 MAX_DEPTH = 8
-_COUNTED = re.compile(r"(?P<text>[^×]+?)\s*[×xX*]\s*\d+\s*(?:[，,、；;。]\s*|$)")
+MOST_DIGITS = 4
+"""Of a count; a longer number is none."""
+_COUNTED = re.compile(r"(?P<text>[^×]+?)\s*[×xX*]\s*(?P<count>\d+)\s*(?:[，,、；;。]\s*|$)")
 _STRUCTURE, _LEVEL = re.compile(r"[/=]"), re.compile(r"[/,，=:：]")
 _CLAUSE = re.compile(r"[，,、；;。！!\n]+")
 
@@ -46,10 +50,40 @@ def items_of(summary: str) -> list[SummaryItem]:
     """The items of a summary, in its order; of free text each clause is one, about what the whole text is about."""
     statistics = read_statistics(summary)
     if statistics is not None:
-        return [SummaryItem(text, text) for text in _flat(statistics, "", 0)]
+        return [SummaryItem(text, text) for text, _ in _flat(statistics, "", 0)]
     counted, rest = _counted(summary)
     free = [clause.strip() for clause in _CLAUSE.split(rest) if clause.strip()]
     return [SummaryItem(text, text) for text in counted] + [SummaryItem(clause, rest) for clause in free]
+
+
+def count_items(summary: str) -> Counter[str]:
+    """How many of each thing a summary says there are: `A×2，B` counts two of A and one of B.
+
+    Marks of full and half width, spaces and the case of Latin letters are the same; of JSON statistics a leaf that is
+    a number counts so many.
+    """
+    statistics = read_statistics(summary)
+    found: Counter[str] = Counter()
+    if statistics is not None:
+        for text, value in _flat(statistics, "", 0):
+            is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**MOST_DIGITS
+            found[_normalised(text)] += value if is_count else 1
+        return found
+    end = 0
+    for match in _COUNTED.finditer(summary):
+        if match.start() != end:
+            break
+        digits = match["count"]
+        found[_normalised(match["text"])] += int(digits) if len(digits) <= MOST_DIGITS else 1
+        end = match.end()
+    for clause in _CLAUSE.split(summary[end:]):
+        if clause.strip():
+            found[_normalised(clause)] += 1
+    return found
+
+
+def _normalised(text: str) -> str:
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().lower()
 
 
 def read_statistics(summary: str) -> JsonObject | None:
@@ -75,8 +109,8 @@ def _counted(summary: str) -> tuple[list[str], str]:
     return [text for text in found if text], summary[end:].strip()
 
 
-def _flat(value: Any, path: str, depth: int) -> Iterator[str]:
-    """One text per leaf, the names above it in front; the category of an entry comes before its attributes."""
+def _flat(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """(text, leaf) per leaf, the names above it in front; the category of an entry comes before its attributes."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, dict):
@@ -84,7 +118,7 @@ def _flat(value: Any, path: str, depth: int) -> Iterator[str]:
         path = _joined(path, category) if isinstance(category, str) else path
         rest = {key: inner for key, inner in value.items() if key != CATEGORY}
         if not rest and isinstance(category, str):
-            yield path
+            yield path, None
         for key, inner in rest.items():
             is_silent = key == GENERIC or (depth == 0 and key in STATISTICS)
             yield from _flat(inner, path if is_silent else _joined(path, key), depth + 1)
@@ -93,9 +127,9 @@ def _flat(value: Any, path: str, depth: int) -> Iterator[str]:
             yield from _flat(inner, path, depth + 1)
     elif isinstance(value, str):
         if value.strip():
-            yield _joined(path, value.strip())
+            yield _joined(path, value.strip()), value
     elif path and value is not None:
-        yield path
+        yield path, value
 
 
 def _joined(path: str, name: str) -> str:

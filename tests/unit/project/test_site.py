@@ -13,7 +13,7 @@ import yaml
 
 import plumbline
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

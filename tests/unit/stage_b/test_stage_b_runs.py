@@ -27,7 +27,7 @@ from plumbline.stage_b.simulation import MISSION, RULE
 from plumbline.storage.rows import read_rows
 from stage_b_folders import Inspector, run_over, ticket_rows, write_config, write_tickets
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 LARGE_GATE = {"shares": {"propose": 0.3, "gate": 0.6, "calibration": 0.05, "test": 0.05}}

@@ -13,7 +13,7 @@ from plumbline.config.recipes import or_shipped, recipes, shipped
 from plumbline.stage_a.summaries import mission_prompt
 from plumbline.train.config import check_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

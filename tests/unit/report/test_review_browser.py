@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> MissionRun:
 def address(run: MissionRun) -> Iterator[str]:
     """Of a server in a process of its own, as a person would start it; interrupted at the end."""
     folder = Path(run.config.output.root).parent
-    words = [sys.executable, "-c", SERVE, str(Path(__file__).parents[1]), str(folder)]
+    words = [sys.executable, "-c", SERVE, str(Path(__file__).parents[2]), str(folder)]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     ) as server:

@@ -14,7 +14,7 @@ from plumbline.cli import app
 from plumbline.config.types import AnyOf, Field, ListOf, Section, ValueType
 from plumbline.train.config import check_file, root_section
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
