@@ -59,8 +59,7 @@ def items_of(summary: str) -> list[SummaryItem]:
 def count_items(summary: str) -> Counter[str]:
     """How many of each thing a summary says there are: `A×2，B` counts two of A and one of B.
 
-    Marks of full and half width, spaces and the case of Latin letters are the same; of JSON statistics a leaf that is
-    a number counts so many.
+    Marks of full and half width are the same; of JSON statistics a leaf that is a number counts so many.
     """
     statistics = read_statistics(summary)
     found: Counter[str] = Counter()
@@ -83,7 +82,7 @@ def count_items(summary: str) -> Counter[str]:
 
 
 def _normalised(text: str) -> str:
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().lower()
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
 
 
 def read_statistics(summary: str) -> JsonObject | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from plumbline.evaluate.descriptions import MAX_LEVELS, class_of, compare_descriptions
-from plumbline.evaluate.matching import BUDGET_AT, ERROR_KINDS, THRESHOLDS, Errors, find_errors, match
+from plumbline.evaluate.matching import BUDGET_AT, ERROR_KINDS, THRESHOLDS, Errors, find_errors, hits_at_all, match
 from plumbline.evaluate.pairs import Pair
 from plumbline.evaluate.similarity import Matrix, similarities
 
@@ -84,12 +84,8 @@ def _add(counts: PictureCounts, **amounts: float) -> None:
 
 
 def _count_hits(counts: PictureCounts, similarity: Matrix, same: np.ndarray) -> None:
-    assert counts.errors is not None
-    hits = len(counts.errors.matched[0])
-    for threshold in THRESHOLDS:
-        if threshold > BUDGET_AT and hits:  # no pair at a lower threshold, none at a higher
-            hits = len(match(similarity, same, threshold)[0])
-        _add(counts, **{f"hits_{threshold:.2f}": hits})
+    start = COLUMN[f"hits_{BUDGET_AT:.2f}"]
+    counts.row[start : start + len(THRESHOLDS)] = hits_at_all(similarity, same)
 
 
 def _count_errors(counts: PictureCounts, errors: Errors) -> None:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from plumbline.data.stats import desc_levels
 
@@ -15,11 +16,13 @@ _PARTS = re.compile(r"[/,、;]")
 _KEY = re.compile(r"^([^:=]{1,20})[:=](.+)$")
 
 
+@lru_cache(65536)
 def normalised(text: str) -> str:
-    """Full-width marks, spaces and the case of Latin letters aside."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().lower()
+    """Without the difference of full and half width marks, and of spaces."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
 
 
+@lru_cache(65536)
 def class_of(desc: str) -> str:
     """The first level, as it is compared and shown."""
     return normalised(desc_levels(unicodedata.normalize("NFKC", desc))[0])
@@ -42,6 +45,7 @@ class DescriptionCounts:
     is_exact: bool
 
 
+@lru_cache(65536)
 def compare_descriptions(truth: str, found: str) -> DescriptionCounts:
     """Compare what was described with what is annotated."""
     mine, theirs = (unicodedata.normalize("NFKC", text) for text in (truth, found))

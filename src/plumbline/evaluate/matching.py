@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from plumbline.evaluate.similarity import Matrix
+from plumbline.evaluate.similarity import LEAST, Matrix
 
-THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 BUDGET_AT = THRESHOLDS[0]
-BACKGROUND = 0.1
+BACKGROUND = LEAST
 """Below this similarity to everything, a found object is a ghost."""
 
 ERROR_KINDS = ("missed", "ghost", "duplicate", "localisation", "class", "both")
@@ -58,6 +58,16 @@ def match(similarity: Matrix, allowed: NDArray[np.bool_], threshold: float) -> P
     rows, columns = linear_sum_assignment(np.where(able, similarity + len(similarity), 0.0), maximize=True)
     kept = able[rows, columns]
     return rows[kept], columns[kept]
+
+
+def hits_at_all(similarity: Matrix, allowed: NDArray[np.bool_]) -> list[int]:
+    """How many pairs `match` finds at each of `THRESHOLDS`."""
+    able = allowed & (similarity >= BUDGET_AT)
+    if not able.any():
+        return [0] * len(THRESHOLDS)
+    if able.sum(axis=0).max() == 1 and able.sum(axis=1).max() == 1:  # nothing to choose, at no threshold
+        return (similarity[able][:, None] >= THRESHOLDS).sum(axis=0).tolist()
+    return [len(match(similarity, allowed, threshold)[0]) for threshold in THRESHOLDS]
 
 
 def find_errors(similarity: Matrix, same_class: NDArray[np.bool_]) -> Errors:

@@ -173,7 +173,8 @@ def _row(raw: JsonObject, path: Path, number: int) -> JsonObject:
     if wrong:
         what = f"{', '.join(wrong)}: not as `plumbline infer` writes them"
         raise DataError(Problem(place, what, "give the file that `plumbline infer --output` wrote"))
-    objects = {"images": ["-"], "objects": raw.get("objects") or []}
+    size = {"width": max(whole["width"], 1), "height": max(whole["height"], 1)}
+    objects = {"images": ["-"], **size, "objects": raw.get("objects") or []}
     return whole | {
         "objects": _objects(objects, path, number),
         "problems": tuple(str(each) for each in whole["problems"]),

@@ -18,7 +18,7 @@ from plumbline.evaluate.pairs import Pair, PairedFile, pair_files
 from plumbline.evaluate.scale import wrong_scale
 from plumbline.evaluate.similarity import Matrix
 from plumbline.evaluate.summaries import count_summary, summary_figures
-from plumbline.forked import cores, forked_map
+from plumbline.forked import cores, forked_map, paused_collection
 from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown_path
 
@@ -122,7 +122,8 @@ def evaluate_file(
     Raises:
         DataError: The files do not belong together, or hold nothing of the mode.
     """
-    files = pair_files(truth, predictions, limit=limit)
+    with paused_collection():
+        files = pair_files(truth, predictions, limit=limit)
     mode = mode or _mode_of(files)
     if mode == "summary":
         return _evaluate_summaries(files, bootstraps, seed)
@@ -141,7 +142,7 @@ def compare_evaluations(
 
 def _mode_of(files: PairedFile) -> Mode:
     """Summaries are annotated and the replies are no objects; otherwise objects."""
-    if not any(pair.summary for pair in files.pairs):
+    if any(pair.found for pair in files.pairs) or not any(pair.summary for pair in files.pairs):
         return "dense"
     texts = [pair.text.strip() for pair in files.pairs if pair.text.strip()]
     objects = sum(text.startswith("{") and read_statistics(text) is None for text in texts)

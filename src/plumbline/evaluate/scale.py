@@ -11,7 +11,7 @@ from plumbline.evaluate.pairs import Pair
 from plumbline.evaluate.similarity import similarities
 from plumbline.geometry import Shape
 
-SAMPLED = 200
+SAMPLED = 50
 """Pictures that are looked at."""
 GAIN = 0.2
 """A reading must be better by so much mean similarity to be worth a word."""
@@ -41,6 +41,8 @@ def wrong_scale(pairs: Sequence[Pair]) -> str | None:
     if not looked_at:
         return None
     now = _fit(looked_at, lambda points, size: points)
+    if now > 1 - GAIN:
+        return None
     fits = {name: _fit(looked_at, reading) for name, reading in _readings().items()}
     best = max(fits, key=lambda name: fits[name])
     return best if fits[best] > now + GAIN else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -12,6 +13,8 @@ from plumbline.geometry import Box, Polyline, Shape
 
 Matrix = NDArray[np.float64]
 
+LEAST = 0.1
+"""A similarity of areas that cannot reach this is given as 0."""
 TUBE = 0.01
 """Half the width of the tube around a line, as a share of the picture's diagonal."""
 
@@ -35,28 +38,47 @@ def similarities(truth: Sequence[Shape], found: Sequence[Shape], diagonal: float
     if not values.size:
         return values
     bounds_t, bounds_f = _bounds(truth), _bounds(found)
-    _put_boxes(values, bounds_t, bounds_f)
-    is_line_t, is_line_f = (np.array([isinstance(each, Polyline) for each in side]) for side in (truth, found))
-    is_box_t, is_box_f = (np.array([isinstance(each, Box) for each in side]) for side in (truth, found))
+    common = _common(bounds_t, bounds_f)
+    boxes = _of_kind(truth, Box)[:, None] & _of_kind(found, Box)[None, :]
+    lines_t, lines_f = _of_kind(truth, Polyline), _of_kind(found, Polyline)
+    if boxes.any():
+        values[boxes] = _box_iou(bounds_t, bounds_f, common)[boxes]
+    areas = ~lines_t[:, None] & ~lines_f[None, :] & ~boxes & (common > 0)
+    if areas.any():
+        values[areas] = _polygon_iou(_Sides.of(truth, found, areas, _polygons), common[areas])
     tube = TUBE * diagonal
-    lines = is_line_t[:, None] & is_line_f[None, :]
-    boxes = is_box_t[:, None] & is_box_f[None, :]
-    areas = ~is_line_t[:, None] & ~is_line_f[None, :] & ~boxes & (values > 0)
-    values[~boxes] = 0.0
-    rows, columns = np.nonzero(areas)
-    if len(rows):
-        values[rows, columns] = _polygon_iou(*_picked(truth, found, rows, columns))
-    rows, columns = np.nonzero(lines & _near(bounds_t, bounds_f, tube))
-    if len(rows):
-        values[rows, columns] = _line_agreement(*_picked(truth, found, rows, columns), tube)
+    lines = lines_t[:, None] & lines_f[None, :] & _near(bounds_t, bounds_f, tube)
+    if lines.any():
+        values[lines] = _line_agreement(_Sides.of(truth, found, lines, _lines), tube)
     return values
 
 
-def _picked(
-    truth: Sequence[Shape], found: Sequence[Shape], rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[list[Shape], list[Shape]]:
-    """The shapes of every pair."""
-    return [truth[row] for row in rows.tolist()], [found[column] for column in columns.tolist()]
+class _Sides(NamedTuple):
+    """The shapes that take part in some pairs, each once, and which of them each pair is made of."""
+
+    truth: NDArray[np.object_]
+    found: NDArray[np.object_]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+
+    @classmethod
+    def of(
+        cls,
+        truth: Sequence[Shape],
+        found: Sequence[Shape],
+        wanted: NDArray[np.bool_],
+        make: Callable[[Sequence[Shape]], NDArray[np.object_]],
+    ) -> _Sides:
+        """wanted: bool [T, F]; make: shapes to shapely's."""
+        rows, columns = np.nonzero(wanted)
+        parts_t, at_t = np.unique(rows, return_inverse=True)
+        parts_f, at_f = np.unique(columns, return_inverse=True)
+        first = make([truth[index] for index in parts_t.tolist()])
+        return cls(first, make([found[index] for index in parts_f.tolist()]), at_t, at_f)
+
+
+def _of_kind(shapes: Sequence[Shape], kind: type[Shape]) -> NDArray[np.bool_]:
+    return np.array([isinstance(shape, kind) for shape in shapes], dtype=np.bool_)
 
 
 def _bounds(shapes: Sequence[Shape]) -> Matrix:
@@ -64,14 +86,17 @@ def _bounds(shapes: Sequence[Shape]) -> Matrix:
     return np.array([shape.bounds() for shape in shapes], dtype=np.float64)
 
 
-def _put_boxes(values: Matrix, truth: Matrix, found: Matrix) -> None:
-    """IoU of the boxes around all shapes, in place: right for two boxes, above 0 wherever areas can meet."""
+def _common(truth: Matrix, found: Matrix) -> Matrix:
+    """Area that the boxes around two shapes share, in square pixels [T, F]."""
     low = np.maximum(truth[:, None, :2], found[None, :, :2])
     high = np.minimum(truth[:, None, 2:], found[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
+    return np.asarray(np.clip(high - low, 0, None).prod(axis=2))
+
+
+def _box_iou(truth: Matrix, found: Matrix, common: Matrix) -> Matrix:
     size_t, size_f = ((side[:, 2:] - side[:, :2]).prod(axis=1) for side in (truth, found))
     union = size_t[:, None] + size_f[None, :] - common
-    np.divide(common, union, out=values, where=union > 0)
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
 def _near(truth: Matrix, found: Matrix, reach: float) -> NDArray[np.bool_]:
@@ -80,10 +105,14 @@ def _near(truth: Matrix, found: Matrix, reach: float) -> NDArray[np.bool_]:
     return np.asarray((apart <= reach).all(axis=2), dtype=np.bool_)
 
 
-def _polygon_iou(one: Sequence[Shape], two: Sequence[Shape]) -> Matrix:
-    first, second = _polygons(one), _polygons(two)
-    common = shapely.area(shapely.intersection(first, second))
-    union = shapely.area(first) + shapely.area(second) - common
+def _polygon_iou(sides: _Sides, most: Matrix) -> Matrix:
+    """most: what the boxes around the two have in common, in square pixels: no more can the shapes."""
+    truth, found, rows, columns = sides
+    area_t, area_f = shapely.area(truth)[rows], shapely.area(found)[columns]
+    able = most >= LEAST * np.maximum(area_t, area_f)
+    common = np.zeros_like(most)
+    common[able] = shapely.area(shapely.intersection(truth[rows[able]], found[columns[able]]))
+    union = area_t + area_f - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
@@ -104,10 +133,10 @@ def _corners(shape: Shape) -> Matrix:
     return shape.points
 
 
-def _line_agreement(one: Sequence[Shape], two: Sequence[Shape], tube: float) -> Matrix:
-    first, second = _lines(one), _lines(two)
-    covered = _share_inside(first, second, tube)
-    right = _share_inside(second, first, tube)
+def _line_agreement(sides: _Sides, tube: float) -> Matrix:
+    truth, found, rows, columns = sides
+    covered = _share_inside(truth[rows], shapely.buffer(found, tube, quad_segs=4)[columns])
+    right = _share_inside(found[columns], shapely.buffer(truth, tube, quad_segs=4)[rows])
     both = covered + right
     return np.divide(2 * covered * right, both, out=np.zeros_like(both), where=both > 0)
 
@@ -117,8 +146,7 @@ def _lines(shapes: Sequence[Shape]) -> NDArray[np.object_]:
     return shapely.linestrings(np.concatenate([shape.points for shape in shapes]), indices=indices)
 
 
-def _share_inside(lines: NDArray[np.object_], others: NDArray[np.object_], tube: float) -> Matrix:
-    """Share of each line's length that lies within `tube` of the other; a line without length has none."""
-    inside = shapely.length(shapely.intersection(lines, shapely.buffer(others, tube)))
-    length = shapely.length(lines)
+def _share_inside(lines: NDArray[np.object_], tubes: NDArray[np.object_]) -> Matrix:
+    """Share of each line's length that lies in its tube; a line without length has none."""
+    inside, length = shapely.length(shapely.intersection(lines, tubes)), shapely.length(lines)
     return np.divide(inside, length, out=np.zeros_like(length), where=length > 0)
