@@ -30,7 +30,7 @@ _LEAST_PER_PROCESS = 200
 
 
 @dataclass(frozen=True)
-class Group:
+class ScoredGroup:
     """One class, kind of geometry or size at IoU 0.5: annotated, found and right objects."""
 
     name: str
@@ -65,7 +65,7 @@ class Evaluation:
     counts: Matrix
     figures: dict[str, Figure]
     pictures: tuple[PictureCounts, ...] = ()
-    groups: dict[str, tuple[Group, ...]] = field(default_factory=dict)
+    groups: dict[str, tuple[ScoredGroup, ...]] = field(default_factory=dict)
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
     keys: dict[str, tuple[int, int]] = field(default_factory=dict)
     coco: dict[str, float | None] = field(default_factory=dict)
@@ -206,10 +206,10 @@ def _add_up(into: dict[Key, list[int]], own: dict[Key, list[int]]) -> None:
             known[index] += amount
 
 
-def _grouped(groups: dict[tuple[str, str], list[int]]) -> dict[str, tuple[Group, ...]]:
-    found: dict[str, list[Group]] = {"class": [], "kind": [], "size": []}
+def _grouped(groups: dict[tuple[str, str], list[int]]) -> dict[str, tuple[ScoredGroup, ...]]:
+    found: dict[str, list[ScoredGroup]] = {"class": [], "kind": [], "size": []}
     for (dimension, name), (truth, predicted, right) in groups.items():
-        found[dimension].append(Group(name, truth, predicted, right))
+        found[dimension].append(ScoredGroup(name, truth, predicted, right))
     return {
         dimension: tuple(sorted(own, key=lambda group: (-group.truth, group.name))) for dimension, own in found.items()
     }

@@ -45,15 +45,15 @@ def similarities(truth: Sequence[Shape], found: Sequence[Shape], diagonal: float
         values[boxes] = _box_iou(bounds_t, bounds_f, common)[boxes]
     areas = ~lines_t[:, None] & ~lines_f[None, :] & ~boxes & (common > 0)
     if areas.any():
-        values[areas] = _polygon_iou(_Sides.of(truth, found, areas, _polygons), common[areas])
+        values[areas] = _polygon_iou(_Candidates.of(truth, found, areas, _polygons), common[areas])
     tube = TUBE * diagonal
     lines = lines_t[:, None] & lines_f[None, :] & _near(bounds_t, bounds_f, tube)
     if lines.any():
-        values[lines] = _line_agreement(_Sides.of(truth, found, lines, _lines), tube)
+        values[lines] = _line_agreement(_Candidates.of(truth, found, lines, _lines), tube)
     return values
 
 
-class _Sides(NamedTuple):
+class _Candidates(NamedTuple):
     """The shapes that take part in some pairs, each once, and which of them each pair is made of."""
 
     truth: NDArray[np.object_]
@@ -68,7 +68,7 @@ class _Sides(NamedTuple):
         found: Sequence[Shape],
         wanted: NDArray[np.bool_],
         make: Callable[[Sequence[Shape]], NDArray[np.object_]],
-    ) -> _Sides:
+    ) -> _Candidates:
         """wanted: bool [T, F]; make: shapes to shapely's."""
         rows, columns = np.nonzero(wanted)
         parts_t, at_t = np.unique(rows, return_inverse=True)
@@ -105,7 +105,7 @@ def _near(truth: Matrix, found: Matrix, reach: float) -> NDArray[np.bool_]:
     return np.asarray((apart <= reach).all(axis=2), dtype=np.bool_)
 
 
-def _polygon_iou(sides: _Sides, most: Matrix) -> Matrix:
+def _polygon_iou(sides: _Candidates, most: Matrix) -> Matrix:
     """most: what the boxes around the two have in common, in square pixels: no more can the shapes."""
     truth, found, rows, columns = sides
     area_t, area_f = shapely.area(truth)[rows], shapely.area(found)[columns]
@@ -133,7 +133,7 @@ def _corners(shape: Shape) -> Matrix:
     return shape.points
 
 
-def _line_agreement(sides: _Sides, tube: float) -> Matrix:
+def _line_agreement(sides: _Candidates, tube: float) -> Matrix:
     truth, found, rows, columns = sides
     covered = _share_inside(truth[rows], shapely.buffer(found, tube, quad_segs=4)[columns])
     right = _share_inside(found[columns], shapely.buffer(truth, tube, quad_segs=4)[rows])

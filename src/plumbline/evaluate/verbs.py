@@ -56,6 +56,7 @@ def evaluate(
         differences = compare_evaluations(found, other, options.bootstraps)
     result = found.as_dict() | {"against": {name: asdict(each) for name, each in differences.items()}}
     if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     written = None if page is None else page(found, differences)
     if as_json:

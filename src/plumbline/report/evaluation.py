@@ -47,7 +47,13 @@ MAIN = {
 
 
 def write_evaluation(
-    path: Path, found: Evaluation, differences: dict[str, Difference], *, policy: ImagePolicy, shown: int = 60
+    path: Path,
+    found: Evaluation,
+    differences: dict[str, Difference],
+    *,
+    policy: ImagePolicy,
+    shown: int = 60,
+    against: Path | None = None,
 ) -> Path:
     """Write the page and return its path; pictures are opened only where `policy` allows.
 
@@ -57,6 +63,7 @@ def write_evaluation(
         differences: To another model, by figure; empty without one.
         policy: Where pictures may lie.
         shown: Most pictures on the page.
+        against: The other model's predictions, for the heading.
     """
     script = (resources.files("plumbline.report") / "templates" / "evaluation.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -73,7 +80,7 @@ def write_evaluation(
         "main": [_figure(name, found.figures[name]) for name in MAIN[found.mode]],
         "figures": [_figure(name, each) for name, each in found.figures.items() if each.value is not None],
         "differences": [_difference(name, each) for name, each in ranked(differences)],
-        "against": "the other model",
+        "against": printable(str(against)),
         "budget": _budget(found) if found.mode == "dense" else [],
         "groups": list(_groups(found)),
         "confusion": _confusion(found),

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumbline.data.summary_items import items_of, read_statistics
 from plumbline.errors import ConfigError
 from plumbline.stage_b.config import read_missions
 from plumbline.stage_b.judge import NEEDS_REVIEW, OK, Criteria, Judge, summary_confidence
-from plumbline.data.summary_items import items_of, read_statistics
 from plumbline.stage_b.summary_text import clean_summary
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.wording import Wording
