@@ -77,7 +77,7 @@ def test_the_page_filters_steps_and_runs_nobody_elses_script(files, plumbline, t
         press = "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true}))"
         browser.execute_script(press)
         assert browser.execute_script("return location.hash") == "#p-3"
-        text = browser.execute_script("return document.querySelector("main").textContent")
+        text = browser.execute_script("return document.querySelector('main').textContent")
         assert "the picture is not shown: no such file" in text
         assert HOSTILE[:40] in text and browser.title == f"Evaluation of {files[1]}"
         sizes = "return [...document.images].map(i => Math.max(i.naturalWidth, i.naturalHeight))"
