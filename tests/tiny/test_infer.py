@@ -417,3 +417,34 @@ def test_the_scripts_of_the_documents_work(adapter: Path, tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert "aligner" in done.stdout
+
+
+def test_a_chat_of_several_turns_is_encoded_as_the_processor_does(tiny_model: Path) -> None:
+    """Two turns with three pictures: ids equal to transformers' own, and the reply depends on every turn."""
+    images = [picture(number, (64 + 32 * number, 64)) for number in range(3)]
+    shown = lambda number: {"type": "image", "image": f"{number}.png"}  # noqa: E731
+    turns: list[dict[str, object]] = [
+        {"role": "user", "content": [shown(0), {"type": "text", "text": "这是什么?"}]},
+        {"role": "assistant", "content": "一个箱子"},
+        {"role": "user", "content": [shown(1), {"type": "text", "text": "和"}, shown(2)]},
+    ]
+    engine = TransformersEngine(tiny_model)
+    request = Request("k", tuple(images), "", "", SHORT, turns=tuple(turns))
+    text = engine.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    resized = engine._prepare(request).images
+    theirs = engine.processor(text=[text], images=resized, do_resize=False, return_tensors="pt")
+    assert engine.prompt_ids(request) == theirs["input_ids"][0].tolist()
+    (reply,) = engine.generate([request])
+    assert not reply.error
+
+
+def test_the_command_answers_a_question(tiny_model: Path, photos: Path, tmp_path: Path, plumbline) -> None:
+    output = tmp_path / "answers.jsonl"
+    words = ["infer", "--model", tiny_model, "--prompt", "几个?", "--max-new-tokens", "4"]
+    code, out, _ = plumbline(*words, "--input", photos / "p0.png", "--json")
+    assert json.loads(out)["question"] == "几个?" and code in (0, 3)
+    code, out, _ = plumbline(*words, "--input", photos, "--output", output)
+    rows = {row["key"]: row for row in read_rows(output)}
+    assert code == 3 and sorted(rows) == ["broken.jpg", "p0.png", "p1.png", "p2.png"] and "questions" in out
+    assert rows["broken.jpg"]["status"] == "error:image"
+    assert plumbline(*words, "--input", photos, "--output", output, "--draw", tmp_path)[0] == 2

@@ -95,6 +95,11 @@ def infer(
     batch_size: int = 1,
     max_new_tokens: int = 2048,
     limit: int | None = None,
+    prompt: Annotated[
+        str | None, Parameter(help="Ask this instead of the trained question; a JSONL of chats brings its own.")
+    ] = None,
+    system: Annotated[str | None, Parameter(help="System text of that question.")] = None,
+    images_per_prompt: Annotated[int, Parameter(help="Pictures in one question, for models trained so.")] = 1,
     guided: Annotated[bool, Parameter(negative=(), help="Servers bind dense replies to their JSON schema.")] = False,
     answering: Answering = IN_PROCESS,
     as_json: AsJson = False,
@@ -104,6 +109,8 @@ def infer(
 
     Example: `plumbline infer --model output/merged --input photos/ --output captions.jsonl --draw overlays/`, or
     `plumbline infer --model output/merged --input photo.jpg` to read one reply as it is written.
+
+    A question: `plumbline infer --model Qwen3-VL-4B-Instruct --input photo.jpg --prompt "What is not in the picture?"`
     """
     from plumbline.infer import verbs
     from plumbline.infer.config import InferSettings
@@ -118,6 +125,9 @@ def infer(
         emit_norm=emit_norm,
         limit=limit,
         guided=guided,
+        prompt=prompt,
+        system=system,
+        images_per_prompt=images_per_prompt,
         **answering.settings(max_new_tokens),
     )
     return verbs.infer(settings, draw, draw_objects, as_json, dry_run)

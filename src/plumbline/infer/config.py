@@ -123,15 +123,28 @@ class InferSettings(RunSettings):
         emit_norm: How coordinates are written; only where there is no card.
         limit: Most pictures of the input.
         guided: The servers bind dense replies to their JSON schema.
+        prompt: A question in place of the trained one; the replies are text.
+        system: System text of that question.
+        images_per_prompt: Pictures in one question, for models that were trained so; the replies are text.
     """
 
     mode: str | None = None
     emit_norm: str | None = None
     limit: Annotated[int | None, Range(ge=1)] = None
     guided: bool = False
+    prompt: str | None = None
+    system: str | None = None
+    images_per_prompt: Annotated[int, Range(ge=1)] = 1
 
     def problems(self) -> list[Problem]:
         wrong = super().problems()
+        if self.prompt is not None and not self.prompt.strip():
+            wrong.append(Problem("--prompt", "is empty", "write a question"))
+        if self.prompt is not None and (self.mode, self.emit_norm, self.guided) != (None, None, False):
+            what = "--mode, --emit-norm and --guided are about the trained answers"
+            wrong.append(Problem("--prompt", what, "leave them out"))
+        if self.system is not None and self.prompt is None:
+            wrong.append(Problem("--system", "belongs to a question", "give --prompt too"))
         if self.guided and not self.servers:
             wrong.append(Problem("--guided", "binds what a server writes, and there is none", "give --server"))
         return wrong

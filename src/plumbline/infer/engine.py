@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from plumbline.data.messages import ask_messages, with_images
 from plumbline.infer.config import Sampling
+from plumbline.storage.objects import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,9 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One question, about pictures (8-bit RGB) or about text alone. `key` comes back with the reply.
+    """One question, about pictures (8-bit RGB) or about text alone.
 
-    schema: JSON schema that the reply must keep, for engines that can bind it.
+    Attributes:
+        key: Comes back with the reply.
+        images: Of all turns, in order.
+        system: System text; empty for none.
+        user: The question; all pictures come before it.
+        sampling: How tokens are chosen.
+        schema: JSON schema that the reply must keep, for engines that can bind it.
+        turns: A chat of its own that ends with the user's turn, in place of `system` and `user`; its image items are
+            `images`, in order.
     """
 
     key: str
@@ -30,6 +40,14 @@ class Request:
     user: str
     sampling: Sampling = field(default_factory=Sampling)
     schema: Mapping[str, Any] | None = None
+    turns: tuple[Mapping[str, Any], ...] = ()
+
+    def messages(self) -> list[JsonObject]:
+        """The turns as the chat template takes them, each picture under a name that no template reads."""
+        names = [f"image {number}" for number in range(len(self.images))]
+        if self.turns:
+            return list(with_images({"messages": self.turns}, names)["messages"])
+        return list(ask_messages(names, self.system, self.user)["messages"])
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,9 @@ class Engine(Protocol):
 def request_id(identity: str, request: Request) -> str:
     """What a reply depends on, as 32 hex digits: model, prompt, pictures, sampling. Not the key: equal photos occur."""
     digest = hashlib.blake2b(digest_size=16)
-    content = [identity, request.system, request.user, asdict(request.sampling), request.schema]
+    content: list[Any] = [identity, request.system, request.user, asdict(request.sampling), request.schema]
+    if request.turns:
+        content.append(request.messages())
     digest.update(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
     for image in request.images:
         digest.update(f"{image.mode}{image.size}".encode())

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plumbline.data.keyed import keyed_generator
-from plumbline.data.messages import ask_messages
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Reply, Request
 from plumbline.infer.repetition import repeats_itself
@@ -130,8 +129,7 @@ class TransformersEngine:
         from plumbline.batch.lengths import resize_to_grid
 
         images = [resize_to_grid(image, self.limits) for image in request.images]
-        messages = ask_messages([f"image {number}" for number in range(len(images))], request.system, request.user)
-        text = self.processor.apply_chat_template(messages["messages"], tokenize=False, add_generation_prompt=True)
+        text = self.processor.apply_chat_template(request.messages(), tokenize=False, add_generation_prompt=True)
         cell = (self.processor.image_processor.patch_size * self.processor.image_processor.merge_size) ** 2
         pad = self.processor.image_token
         pieces = text.split(pad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from plumbline.data.prompts import MODES, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.config import InferSettings, RunSettings
 from plumbline.infer.inputs import CaptionItem, read_items
-from plumbline.infer.runner import ERROR, RunOptions, check_identity, check_ours
+from plumbline.infer.runner import ERROR, ItemT, RunOptions, check_identity, check_ours
 from plumbline.model.checkpoints import CARD_FILE, Card, locate
 from plumbline.model.loading import base_of
 from plumbline.storage.objects import JsonObject
@@ -129,17 +130,24 @@ def choose_mode(card: Card, mode: str | None) -> str:
 
 
 def with_earlier_rows(plan: CaptionPlan) -> CaptionPlan:
-    """The plan without the pictures that have a row; rows that are errors are tried again."""
-    output = plan.run_options.rows_path
-    check_identity(output, identity_of(plan))
+    """The plan without the pictures that have a row."""
+    todo, done, notes = earlier_rows(plan.run_options.rows_path, identity_of(plan), plan.todo)
+    return replace(plan, todo=todo, done=done, notes=(*plan.notes, *notes))
+
+
+def earlier_rows(
+    output: Path, identity: JsonObject, items: Sequence[ItemT], things: str = "pictures"
+) -> tuple[tuple[ItemT, ...], Counter[str], tuple[str, ...]]:
+    """(items without a row, statuses of the others, notes); rows that are errors are tried again."""
+    check_identity(output, identity)
     earlier = dict(read_heads(output))
     done = {key: status for key, status in earlier.items() if not status.startswith(ERROR)}
-    todo = tuple(item for item in plan.todo if item.key not in done)
-    statuses = Counter(done[item.key] for item in plan.todo if item.key in done)
-    notes = [f"resuming {output}: {statuses.total()} of {len(plan.todo)} pictures are done"]
+    todo = tuple(item for item in items if item.key not in done)
+    statuses = Counter(done[item.key] for item in items if item.key in done)
+    notes = [f"resuming {output}: {statuses.total()} of {len(items)} {things} are done"]
     if failed := len(earlier) - len(done):
         notes.append(f"{failed} that failed are tried again")
-    return replace(plan, todo=todo, done=statuses, notes=(*plan.notes, *notes))
+    return todo, statuses, tuple(notes)
 
 
 def identity_of(plan: CaptionPlan) -> JsonObject:

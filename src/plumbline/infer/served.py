@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from plumbline.batch.lengths import PixelLimits, resize_to_grid
-from plumbline.data.messages import ask_messages
 from plumbline.errors import ConfigError, Problem
 from plumbline.infer.engine import Reply, Request
 from plumbline.model.server import ChatServer, ServerError, as_server_content
@@ -105,12 +104,10 @@ class OpenAIEngine:
 
     def _body(self, request: Request) -> JsonObject:
         """The request as servers take it; guidance and pictures come first, so that a prefix can be shared."""
-        names = [f"image {number}" for number in range(len(request.images))]
-        messages = ask_messages(names, request.system, request.user)["messages"]
         limits = self._limits
         pictures = iter([image if limits is None else resize_to_grid(image, limits) for image in request.images])
         sent = []
-        for message in messages:
+        for message in request.messages():
             content = message["content"]
             if not isinstance(content, str):
                 filled = [{**part, "image": next(pictures)} if part["type"] == "image" else part for part in content]

@@ -17,6 +17,7 @@ from plumbline.infer.caption_run import OnCaption, run_captions
 from plumbline.infer.config import InferSettings
 from plumbline.infer.open_engine import open_engine
 from plumbline.infer.plan import CaptionPlan, plan_captions
+from plumbline.infer.questions import QuestionPlan, is_question, plan_questions, run_questions
 from plumbline.infer.runner import QUARANTINE_SUFFIX, RunReport
 from plumbline.storage.rows import read_rows
 from plumbline.storage.text import printable
@@ -33,31 +34,50 @@ Draw = Callable[["Image.Image", Any], "Image.Image"]
 
 def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json: bool, dry_run: bool) -> int:
     """Plan, print the plan, run, print the result. draw: (picture, objects) -> picture."""
+    asks = is_question(settings)
+    if asks and draw_folder is not None:
+        raise ConfigError(Problem("--draw", "the replies are text: there is nothing to draw", "leave it out"))
     if settings.output == TERMINAL and not dry_run:
-        return _describe(settings, draw_folder, draw, as_json)
-    plan = plan_captions(settings)
+        return _ask_once(settings, as_json) if asks else _describe(settings, draw_folder, draw, as_json)
+    plan = plan_questions(settings) if asks else plan_captions(settings)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     if dry_run:
         print(json.dumps(plan.as_dict(), ensure_ascii=False) if as_json else _plan_line(plan))
         return EXIT_OK
-    on_caption = None if draw_folder is None else overlays(draw_folder, draw)
-    with redirect_stdout(sys.stderr), progress_bar("captions", len(plan.todo)) as advance:
+    things = "questions" if asks else "pictures"
+    with redirect_stdout(sys.stderr), progress_bar(things, len(plan.todo)) as advance:
         # Libraries talk there, the result is ours alone.
-        report = run_captions(plan, lambda: open_engine(plan), on_caption, advance)
-    print_report(report, "pictures", as_json)
+        report = _run(plan, None if draw_folder is None else overlays(draw_folder, draw), advance)
+    print_report(report, things, as_json)
     if draw_folder is not None:
         print(f"pictures with their objects: {draw_folder}", file=sys.stderr)
     return report.exit_code
+
+
+def _run(plan: CaptionPlan | QuestionPlan, on_caption: OnCaption | None, advance: Callable[[int], None]) -> RunReport:
+    if isinstance(plan, QuestionPlan):
+        return run_questions(plan, lambda: open_engine(plan), advance)
+    return run_captions(plan, lambda: open_engine(plan), on_caption, advance)
+
+
+def _ask_once(settings: InferSettings, as_json: bool) -> int:
+    """One question for somebody who looks on: the reply as it is written."""
+    with TemporaryDirectory() as scratch:
+        plan = plan_questions(replace(settings, output=Path(scratch) / "answers.jsonl"))
+        _check_single(len(plan.items), "questions")
+        written = _Typed()
+        with redirect_stdout(sys.stderr):
+            report = run_questions(plan, lambda: open_engine(plan, None if as_json else written))
+        rows = list(read_rows(plan.run_options.rows_path))
+    return report.exit_code if report.interrupted else _show_row(rows[0], written, as_json, report.exit_code)
 
 
 def _describe(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json: bool) -> int:
     """One picture for somebody who looks on: the reply as it is written, then what was read out of it."""
     with TemporaryDirectory() as scratch:
         plan = plan_captions(replace(settings, output=Path(scratch) / "captions.jsonl"))
-        if len(plan.items) != 1:
-            what = f"there are {len(plan.items)} pictures, and no file to write to"
-            raise ConfigError(Problem("--output", what, "name one, or --limit 1"))
+        _check_single(len(plan.items), "pictures")
         on_caption = None if draw_folder is None else overlays(draw_folder, draw)
         written = _Typed()
         with redirect_stdout(sys.stderr):
@@ -67,15 +87,28 @@ def _describe(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_
     if report.interrupted:
         return report.exit_code
     (row,) = rows
+    code = _show_row(row, written, as_json, report.exit_code)
+    if not as_json:
+        print(f"{row['status']}: {len(row['objects'])} objects in {row['width']} x {row['height']}", file=sys.stderr)
+    return code
+
+
+def _check_single(count: int, things: str) -> None:
+    if count != 1:
+        what = f"there are {count} {things}, and no file to write to"
+        raise ConfigError(Problem("--output", what, "name one, or --limit 1"))
+
+
+def _show_row(row: Mapping[str, Any], written: _Typed, as_json: bool, code: int) -> int:
+    """The rest of a reply that was written as it came, or the whole row as JSON; returns `code`."""
     if as_json:
         print(json.dumps(row, ensure_ascii=False))
-        return report.exit_code
+        return code
     written(row["text"])  # engines that do not write as they go
     print()
-    print(f"{row['status']}: {len(row['objects'])} objects in {row['width']} x {row['height']}", file=sys.stderr)
     for problem in row["problems"]:
         print(f"  {printable(problem)}", file=sys.stderr)
-    return report.exit_code
+    return code
 
 
 class _Typed:
@@ -160,7 +193,9 @@ def print_report(report: RunReport, things: str, as_json: bool) -> None:
         print("stopped: more errors than --max-error-rate allows; the same command goes on", file=sys.stderr)
 
 
-def _plan_line(plan: CaptionPlan) -> str:
+def _plan_line(plan: CaptionPlan | QuestionPlan) -> str:
     tuned = f" with {plan.adapter}" if plan.adapter else ""
     done = f", {plan.done.total()} of them done" if plan.done else ""
+    if isinstance(plan, QuestionPlan):
+        return f"{len(plan.items)} questions{done} to {plan.model}{tuned}"
     return f"{len(plan.items)} pictures{done}; {plan.mode} answers in {plan.card.emit_norm} from {plan.model}{tuned}"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.batch.lengths import PixelLimits, resize_to_grid
-from plumbline.data.messages import ask_messages
 from plumbline.errors import ConfigError, Problem
 from plumbline.infer.engine import Reply, Request
 from plumbline.model.checkpoints import locate, weights_stamp
@@ -80,8 +79,7 @@ class VllmEngine:
 def prompt_of(request: Request, processor: Any, limits: PixelLimits) -> JsonObject:
     """The question as vLLM takes it: one placeholder per picture, pictures on the patch grid of training."""
     images = [resize_to_grid(image, limits) for image in request.images]
-    messages = ask_messages([f"image {number}" for number in range(len(images))], request.system, request.user)
-    text = processor.apply_chat_template(messages["messages"], tokenize=False, add_generation_prompt=True)
+    text = processor.apply_chat_template(request.messages(), tokenize=False, add_generation_prompt=True)
     prompt: JsonObject = {"prompt_token_ids": processor.tokenizer(text, add_special_tokens=False)["input_ids"]}
     return prompt | {"multi_modal_data": {"image": images}} if images else prompt
 
