@@ -218,7 +218,7 @@ class StepMixin(DataLoaderMixin):
         kinds = None if kinds is None else kinds[:, 1:][counted]
         for name in ("problems", "tally"):
             inputs.pop(name, None)
-        weights = self.parts.objective.training if mode == "train" else self.parts.objective.evaluation
+        weights = self._weights(mode)
         unwrapped = self.accelerator.unwrap_model(model)
         terms, tokens, distances, flags = self._redirect(
             model,
@@ -252,6 +252,10 @@ class StepMixin(DataLoaderMixin):
     def _feature_weight(self) -> float:
         kd = self.parts.objective.visual_kd
         return 0.0 if kd is None else kd.weight
+
+    def _weights(self, mode: str) -> LossWeights:
+        """Weights of the terms; on-policy steps have their own."""
+        return self.parts.objective.training if mode == "train" else self.parts.objective.evaluation
 
     def _objective(
         self,
