@@ -32,6 +32,21 @@ class FusionSource:
     """Keep at most this many objects of a record."""
     without_replacement: bool = True
     """Draw each record at most once per epoch while there are enough."""
+    role: Literal["learn", "anchor"] = "learn"
+    """anchor: what the base itself answers, made by `plumbline anchors build`; the model is held to the base on it."""
+    sft_alpha: Annotated[float, Range(ge=0)] | None = None
+    """Anchors only: factor of the cross-entropy on their answers; 0 when absent."""
+    llm_kd_weight: Annotated[float, Range(ge=0)] | None = None
+    """Anchors only: factor of the divergence from the teacher; 1 when absent."""
+    beta: Annotated[float, Range(ge=0, le=1)] | None = None
+    """Anchors only: as `rlhf.beta`, which is taken when absent."""
+
+    token_share: Annotated[float, Range(gt=0, lt=1)] | None = None
+    """Anchors only, in place of `ratio`: share of an epoch's supervised tokens, estimated from some of the records."""
+
+    @property
+    def is_anchor(self) -> bool:
+        return self.role == "anchor"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,7 +211,8 @@ class TokenBytes(dict[int, bytes]):
 class BatchCollator:
     """Rows -> one batch of tensors, padded, or packed into a single row; keeps the batch's problems with it.
 
-    sources: how many data sources there are; with several, a batch has the source of every label. skipped: problems
+    sources: how many data sources there are; with several, a batch has the source of every label, and
+    names those `present`. skipped: problems
     met so far in the main process, by record (only grows when `strict` is off).
     """
 
@@ -239,6 +240,7 @@ class BatchCollator:
             kept["kinds"][kept["labels"] != IGNORED] = torch.tensor(numbers)
         if self.sources > 1:
             kept["sources"] = self._sources(usable, kept["labels"])
+            kept["present"] = sorted({row.get("source", 0) for row in usable})
         return {**kept, "problems": problems} if problems else kept
 
     def _sources(self, rows: list[Row], labels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from plumbline.data.mixture import Mixture, Share
 from plumbline.errors import DataError, Problem
 from plumbline.train.config import TrainRun
 from plumbline.train.preflight import TARGET, eval_strategy, image_policy, jsonl_keys, mode_of, prompts_of
+from plumbline.train.token_shares import with_token_shares
 
 _SEED = 42
 """Upstream's own default of `seed` and `data_seed`."""
@@ -34,7 +35,7 @@ _UNTOLD = {
 
 def open_datasets(run: TrainRun) -> tuple[EpochDataset, EpochDataset | None]:
     """The training and validation samples of a run; DataError with file:line for records that break the contract."""
-    sources = _sources(run, "train_jsonl", run.custom.train_sample_limit)
+    sources = with_token_shares(run, _sources(run, "train_jsonl", run.custom.train_sample_limit))
     train = EpochDataset(sources, _mixture(run, sources, shuffle=run.upstream.get("train_dataloader_shuffle", True)))
     val_sources = _sources(run, "val_jsonl", run.custom.val_sample_limit) if eval_strategy(run) != "no" else ()
     if not val_sources:
@@ -67,6 +68,8 @@ def _sources(run: TrainRun, key: str, limit: int | None) -> tuple[Source, ...]:
         named += [(source, True) for source in fusion.targets]
         if key == "train_jsonl" or fusion.evaluate_sources:
             named += [(source, False) for source in fusion.sources]
+        else:
+            named += [(source, False) for source in fusion.sources if source.is_anchor]
     opened = (_source(run, source, getattr(source, key), target, limit) for source, target in named)
     return tuple(source for source in opened if source is not None)
 
@@ -87,7 +90,7 @@ def _source(run: TrainRun, named: FusionSource, path: str | None, target: bool, 
         records=records,
         settings=_settings(run, named, mode),
         share=Share(count, named.ratio, target, mode, named.without_replacement, chats),
-        augmented=named.augmentation,
+        augmented=named.augmentation and not named.is_anchor,  # the base answered about the picture as it is
         max_objects=named.max_objects_per_image,
     )
 

@@ -127,12 +127,13 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
     def _teacher_side(
         self,
         model: nn.Module,
-        weights: LossWeights,
+        needed: bool,
         inputs: dict[str, Any],
         keep: Tensor,
         extras: Mapping[str, Any],
     ) -> Taught | None:
-        if not weights.llm_kd_weight and self._visual_kd() is None:
+        # Sharded parameters are gathered by all ranks together: there every rank lets the teacher read, or none.
+        if not needed and self._visual_kd() is None and not self._reads_together():
             return None
         if self.parts.teacher_server is not None:
             return Taught(None, None, top=self.parts.teacher_server.top_tokens(extras.get("chats", ())))
@@ -148,6 +149,10 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             assert taught.hidden is not None
             cache.add(entries, taught.hidden)
         return taught
+
+    def _reads_together(self) -> bool:
+        """Whether the teacher's forward is a common act of all ranks."""
+        return self.is_deepspeed_enabled and any(own.llm_kd_weight for own in self._anchors.values())
 
     def _taught(self, model: nn.Module, inputs: dict[str, Any], keep: Tensor) -> Taught:
         """The teacher's forward."""
@@ -194,7 +199,7 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
         epochs = math.ceil(steps / per_epoch)
         evaluated = (
             self.get_eval_dataloader()
-            if self.eval_dataset is not None and parts.objective.evaluation.llm_kd_weight
+            if self.eval_dataset is not None and (parts.objective.evaluation.llm_kd_weight or self._anchors)
             else []
         )
         console = Console(stderr=True)
@@ -217,11 +222,17 @@ class GKDMonitorTrainer(StepMixin, GKDTrainer):
             finally:
                 cache.flush()
 
+    def _is_compared(self, batch: dict[str, Any]) -> bool:
+        """Whether a sample of a batch is compared with the teacher."""
+        if self.parts.objective.training.llm_kd_weight or "present" not in batch:
+            return True
+        return any(self._anchors[number].llm_kd_weight for number in batch["present"] if number in self._anchors)
+
     @torch.no_grad()
     def _ask_teacher(self, batch: dict[str, Any], cache: TeacherCache) -> None:
         self.parts.collator.raise_for_problems(batch)
         entries = batch.get("entries", ())
-        if not cache.missing(entries):
+        if not cache.missing(entries) or not self._is_compared(batch):
             return
         keep = batch["labels"][:, 1:] != IGNORED
         inputs = self._prepare_inputs({name: batch[name] for name in MODEL_INPUTS if name in batch})

@@ -43,7 +43,7 @@ def objective_of(run: TrainRun) -> Objective:
     """What a run minimises, in training and in evaluation."""
     rlhf, custom = run.rlhf, run.custom
     if rlhf is None:
-        return Objective()
+        return Objective(anchors=_anchors(run, 0.5, 1.0))
     training = LossWeights(rlhf.sft_alpha, rlhf.llm_kd_weight, rlhf.beta, rlhf.kd_temperature)
     plain = LossWeights(rlhf.sft_alpha or 1.0, 0.0, rlhf.beta, rlhf.kd_temperature)
     visual, tokens = custom.visual_kd, rlhf.token_weights
@@ -54,7 +54,24 @@ def objective_of(run: TrainRun) -> Objective:
         if visual.enabled
         else None,
         token_weights=None if tokens is None else tuple(getattr(tokens, kind) for kind in KINDS),
+        anchors=_anchors(run, rlhf.beta, rlhf.kd_temperature),
+        anchored_evaluation=custom.eval_teacher,
     )
+
+
+def _anchors(run: TrainRun, beta: float, temperature: float) -> dict[str, LossWeights]:
+    """Weights of the sources that are anchors: held to the base, not learned, unless they say otherwise."""
+    fusion = run.custom.fusion
+    return {
+        source.name: LossWeights(
+            0.0 if source.sft_alpha is None else source.sft_alpha,
+            1.0 if source.llm_kd_weight is None else source.llm_kd_weight,
+            beta if source.beta is None else source.beta,
+            temperature,
+        )
+        for source in (() if fusion is None else fusion.sources)
+        if source.is_anchor
+    }
 
 
 def _distillation_of(run: TrainRun, *, only_cache: bool) -> Distillation | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.augment.config import augmentation_problems
-from plumbline.data.config import FusionConfig
+from plumbline.data.config import FusionConfig, FusionSource
 from plumbline.data.images import ImagePolicy
 from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.errors import ConfigError, Problem, UserError
@@ -145,9 +145,33 @@ def _fusion_problems(run: TrainRun, fusion: FusionConfig) -> Iterator[Problem]:
                 f"the name {source.name[:40]!r} cannot be part of a metric's name",
                 "use letters, digits, - and _",
             )
+        yield from _anchor_problems(run, source, is_target=source in fusion.targets)
         if source.mode == "chat" and (source.user_prompt, source.system_prompt) != (None, None):
             what = f"the prompts of {source.name} would not be used: mode chat keeps each record's own messages"
             yield Problem("custom.fusion", what, "take them out, or give the source another mode")
+
+
+def _anchor_problems(run: TrainRun, source: FusionSource, *, is_target: bool) -> Iterator[Problem]:
+    """What cannot be right about the role of a source."""
+    where, rlhf = "custom.fusion", run.rlhf
+    own = {name: getattr(source, name) for name in ("sft_alpha", "llm_kd_weight", "beta", "token_share")}
+    given = [name for name, value in own.items() if value is not None]
+    if not source.is_anchor:
+        if given:
+            what = f"{', '.join(given)} of {source.name} belong to an anchor"
+            yield Problem(where, what, "set role: anchor, or take them out")
+        return
+    if is_target:
+        yield Problem(where, f"the target {source.name} is an anchor", "name it among the sources")
+    weight = 1.0 if source.llm_kd_weight is None else source.llm_kd_weight
+    if weight and (rlhf is None or rlhf.rlhf_type != "gkd"):
+        what = f"the anchor {source.name} needs a teacher"
+        yield Problem(where, what, "add rlhf: {rlhf_type: gkd, teacher_model: ...}, or replay it with llm_kd_weight: 0")
+    if not weight and not source.sft_alpha:
+        yield Problem(where, f"the anchor {source.name} has no weight at all", "set sft_alpha or llm_kd_weight")
+    if rlhf is not None and (rlhf.lmbda or rlhf.seq_kd):
+        what = f"the anchor {source.name} has answers of the base, and rlhf.lmbda or seq_kd would replace them"
+        yield Problem(where, what, "set lmbda: 0 and seq_kd: false")
 
 
 def jsonl_keys(run: TrainRun) -> list[tuple[str, str]]:
@@ -167,7 +191,7 @@ def val_files(run: TrainRun) -> list[str]:
     found = [custom.val_jsonl]
     if fusion is not None:
         found += [source.val_jsonl for source in fusion.targets]
-        found += [source.val_jsonl for source in fusion.sources if fusion.evaluate_sources]
+        found += [source.val_jsonl for source in fusion.sources if fusion.evaluate_sources or source.is_anchor]
     return [path for path in found if path]
 
 

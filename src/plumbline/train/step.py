@@ -12,10 +12,10 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.data_loader import SkipBatchSampler
@@ -41,6 +41,7 @@ from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
 from plumbline.train.objective import nonfinite
 from plumbline.train.objective.features import visual_tokens, watched
+from plumbline.train.objective.grouped import TeacherRows, grouped_terms
 from plumbline.train.objective.nonfinite import fault_flags
 from plumbline.train.objective.taught import Taught
 from plumbline.train.objective.terms import HeadTerms, head_terms
@@ -83,6 +84,13 @@ class TrainerParts:
     callbacks: tuple[Any, ...] = ()
     sources: tuple[str, ...] = ()
     save_delay: SaveDelay = NO_DELAY
+
+
+class _Rows(NamedTuple):
+    """Where the supervised rows of a batch come from. sources: [N], None with one source; present: their numbers."""
+
+    sources: Tensor | None
+    present: tuple[int, ...]
 
 
 class OncePrefixedTensorBoard(TensorBoardCallback):
@@ -131,6 +139,8 @@ class StepMixin(DataLoaderMixin):
     def __init__(self, *args: Any, parts: TrainerParts, **kwargs: Any) -> None:
         self.parts = parts
         self._meters = {mode: Meter(parts.sources) for mode in ("train", "eval")}
+        named = {name: number for number, name in enumerate(parts.sources)}
+        self._anchors = {named[name]: weights for name, weights in parts.objective.anchors.items()}
         self._nonfinite_in_a_row = 0
         self._step_faults: Tensor | None = None
         self._step_visual_tokens: Tensor | int = 1
@@ -213,8 +223,9 @@ class StepMixin(DataLoaderMixin):
         mode = "train" if self.model.training else "eval"
         labels = inputs.pop("labels")
         sources, kinds = inputs.pop("sources", None), inputs.pop("kinds", None)
-        extras: dict[str, Any] = {name: inputs.pop(name) for name in ("entries", "chats") if name in inputs}
+        extras: dict[str, Any] = {name: inputs.pop(name) for name in ("entries", "chats", "present") if name in inputs}
         counted = labels[:, 1:] != IGNORED
+        rows = _Rows(None if sources is None else sources[:, 1:][counted], tuple(extras.pop("present", ())))
         kinds = None if kinds is None else kinds[:, 1:][counted]
         for name in ("problems", "tally"):
             inputs.pop(name, None)
@@ -223,14 +234,16 @@ class StepMixin(DataLoaderMixin):
         terms, tokens, distances, flags = self._redirect(
             model,
             unwrapped,
-            lambda **tensors: self._objective(unwrapped, labels, weights, tensors, extras, kinds),
+            lambda **tensors: self._objective(unwrapped, labels, weights, tensors, extras, kinds, rows),
             **inputs,
         )
         visual = self._visual_tokens(inputs)
         self._note_faults(mode, flags)
         amounts = self._amounts(mode, terms, tokens) | _feature_amounts(distances, visual)
-        if sources is not None and self._has_answers(mode):
-            amounts |= self._source_amounts(terms, sources[:, 1:][counted])
+        if rows.sources is not None and self._has_answers(mode):
+            amounts |= self._source_amounts(terms, rows.sources)
+        if self._anchors and rows.sources is not None:
+            amounts |= self._learned_amounts(mode, terms, rows.sources, weights)
         if kinds is not None:
             amounts |= _kind_amounts(terms, kinds)
         self._measure(mode, amounts, flags)
@@ -265,41 +278,74 @@ class StepMixin(DataLoaderMixin):
         inputs: dict[str, Any],
         extras: Mapping[str, Any],
         kinds: Tensor | None,
+        given: _Rows,
     ) -> tuple[HeadTerms, Tensor, dict[str, Tensor], Tensor]:
         """Runs inside the wrapped forward, so that gradients of all ranks synchronise; the last are `fault_flags`."""
         inputs = inputs | segments_of(inputs.get("position_ids"))
         with self.accelerator.autocast():
             targets = labels[:, 1:]
             keep = targets != IGNORED
-            taught = self._teacher_side(model, weights, inputs, keep, extras)
+            groups = self._groups(weights, given)
+            needed = any(own.llm_kd_weight for _, own in groups)
+            taught = self._teacher_side(model, needed, inputs, keep, extras)
             base = base_of(model)
             with watched(base.model.visual) as mergers:
                 hidden, distances = self._student_side(base, inputs, taught)
             hidden = hidden + self._unused_vision(base, inputs)
             rows, head = hidden[:, :-1][keep], head_weight(base)
-            if taught is None:
-                with gathered([head]):
-                    terms = head_terms(rows, head, targets[keep], weights)
-            else:
-                with gathered([head] if taught.head is None else [head, taught.head]):
-                    counted = None if kinds is None else self._token_weights(kinds)
-                    teacher = (taught.hidden, taught.head, counted, taught.top)
-                    terms = head_terms(rows, head, targets[keep], weights, *teacher)
+            teacher = None
+            if taught is not None:
+                counted = None if kinds is None else self._token_weights(kinds)
+                teacher = TeacherRows(taught.hidden, taught.head, counted, taught.top)
+            with gathered([head] if taught is None or taught.head is None else [head, taught.head]):
+                terms = self._terms(rows, head, targets[keep], groups, teacher)
             flags = fault_flags(terms, distances, mergers, rows, () if taught is None else taught.tensors())
         return terms, keep.sum(), distances, flags
+
+    def _groups(self, weights: LossWeights, given: _Rows) -> list[tuple[Tensor | None, LossWeights]]:
+        """(rows, their weights) of the run's own sources and of each anchor in the batch; None stands for all rows."""
+        if not self._anchors or given.sources is None:
+            return [(None, weights)]
+        groups: list[tuple[Tensor | None, LossWeights]] = []
+        anchored = torch.zeros_like(given.sources, dtype=torch.bool)
+        for number, own in self._anchors.items():
+            if number in given.present:
+                if not (self.model.training or self.parts.objective.anchored_evaluation):
+                    own = replace(own, sft_alpha=1.0, llm_kd_weight=0.0)
+                mine = given.sources == number
+                anchored |= mine
+                groups.append((mine.nonzero()[:, 0], own))
+        if any(number not in self._anchors for number in given.present):
+            groups.append(((~anchored).nonzero()[:, 0], weights))
+        return groups
+
+    def _terms(
+        self,
+        rows: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        groups: list[tuple[Tensor | None, LossWeights]],
+        teacher: TeacherRows | None,
+    ) -> HeadTerms:
+        everyone, weights = groups[0]
+        if everyone is None:
+            side = teacher or TeacherRows()
+            return head_terms(rows, head, targets, weights, side.rows, side.head, side.counted, side.top)
+        return grouped_terms(rows, head, targets, [(index, own) for index, own in groups if index is not None], teacher)
 
     def _teacher_side(
         self,
         model: nn.Module,
-        weights: LossWeights,
+        needed: bool,
         inputs: dict[str, Any],
         keep: Tensor,
         extras: Mapping[str, Any],
     ) -> Taught | None:
         """The teacher's side of a batch; plain fine-tuning has none.
 
-        keep: [B, L - 1], rows whose next token counts; extras: what the batch holds besides tensors: `entries`, its
-        samples in the teacher's cache, or `chats`, its samples as a server receives them.
+        needed: whether a row of the batch is compared with the teacher's prediction; keep: [B, L - 1], rows whose next
+        token counts; extras: what the batch holds besides tensors: `entries`, its samples in the teacher's cache, or
+        `chats`, its samples as a server receives them.
         """
         return None
 
@@ -370,6 +416,28 @@ class StepMixin(DataLoaderMixin):
         for number, name in enumerate(self.parts.sources):
             mine = sources == number
             amounts |= {f"ce/{name}": terms.row_ce[mine].sum(), f"ce_tokens/{name}": mine.sum()}
+            if number in self._anchors:
+                amounts[f"kd/{name}"] = terms.row_kd[mine].sum() * self._anchors[number].llm_kd_weight
+        return amounts
+
+    def _learned_amounts(self, mode: str, terms: HeadTerms, sources: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+        """What anchors must not change: the figures of learning are those of the rows that are learned.
+
+        In evaluation the objective is theirs alone: an anchor does not decide which checkpoint is the best.
+        """
+        learned = torch.ones_like(sources, dtype=torch.bool)
+        weighted = terms.row_kd * weights.llm_kd_weight
+        for number, own in self._anchors.items():
+            mine = sources == number
+            learned &= ~mine
+            weighted = torch.where(mine, terms.row_kd * own.llm_kd_weight, weighted)
+        amounts = {"kd": weighted.sum()}
+        if self._has_answers(mode):
+            amounts |= {"ce": terms.row_ce[learned].sum(), "ce_tokens": learned.sum()}
+        if mode == "eval":
+            ce, kd = terms.row_ce[learned].sum(), weighted[learned].sum()
+            amounts |= {"objective": weights.sft_alpha * ce + kd, "kd": kd, "tokens": learned.sum()}
+            amounts["hits"] = terms.row_hits[learned].sum()
         return amounts
 
     def _token_weights(self, kinds: Tensor) -> Tensor:
@@ -476,7 +544,16 @@ class StepMixin(DataLoaderMixin):
         return output._replace(metrics=finite)
 
     def _window_metrics(self, sums: dict[str, float], mode: str, weights: LossWeights) -> dict[str, float]:
-        return window_metrics(sums, mode, llm_kd_weight=weights.llm_kd_weight, visual_kd_weight=self._feature_weight())
+        # With anchors the sum is weighted already: each source has its own factor.
+        held = [self.parts.sources[number] for number, own in self._anchors.items() if own.llm_kd_weight]
+        weight = float(weights.llm_kd_weight > 0 or bool(held and mode == "train"))
+        return window_metrics(
+            sums,
+            mode,
+            llm_kd_weight=weight if self._anchors else weights.llm_kd_weight,
+            visual_kd_weight=self._feature_weight(),
+            anchors=held if mode == "train" or self.parts.objective.anchored_evaluation else (),
+        )
 
     def delays_saving(self) -> bool:
         """True while `custom.save_delay_*` holds checkpoints back."""

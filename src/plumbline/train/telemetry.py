@@ -35,7 +35,7 @@ class Meter:
     """
 
     def __init__(self, sources: Sequence[str] = ()) -> None:
-        self._names = (*SUMS, *(f"{kind}/{name}" for name in sources for kind in ("ce", "ce_tokens")))
+        self._names = (*SUMS, *(f"{kind}/{name}" for name in sources for kind in ("ce", "ce_tokens", "kd")))
         self._sums: dict[str, Tensor | float] = {}
         self._reset()
 
@@ -59,14 +59,21 @@ class Meter:
 
 
 def window_metrics(
-    sums: dict[str, float], mode: str, *, llm_kd_weight: float, visual_kd_weight: float = 0.0
+    sums: dict[str, float],
+    mode: str,
+    *,
+    llm_kd_weight: float,
+    visual_kd_weight: float = 0.0,
+    anchors: Sequence[str] = (),
 ) -> dict[str, float]:
     """Once-prefixed metrics of a window.
 
-    mode: "train" or "eval"; llm_kd_weight: 0 where no teacher took part, and the metric is then omitted.
+    mode: "train" or "eval"; llm_kd_weight: 0 where no teacher took part, and the metric is then omitted; anchors: names
+    of the sources that are held to the teacher.
     `loss` is the whole objective per supervised token, `sft_loss` raw CE per token where CE was computed, `llm_kd_loss`
     is weighted, `vision_kd_loss` too (with its parts `vision_kd_loss/TARGET`; all absent in a window without pictures),
     `token_acc/KIND` is logged where tokens are weighted by kind, `sft_loss/NAME` is that of one data source,
+    `llm_kd_loss/NAME` the weighted divergence of one that is an anchor,
     `token_count` is per optimiser step in training and of the whole set in evaluation. `nonfinite_tokens` counts tokens
     of batches whose loss is not finite: they are part of `token_count` and of nothing else.
     """
@@ -95,6 +102,8 @@ def window_metrics(
         if name.startswith("ce_tokens/") and count:
             source = name.partition("/")[2]
             metrics[f"sft_loss/{source}"] = sums[f"ce/{source}"] / count
+            if source in anchors:
+                metrics[f"llm_kd_loss/{source}"] = sums[f"kd/{source}"] / count
     tokens += sums["nonfinite_tokens"]
     metrics["token_count"] = tokens / max(sums["steps"], 1.0) if mode == "train" else tokens
     if sums["nonfinite_tokens"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from plumbline.train.objective.features import VisualKd
@@ -21,11 +22,18 @@ class LossWeights:
 class Objective:
     """What a step minimises.
 
-    training, evaluation: weights of the two terms over tokens; visual_kd: the term over visual features;
-    token_weights: how much the divergence of a token counts, by its kind (in the order of `KINDS`).
+    Attributes:
+        training: Weights of the two terms over tokens.
+        evaluation: The same in evaluation.
+        visual_kd: The term over visual features.
+        token_weights: How much the divergence of a token counts, by its kind (in the order of `KINDS`).
+        anchors: Weights of the data sources that are anchors, by the source's name; they are measured apart.
+        anchored_evaluation: Whether the teacher takes part in evaluation on them.
     """
 
     training: LossWeights = field(default_factory=LossWeights)
     evaluation: LossWeights = field(default_factory=LossWeights)
     visual_kd: VisualKd | None = None
     token_weights: tuple[float, ...] | None = None
+    anchors: Mapping[str, LossWeights] = field(default_factory=dict)
+    anchored_evaluation: bool = True
