@@ -17,6 +17,8 @@ app = App(
 config_app = App(name="config", help="Show, compare, check and document configurations.")
 data_app = App(name="data", help="Check, measure and convert JSONL data.")
 stage_b_app = App(name="stage-b", help="Verdicts for groups of photos: run, edit the guidance, calibrate.")
+anchors_app = App(name="anchors", help="Answers of the base that a fine-tune is held to.")
+app.command(anchors_app)
 app.command(config_app)
 app.command(data_app)
 app.command(stage_b_app)

@@ -1,4 +1,4 @@
-"""Measuring models: how good their answers are."""
+"""Measuring models, and what holds them to their base."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from plumbline.cli.app import AsJson, app
+from plumbline.cli.app import AsJson, anchors_app, app
 from plumbline.cli.data import ImageRoots, Limit
+from plumbline.cli.inference import IN_PROCESS, Answering
 
 
 @app.command
@@ -46,3 +47,50 @@ def evaluate(
         page = partial(write_evaluation, html, policy=policy, shown=shown, against=against)
     options = verbs.EvaluateOptions(mode, against, limit, bootstraps, output, min_f1)
     return verbs.evaluate(truth, predictions, options, page, as_json=as_json)
+
+
+@anchors_app.command(name="build")
+def anchors_build(
+    *,
+    model: Annotated[Path, Parameter(help="The base: what the fine-tune starts from.")],
+    output: Annotated[Path, Parameter(help="JSONL of chats for a source with role: anchor.")],
+    photos: Annotated[
+        list[Path] | None, Parameter(negative=(), help="Folder of unlabelled photos of other domains; may be repeated.")
+    ] = None,
+    training: Annotated[
+        list[Path] | None, Parameter(negative=(), help="JSONL whose pictures are asked other questions than theirs.")
+    ] = None,
+    questions: Annotated[Path | None, Parameter(help="A question per line, in place of the 60 that ship.")] = None,
+    per_photo: Annotated[int, Parameter(help="Questions about each photo.")] = 2,
+    text: Annotated[bool, Parameter(help="Also ask questions without a picture.")] = True,
+    val: Annotated[Path | None, Parameter(help="File for a part that training does not see.")] = None,
+    val_share: float = 0.1,
+    seed: int = 0,
+    batch_size: int = 8,
+    max_new_tokens: int = 512,
+    limit: Annotated[int | None, Parameter(help="Most questions.")] = None,
+    answering: Answering = IN_PROCESS,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Count the questions, load nothing.")] = False,
+) -> int:
+    """Let the base answer other questions, so that training can hold a model to it. Goes on where it was stopped.
+
+    Example: `plumbline anchors build --model Qwen3-VL-4B-Instruct --training train.jsonl --photos street/ --output
+    anchors.jsonl --val anchors_val.jsonl`
+    """
+    from plumbline.infer import verbs
+    from plumbline.infer.anchors import AnchorSettings
+    from plumbline.infer.config import InferSettings
+
+    run = InferSettings(
+        model=model,
+        input=Path(),
+        output=output,
+        batch_size=batch_size,
+        limit=limit,
+        **answering.settings(max_new_tokens),
+    )
+    settings = AnchorSettings(
+        run, tuple(photos or ()), tuple(training or ()), questions, per_photo, text, val, val_share, seed
+    )
+    return verbs.anchors(settings, as_json, dry_run)

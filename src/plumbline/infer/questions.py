@@ -19,15 +19,15 @@ from plumbline.infer.captions import read_end
 from plumbline.infer.config import InferSettings
 from plumbline.infer.engine import Engine, Reply, Request
 from plumbline.infer.inputs import read_items
-from plumbline.infer.plan import answering, choose_mode, earlier_rows, find_card, find_weights, run_options
+from plumbline.infer.plan import answering, choose_mode, earlier_rows, find_weights, run_options
 from plumbline.infer.runner import ERROR, INVALID, OK, RunOptions, RunReport, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown, shown_path
 
 Turns = tuple[Mapping[str, Any], ...]
-ANY_NORM = "norm1000"
-"""A question in the user's words is not about coordinates; a card needs one all the same."""
+NO_CARD = Card("norm1000", default_prompts(), "mixed", "top_left", "qwen3_vl", None)
+"""Of a model without a card: a question in the user's words is not about coordinates."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,7 @@ def plan_questions(settings: InferSettings) -> QuestionPlan:
     """Find model, questions and earlier rows. Raises UserError; touches no file and loads no weights."""
     model, adapter, notes = find_weights(settings.model, settings.adapter)
     folder = adapter or model
-    has_card = (folder / CARD_FILE).exists()
-    card = (
-        find_card(folder, None)[0]
-        if has_card
-        else Card(ANY_NORM, default_prompts(), "mixed", "top_left", "qwen3_vl", None)
-    )
+    card = Card.read(folder) if (folder / CARD_FILE).exists() else NO_CARD
     items = tuple(read_questions(settings, card))[: settings.limit]
     plan = QuestionPlan(settings, model, adapter, card, items, (), Counter(), notes)
     plan = replace(plan, todo=tuple(plan.run_options.own(plan.items)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plumbline.data.contract import build_record
 from plumbline.errors import EXIT_OK, ConfigError, Problem
+from plumbline.infer.anchors import AnchorReport, AnchorSettings, build_anchors, plan_anchors
 from plumbline.infer.caption_run import OnCaption, run_captions
 from plumbline.infer.config import InferSettings
 from plumbline.infer.open_engine import open_engine
@@ -53,6 +54,41 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
     if draw_folder is not None:
         print(f"pictures with their objects: {draw_folder}", file=sys.stderr)
     return report.exit_code
+
+
+def anchors(settings: AnchorSettings, as_json: bool, dry_run: bool) -> int:
+    """Ask the base, write the anchors, and say how they are used."""
+    plan = plan_anchors(settings)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if dry_run:
+        print(json.dumps(plan.as_dict()) if as_json else f"{len(plan.items)} questions to {plan.model}")
+        return EXIT_OK
+    with redirect_stdout(sys.stderr), progress_bar("questions", len(plan.items)) as advance:
+        report, made = build_anchors(settings, plan, lambda: open_engine(plan), advance)
+    if made is None or not as_json:
+        print_report(report, "questions", as_json)
+    if made is None:
+        return report.exit_code
+    if as_json:
+        print(json.dumps(report.as_dict() | made.as_dict(), ensure_ascii=False))
+    else:
+        _print_anchors(settings, made)
+    return report.exit_code
+
+
+def _print_anchors(settings: AnchorSettings, made: AnchorReport) -> None:
+    kept = ", ".join(f"{count} {name}" for name, count in made.kept.items()) or "none"
+    print(f"{settings.run.output}: {made.kept.total()} anchors ({kept}), {made.val} of them for validation")
+    for reason, count in made.left_out.most_common():
+        print(f"left out: {count} {printable(reason)}")
+    roots = [str(folder.resolve()) for folder in (*settings.photos, *(file.parent for file in settings.training))]
+    val = f", val_jsonl: {settings.val}" if settings.val is not None else ""
+    print("Next: add to the run's YAML\n\ncustom:")
+    if roots:
+        print(f"  image_roots: [{', '.join(dict.fromkeys(roots))}]")
+    source = f"{{name: anchors, role: anchor, train_jsonl: {settings.run.output}{val}, token_share: 0.2}}"
+    print(f"  fusion:\n    sources:\n      - {source}")
 
 
 def _run(plan: CaptionPlan | QuestionPlan, on_caption: OnCaption | None, advance: Callable[[int], None]) -> RunReport:
