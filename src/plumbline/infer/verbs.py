@@ -82,6 +82,9 @@ def _print_anchors(settings: AnchorSettings, made: AnchorReport) -> None:
     print(f"{settings.run.output}: {made.kept.total()} anchors ({kept}), {made.val} of them for validation")
     for reason, count in made.left_out.most_common():
         print(f"left out: {count} {printable(reason)}")
+    if not made.kept:
+        print("no anchor is left: try a larger --max-new-tokens, or another model", file=sys.stderr)
+        return
     roots = [str(folder.resolve()) for folder in (*settings.photos, *(file.parent for file in settings.training))]
     val = f", val_jsonl: {settings.val}" if settings.val is not None else ""
     print("Next: add to the run's YAML\n\ncustom:")

@@ -62,7 +62,7 @@ def settings_of(folder: Path, **more: Any) -> AnchorSettings:
 
 
 def built(settings: AnchorSettings, engine: Scripted) -> anchors.AnchorReport:
-    report, made = build_anchors(settings, plan_anchors(settings), lambda: engine)
+    _, made = build_anchors(settings, plan_anchors(settings), lambda: engine)
     assert made is not None
     return made
 
