@@ -85,6 +85,7 @@ def run_ours(folder: Path, shape: dict[str, Any], *, teacher: bool) -> None:
             "use_cpu": shape["device"] == "cpu",
             "max_steps": shape["steps"],
             "per_device_train_batch_size": shape.get("batch", 4),
+            "gradient_accumulation_steps": shape.get("accumulation", 1),
             "output_dir": str(folder / "ours"),
             "eval_strategy": "no",
         },
@@ -150,6 +151,7 @@ def one_case(name: str, shape_file: Path) -> dict[str, Any]:
         "last": {"loss": clock.losses[-1], "norm": clock.norms[-1]},
         "tokens": clock.tokens,
         "supervised": round(clock.logs[0].get("train/token_count", 0)),
+        "logged": {name: value for name, value in clock.logs[0].items() if name.startswith("train/")},
     }
 
 
