@@ -169,12 +169,12 @@ def test_evaluation_measures_anchors_and_leaves_them_out_of_the_loss(anchored, a
     keys = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 2}
     run = anchored(source={"val_jsonl": str(others), "ratio": 1.0}, training=keys)
     (line,) = [line for line in run.log if "eval/loss" in line]
-    assert line["eval/llm_kd_loss/held"] > 0 and line["eval/sft_loss/held"] > 0
+    assert line["eval/drift/held"] > 0 and line["eval/sft_loss/held"] > 0
     assert line["eval/loss"] == pytest.approx(line["eval/sft_loss"], rel=1e-6)
     assert "eval/llm_kd_loss" not in line, "the run itself has no such term"
     silent = anchored("silent", source={"val_jsonl": str(others)}, training=keys, custom={"eval_teacher": False})
     (line,) = [line for line in silent.log if "eval/loss" in line]
-    assert "eval/llm_kd_loss/held" not in line and line["eval/sft_loss/held"] > 0
+    assert "eval/drift/held" not in line and line["eval/sft_loss/held"] > 0
 
 
 def test_a_share_of_tokens_becomes_a_number_of_samples(anchored) -> None:
@@ -210,3 +210,55 @@ def test_what_cannot_be_right_is_refused(anchored, source, rlhf, words) -> None:
 def test_an_anchor_without_a_teacher_is_refused(train, anchors) -> None:
     with pytest.raises(UserError, match="the anchor held needs a teacher"):
         train(custom={"fusion": {"sources": [{"name": "held", "train_jsonl": str(anchors), "role": "anchor"}]}})
+
+
+# ------------------------------------------------------------------------------------------------------ drift in budget
+@pytest.fixture
+def probed(anchored, anchors, tmp_path):
+    """A run whose drift is measured on a file of its own after every step."""
+    probe = tmp_path / "probe.jsonl"
+    probe.write_text(anchors.read_text(encoding="utf-8").replace("?", "!"), encoding="utf-8")
+
+    def run(name: str = "run", drift: dict[str, Any] | None = None, **more: Any):
+        keys = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 4, "learning_rate": 5.0e-3}
+        custom = {"drift": {"probe": str(probe), "budget": 1.0e-6, **(drift or {})}}
+        return anchored(name, custom=custom, training={**keys, **more.pop("training", {})}, **more)
+
+    return run
+
+
+def test_the_drift_is_forward_kl_whatever_the_anchors_are_trained_with(probed) -> None:
+    runs = [probed(name, source={"llm_kd_weight": 1.0e-9, "beta": beta}) for name, beta in (("a", 0.0), ("b", 1.0))]
+    first = [[line["eval/drift"] for line in run.log if "eval/drift" in line] for run in runs]
+    assert first[0] == pytest.approx(first[1], rel=1e-3) and len(first[0]) == 4 and first[0][-1] > 1e-6
+    assert all(line["eval/drift"] == line["eval/drift/drift_probe"] for line in runs[0].log if "eval/drift" in line)
+
+
+def test_a_run_over_its_budget_ends_with_a_checkpoint(probed) -> None:
+    run = probed(drift={"on_budget": "stop"})
+    assert run.last.name == "checkpoint-1" and (run.last / "COMPLETE").exists()
+
+
+def test_checkpoints_over_the_budget_are_never_the_best(probed) -> None:
+    keys = {"metric_for_best_model": "loss", "save_steps": 1}
+    far = probed("far", training=keys)
+    near = probed("near", drift={"budget": 100.0}, training=keys)
+    best = [json.loads((run.last / "trainer_state.json").read_text())["best_model_checkpoint"] for run in (far, near)]
+    assert best[0] is None and best[1] is not None
+
+
+def test_the_anchors_weigh_more_and_more_over_the_budget(probed) -> None:
+    run = probed(drift={"on_budget": "raise_weight"})
+    assert [line["eval/anchor_factor"] for line in run.log if "eval/anchor_factor" in line] == [2.0, 4.0, 8.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("drift", "training", "words"),
+    [
+        ({"probe": None}, {}, "nothing to measure it on"),
+        ({}, {"eval_strategy": "no"}, "is measured in evaluation"),
+    ],
+)
+def test_a_budget_that_cannot_be_measured_is_refused(probed, drift, training, words) -> None:
+    with pytest.raises(UserError, match=words):
+        probed(drift=drift, training=training)

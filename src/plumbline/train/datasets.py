@@ -18,6 +18,7 @@ from plumbline.data.epoch import EpochDataset, Source
 from plumbline.data.mixture import Mixture, Share
 from plumbline.errors import DataError, Problem
 from plumbline.train.config import TrainRun
+from plumbline.train.drift import PROBE
 from plumbline.train.preflight import TARGET, eval_strategy, image_policy, jsonl_keys, mode_of, prompts_of
 from plumbline.train.token_shares import with_token_shares
 
@@ -70,6 +71,9 @@ def _sources(run: TrainRun, key: str, limit: int | None) -> tuple[Source, ...]:
             named += [(source, False) for source in fusion.sources]
         else:
             named += [(source, False) for source in fusion.sources if source.is_anchor]
+    if key == "val_jsonl" and custom.drift is not None and custom.drift.probe is not None:
+        probe = FusionSource(name=PROBE, train_jsonl="", val_jsonl=custom.drift.probe, mode="chat", role="anchor")
+        named.append((probe, False))
     opened = (_source(run, source, getattr(source, key), target, limit) for source, target in named)
     return tuple(source for source in opened if source is not None)
 
@@ -125,7 +129,7 @@ def files_in_use(run: TrainRun) -> dict[str, int | None]:
     limits = {"train_jsonl": custom.train_sample_limit, "val_jsonl": custom.val_sample_limit}
     found = {}
     for key, path in jsonl_keys(run):
-        limit = limits[key.rpartition(".")[2]]
+        limit = limits.get(key.rpartition(".")[2])
         found[path] = custom.sample_limit if limit is None else limit
     return found
 

@@ -8,6 +8,7 @@ from plumbline.data.answer_kinds import KINDS
 from plumbline.data.epoch import EpochDataset
 from plumbline.train.config import RlhfConfig, TrainRun
 from plumbline.train.datasets import TrainingPlan
+from plumbline.train.drift import PROBE, DriftControl
 from plumbline.train.objective.features import VisualKd
 from plumbline.train.objective.weights import LossWeights, Objective
 from plumbline.train.pipeline import Distillation, Job
@@ -35,6 +36,7 @@ def job_of(run: TrainRun, plan: TrainingPlan, val: EpochDataset | None, *, only_
         weights_from=run.weights_from,
         max_pixels=run.upstream.get("max_pixels"),
         dump_conversation=folder / "conversation.txt" if custom.dump_conversation_text else None,
+        drift=drift_of(run),
         distillation=_distillation_of(run, only_cache=only_teacher_cache),
     )
 
@@ -59,10 +61,17 @@ def objective_of(run: TrainRun) -> Objective:
     )
 
 
+def drift_of(run: TrainRun) -> DriftControl | None:
+    """The budget of a run, where it has one."""
+    drift = run.custom.drift
+    return None if drift is None else DriftControl(drift.budget, drift.on_budget)
+
+
 def _anchors(run: TrainRun, beta: float, temperature: float) -> dict[str, LossWeights]:
     """Weights of the sources that are anchors: held to the base, not learned, unless they say otherwise."""
-    fusion = run.custom.fusion
-    return {
+    fusion, drift = run.custom.fusion, run.custom.drift
+    probe = {} if drift is None or drift.probe is None else {PROBE: LossWeights(0.0, 1.0, 0.0)}
+    return probe | {
         source.name: LossWeights(
             0.0 if source.sft_alpha is None else source.sft_alpha,
             1.0 if source.llm_kd_weight is None else source.llm_kd_weight,

@@ -23,6 +23,7 @@ from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
 from plumbline.train.callbacks import EpochAccount, FrozenGuard, StopOnSignal
 from plumbline.train.datasets import TrainingPlan
+from plumbline.train.drift import DriftControl
 from plumbline.train.gkd import DistillationParts
 from plumbline.train.health import check_targets, trainable_by_part
 from plumbline.train.objective.features import can_move
@@ -59,12 +60,19 @@ class Job:
     strict: bool
     packing: bool
     save_delay: SaveDelay
+    drift: DriftControl | None = None
     weights_from: str | None = None
     max_pixels: int | None = None
     dump_conversation: Path | None = None
     distillation: Distillation | None = None
     stop: StopOnSignal = field(default_factory=StopOnSignal)
     collator: BatchCollator | None = None
+
+    @property
+    def source_names(self) -> list[str]:
+        """Of training, then of sources that are evaluated alone; rows are numbered by them."""
+        sources = (*self.plan.samples.sources, *(() if self.val is None else self.val.sources))
+        return list(dict.fromkeys(source.name for source in sources))
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,10 @@ class PipelineMixin:
             merge=config.vision_config.spatial_merge_size,
             with_chat=job.distillation is not None and job.distillation.teacher.server is not None,
         )
-        job.collator = BatchCollator(self.template, job.strict, job.packing, len(train.sources))
+        names = job.source_names
+        job.collator = BatchCollator(self.template, job.strict, job.packing, len(names))
         for problem in job.plan.unplanned:
             job.collator.skip(problem)
-        names = [source.name for source in train.sources]
         datasets = [
             None
             if samples is None
@@ -174,10 +182,11 @@ class PipelineMixin:
         """The fields of TrainerParts."""
         job = self.job
         account = EpochAccount(Path(self.args.output_dir))
-        sources = tuple(source.name for source in job.plan.samples.sources)
+        sources = tuple(job.source_names)
         return {
             "account": account,
             "sources": sources if len(sources) > 1 else (),
+            "drift": job.drift,
             "collator": job.collator,
             "schedule": job.plan.schedule,
             "shape": job.plan.shape,

@@ -23,7 +23,7 @@ from plumbline.model.hub import is_hub_name, missing_model
 from plumbline.train.adopt import locate_adapter
 from plumbline.train.config import TrainRun
 from plumbline.train.predicted import target_problems
-from plumbline.train.sections import DEEPSPEED_NAMES
+from plumbline.train.sections import DEEPSPEED_NAMES, DriftConfig
 from plumbline.train.teacher.plan import TeacherPlan, plan_teacher, resolve_teacher, teacher_problems
 
 MODEL_TYPES = ("qwen3_vl",)
@@ -125,6 +125,8 @@ def _data_problems(run: TrainRun) -> Iterator[Problem]:
             yield Problem("custom.image_roots", f"{root} is not a folder")
     if custom.fusion is not None:
         yield from _fusion_problems(run, custom.fusion)
+    if custom.drift is not None:
+        yield from _drift_problems(run, custom.drift)
     if custom.augmentation.enabled:
         for path, what, fix in augmentation_problems(custom.augmentation):
             yield Problem(f"custom.augmentation.{path}", what, fix)
@@ -149,6 +151,20 @@ def _fusion_problems(run: TrainRun, fusion: FusionConfig) -> Iterator[Problem]:
         if source.mode == "chat" and (source.user_prompt, source.system_prompt) != (None, None):
             what = f"the prompts of {source.name} would not be used: mode chat keeps each record's own messages"
             yield Problem("custom.fusion", what, "take them out, or give the source another mode")
+
+
+def _drift_problems(run: TrainRun, drift: DriftConfig) -> Iterator[Problem]:
+    """What keeps a budget from being measured, or from being kept."""
+    where, fusion = "custom.drift", run.custom.fusion
+    anchors = [source for source in (() if fusion is None else fusion.sources) if source.is_anchor]
+    if run.rlhf is None or run.rlhf.rlhf_type != "gkd":
+        yield Problem(where, "needs a teacher to measure the distance from", "add rlhf: {rlhf_type: gkd, ...}")
+    if drift.probe is None and not any(source.val_jsonl for source in anchors):
+        yield Problem(where, "there is nothing to measure it on", "set probe, or val_jsonl of an anchor source")
+    if eval_strategy(run) == "no" or not run.custom.eval_teacher:
+        yield Problem(where, "is measured in evaluation with the teacher", "set eval_strategy, and eval_teacher: true")
+    if drift.on_budget == "raise_weight" and not anchors:
+        yield Problem(where, "on_budget: raise_weight has no anchor to weigh more", "add a source with role: anchor")
 
 
 def _anchor_problems(run: TrainRun, source: FusionSource, *, is_target: bool) -> Iterator[Problem]:
@@ -182,6 +198,7 @@ def jsonl_keys(run: TrainRun) -> list[tuple[str, str]]:
         for number, source in enumerate(getattr(fusion, group)):
             place = f"custom.fusion.{group}[{number}]"
             found += [(f"{place}.train_jsonl", source.train_jsonl), (f"{place}.val_jsonl", source.val_jsonl)]
+    found.append(("custom.drift.probe", None if custom.drift is None else custom.drift.probe))
     return [(key, path) for key, path in found if path]
 
 

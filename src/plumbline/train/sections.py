@@ -81,6 +81,18 @@ class VisualKdConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriftConfig:
+    """How far a run may move from its base, and what happens beyond."""
+
+    budget: Annotated[float, Range(gt=0)]
+    """Most forward KL from the base, in nats per token, on any of the probes."""
+    probe: str | None = None
+    """JSONL of the base's answers (`anchors build --val`); the anchors' own `val_jsonl` when absent."""
+    on_budget: Literal["warn", "stop", "raise_weight"] = "warn"
+    """warn: say so. stop: end the run with a checkpoint. raise_weight: double the anchors' weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomConfig:
     """What Plumbline itself does: records, answers, checkpoints, telemetry."""
 
@@ -130,6 +142,8 @@ class CustomConfig:
     """Random changes of training images."""
     fusion: FusionConfig | None = None
     """Several sources of records in one run."""
+    drift: DriftConfig | None = None
+    """A budget for the distance from the base, measured at each evaluation on anchors."""
     visual_kd: VisualKdConfig = field(default_factory=VisualKdConfig)
     """Distillation of visual features."""
     plugins: tuple[str, ...] = ()

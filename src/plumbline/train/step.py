@@ -39,6 +39,7 @@ from plumbline.model.upstream import (
 )
 from plumbline.train.batches import IGNORED, BatchCollator
 from plumbline.train.callbacks import EpochAccount, finish_checkpoint
+from plumbline.train.drift import DriftControl, RestoreDrift
 from plumbline.train.objective import nonfinite
 from plumbline.train.objective.features import visual_tokens, watched
 from plumbline.train.objective.grouped import TeacherRows, grouped_terms
@@ -84,6 +85,7 @@ class TrainerParts:
     callbacks: tuple[Any, ...] = ()
     sources: tuple[str, ...] = ()
     save_delay: SaveDelay = NO_DELAY
+    drift: DriftControl | None = None
 
 
 class _Rows(NamedTuple):
@@ -140,7 +142,7 @@ class StepMixin(DataLoaderMixin):
         self.parts = parts
         self._meters = {mode: Meter(parts.sources) for mode in ("train", "eval")}
         named = {name: number for number, name in enumerate(parts.sources)}
-        self._anchors = {named[name]: weights for name, weights in parts.objective.anchors.items()}
+        self._anchors = {named[name]: own for name, own in parts.objective.anchors.items() if name in named}
         self._nonfinite_in_a_row = 0
         self._step_faults: Tensor | None = None
         self._step_visual_tokens: Tensor | int = 1
@@ -156,6 +158,8 @@ class StepMixin(DataLoaderMixin):
     def _install_callbacks(self) -> None:
         for callback in self.parts.callbacks:
             self.add_callback(callback)
+        if self.parts.drift is not None:
+            self.add_callback(RestoreDrift(self.parts.drift))
         boards = [c for c in self.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
         for board in boards:
             self.remove_callback(board)
@@ -310,14 +314,20 @@ class StepMixin(DataLoaderMixin):
         anchored = torch.zeros_like(given.sources, dtype=torch.bool)
         for number, own in self._anchors.items():
             if number in given.present:
-                if not (self.model.training or self.parts.objective.anchored_evaluation):
-                    own = replace(own, sft_alpha=1.0, llm_kd_weight=0.0)
+                own = self._anchor_weights(own)
                 mine = given.sources == number
                 anchored |= mine
                 groups.append((mine.nonzero()[:, 0], own))
         if any(number not in self._anchors for number in given.present):
             groups.append(((~anchored).nonzero()[:, 0], weights))
         return groups
+
+    def _anchor_weights(self, own: LossWeights) -> LossWeights:
+        """Of an anchor now: in evaluation its drift is measured, forward KL whatever it is trained with."""
+        if not self.model.training:
+            return LossWeights(1.0, float(self.parts.objective.anchored_evaluation), 0.0, 1.0)
+        drift = self.parts.drift
+        return own if drift is None else replace(own, llm_kd_weight=own.llm_kd_weight * drift.factor)
 
     def _terms(
         self,
@@ -417,7 +427,8 @@ class StepMixin(DataLoaderMixin):
             mine = sources == number
             amounts |= {f"ce/{name}": terms.row_ce[mine].sum(), f"ce_tokens/{name}": mine.sum()}
             if number in self._anchors:
-                amounts[f"kd/{name}"] = terms.row_kd[mine].sum() * self._anchors[number].llm_kd_weight
+                weights = self._anchor_weights(self._anchors[number])
+                amounts[f"kd/{name}"] = terms.row_kd[mine].sum() * weights.llm_kd_weight
         return amounts
 
     def _learned_amounts(self, mode: str, terms: HeadTerms, sources: Tensor, weights: LossWeights) -> dict[str, Tensor]:
@@ -430,7 +441,7 @@ class StepMixin(DataLoaderMixin):
         for number, own in self._anchors.items():
             mine = sources == number
             learned &= ~mine
-            weighted = torch.where(mine, terms.row_kd * own.llm_kd_weight, weighted)
+            weighted = torch.where(mine, terms.row_kd * self._anchor_weights(own).llm_kd_weight, weighted)
         amounts = {"kd": weighted.sum()}
         if self._has_answers(mode):
             amounts |= {"ce": terms.row_ce[learned].sum(), "ce_tokens": learned.sum()}
@@ -540,12 +551,18 @@ class StepMixin(DataLoaderMixin):
                 metrics["eval/token_count"],
                 nonfinite.where_from(sums),
             )
+        if self.parts.drift is not None:
+            output.metrics.update(self.parts.drift.assess(metrics, self.state.global_step))
+            if self.parts.drift.on_budget == "stop" and self.parts.drift.is_exceeded(output.metrics):
+                self.control.should_save = self.control.should_training_stop = True
         finite = {name: value for name, value in output.metrics.items() if math.isfinite(value)}
         return output._replace(metrics=finite)
 
     def _window_metrics(self, sums: dict[str, float], mode: str, weights: LossWeights) -> dict[str, float]:
         # With anchors the sum is weighted already: each source has its own factor.
-        held = [self.parts.sources[number] for number, own in self._anchors.items() if own.llm_kd_weight]
+        held = [
+            self.parts.sources[number] for number, own in self._anchors.items() if own.llm_kd_weight or mode == "eval"
+        ]
         weight = float(weights.llm_kd_weight > 0 or bool(held and mode == "train"))
         return window_metrics(
             sums,
@@ -564,6 +581,8 @@ class StepMixin(DataLoaderMixin):
         # An evaluation inside the delay must not become the best: nothing was saved, and it would block a later best.
         # Nor may one that left out a part of the set: its mean is over other tokens than those it is compared with.
         if self.delays_saving() or metrics.get("eval/nonfinite_tokens"):
+            return False
+        if self.parts.drift is not None and self.parts.drift.is_exceeded(metrics):
             return False
         # `metric_for_best_model: token_acc` means our `eval/token_acc`; upstream looks for `eval_token_acc`.
         ours = {key.replace("eval/", "eval_", 1): value for key, value in metrics.items() if key.startswith("eval/")}

@@ -73,7 +73,7 @@ def window_metrics(
     `loss` is the whole objective per supervised token, `sft_loss` raw CE per token where CE was computed, `llm_kd_loss`
     is weighted, `vision_kd_loss` too (with its parts `vision_kd_loss/TARGET`; all absent in a window without pictures),
     `token_acc/KIND` is logged where tokens are weighted by kind, `sft_loss/NAME` is that of one data source,
-    `llm_kd_loss/NAME` the weighted divergence of one that is an anchor,
+    `llm_kd_loss/NAME` the weighted divergence of one that is an anchor and in evaluation `drift/NAME` its forward KL,
     `token_count` is per optimiser step in training and of the whole set in evaluation. `nonfinite_tokens` counts tokens
     of batches whose loss is not finite: they are part of `token_count` and of nothing else.
     """
@@ -103,7 +103,7 @@ def window_metrics(
             source = name.partition("/")[2]
             metrics[f"sft_loss/{source}"] = sums[f"ce/{source}"] / count
             if source in anchors:
-                metrics[f"llm_kd_loss/{source}"] = sums[f"kd/{source}"] / count
+                metrics[f"{'llm_kd_loss' if mode == 'train' else 'drift'}/{source}"] = sums[f"kd/{source}"] / count
     tokens += sums["nonfinite_tokens"]
     metrics["token_count"] = tokens / max(sums["steps"], 1.0) if mode == "train" else tokens
     if sums["nonfinite_tokens"]:
