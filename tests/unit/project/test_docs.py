@@ -87,7 +87,7 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 def verb_of(words: list[str]) -> tuple[list[str], list[str]]:
     """(the verb, what follows it)."""
-    group = words[0] in ("config", "data", "stage-b")
+    group = words[0] in ("anchors", "config", "data", "stage-b")
     return words[: 1 + group], words[1 + group :]
 
 
