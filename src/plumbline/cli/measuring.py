@@ -94,3 +94,40 @@ def anchors_build(
         run, tuple(photos or ()), tuple(training or ()), questions, per_photo, text, val, val_share, seed
     )
     return verbs.anchors(settings, as_json, dry_run)
+
+
+@app.command(name="drift")
+def drift(
+    base: Annotated[Path, Parameter(help="What the fine-tune started from.")],
+    tuned: Annotated[Path, Parameter(help="The fine-tune: an adapter, a checkpoint, a run or a merged model.")],
+    /,
+    *,
+    anchors: Annotated[Path, Parameter(help="The base's own answers: what `anchors build --val` wrote.")],
+    domain: Annotated[Path | None, Parameter(help="Records of the domain: its words, its question.")] = None,
+    output: Annotated[Path | None, Parameter(help="Also write the result as JSON.")] = None,
+    margin_kl: Annotated[float, Parameter(help="Nats per token that still count as the same.")] = 0.05,
+    margin_leak: Annotated[float, Parameter(help="Share of leaking answers that still counts as the same.")] = 0.05,
+    gate: Annotated[bool, Parameter(negative=(), help="Exit 4 when a cell has drifted beyond its margin.")] = False,
+    max_new_tokens: Annotated[int, Parameter(help="Of the fine-tune's own answers.")] = 128,
+    limit: Annotated[int | None, Parameter(help="Most probes of each kind.")] = None,
+    image_root: ImageRoots = None,
+    as_json: AsJson = False,
+) -> int:
+    """Measure how far TUNED is from BASE, on other questions, other photos and text. Exit 0, or 4 with --gate.
+
+    Example: `plumbline drift Qwen3-VL-4B-Instruct output/my_run --anchors anchors_val.jsonl --domain val.jsonl --gate`
+    """
+    from plumbline.evaluate import drift_verb
+    from plumbline.evaluate.drift import Margins
+
+    options = drift_verb.DriftOptions(
+        anchors,
+        domain,
+        output,
+        Margins(margin_kl, margin_leak),
+        max_new_tokens,
+        limit,
+        tuple(map(str, image_root or [])),
+        gate,
+    )
+    return drift_verb.drift(base, tuned, options, as_json=as_json)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,41 @@ class TransformersEngine:
     def prompt_ids(self, request: Request) -> list[int]:
         """The token ids of the prompt, image placeholders expanded: those of training."""
         return self._prepare(request).ids
+
+    def answer_rows(self, request: Request, answer: str) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model would have said at each place of a given answer.
+
+        Args:
+            request: The question.
+            answer: Read by the model as its own; the end mark behind it counts too.
+
+        Returns:
+            Hidden rows [n, H] that predict the answer's tokens, these tokens [n], and the output head [V, H].
+        """
+        import torch
+
+        row = self._prepare(request)
+        ends = self.processor.tokenizer(f"{answer}<|im_end|>\n", add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[*row.ids, *ends]], device=self._base.device)
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            features, grids = self._image_features(row.images) if row.images else (None, None)
+            kinds = (ids == self._base.config.image_token_id).long()
+            positions, _ = self._base.model.get_rope_index(ids, kinds, grids, attention_mask=mask)
+            more = {} if features is None else {"mm_encoder_outputs": {"image": features}}
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **more}
+            hidden = self._base.model(**inputs, use_cache=False).last_hidden_state
+        start = len(row.ids) - 1
+        return hidden[0, start:-1], ids[0, start + 1 :], self._base.lm_head.weight
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The model computes as its base; what was seen of pictures is forgotten on both ways."""
+        self._features.clear()
+        self._prefix = ([], [])
+        with self.model.disable_adapter():
+            yield
+        self._features.clear()
 
     # ------------------------------------------------------------------------------------------------------ before
     def _prepare(self, request: Request) -> Row:

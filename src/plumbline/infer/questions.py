@@ -155,7 +155,7 @@ def read_questions(settings: InferSettings, card: Card) -> list[Question]:
         ConfigError: A prompt for chats, which bring their own, or none for pictures.
         DataError: A record that breaks the contract.
     """
-    chats = list(_chats(settings))
+    chats = list(read_chats(settings))
     if chats:
         if settings.prompt is not None or settings.images_per_prompt > 1:
             what = f"the chats of {shown_path(settings.input)} bring their own questions"
@@ -190,7 +190,7 @@ def _prompt(settings: InferSettings, card: Card) -> tuple[str, str]:
     return card.prompts.of_mode(choose_mode(card, settings.mode))
 
 
-def _chats(settings: InferSettings) -> Iterator[Question]:
+def read_chats(settings: InferSettings) -> Iterator[Question]:
     """The chats of a JSONL, each up to its last user turn; nothing for another input."""
     source = settings.input
     if not source.is_file() or source.suffix.lower() not in (".jsonl", ".json"):

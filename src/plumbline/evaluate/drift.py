@@ -1,0 +1,241 @@
+"""How far a model is from its base: divergence on the base's answers, and leaks of the domain into other answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
+from plumbline.data.images import ImagePolicy, load_image
+from plumbline.data.parse import parse_answer
+from plumbline.data.read import read_records
+from plumbline.errors import DataError, Problem
+from plumbline.evaluate.descriptions import class_of
+from plumbline.evaluate.figures import CONFIDENCE, Figure
+from plumbline.infer.config import InferSettings, Sampling
+from plumbline.infer.engine import Request
+from plumbline.infer.questions import Question, read_chats
+from plumbline.model.checkpoints import Card
+from plumbline.storage.objects import JsonObject
+from plumbline.storage.text import shown_path
+
+if TYPE_CHECKING:
+    from plumbline.infer.local import TransformersEngine
+
+CELLS = {
+    "training": "training photos, other questions",
+    "photos": "other photos, other questions",
+    "text": "no photo",
+    "chats": "chats of another origin",
+    "domain": "training photos, the trained question",
+}
+"""What the probes of a cell are, by the mark that `anchors build` leaves; `domain` is expected to move."""
+DRAWS = 2000
+_LEAST_WORD = 2
+"""Characters of a class that counts as a word of the domain."""
+
+Verdict = Literal["within margin", "drifted", "undecided"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question with the answer that the base gave (of `domain`: the annotated one)."""
+
+    question: Question
+    answer: str
+    cell: str
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """What was measured on a probe.
+
+    Attributes:
+        key: Its question's.
+        cell: One of `CELLS`.
+        tokens: Of the answer.
+        kl: Forward KL from the base to the tuned model, summed over these tokens, in nats.
+        leak: What of the domain is in the tuned model's own answer and not in the base's; empty for nothing.
+        text: The tuned model's answer; empty where none was asked for.
+    """
+
+    key: str
+    cell: str
+    tokens: int
+    kl: float
+    leak: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What still counts as the same. kl: nats per token; leak: share of answers."""
+
+    kl: float = 0.05
+    leak: float = 0.05
+
+
+@dataclass(frozen=True)
+class CellDrift:
+    """One cell: KL per token and the share of leaks with intervals over probes, and what they say."""
+
+    name: str
+    probes: int
+    kl: Figure
+    kl_verdict: Verdict
+    leak: Figure | None = None
+    leak_verdict: Verdict | None = None
+
+    @property
+    def has_drifted(self) -> bool:
+        return "drifted" in (self.kl_verdict, self.leak_verdict)
+
+    def as_dict(self) -> JsonObject:
+        return asdict(self)
+
+
+def read_probes(anchors: Path, domain: Path | None, card: Card, image_roots: Sequence[str] = ()) -> list[Probe]:
+    """The base's answers as probes, and the annotated answers of the domain.
+
+    Raises DataError when a chat of the anchors has no answer.
+    """
+    settings = InferSettings(model=Path(), input=anchors, output=Path("-"), image_roots=tuple(image_roots))
+    marks = [record.metadata.get("anchor") for record in read_records(anchors)]
+    found = []
+    for question, mark in zip(read_chats(settings), marks, strict=True):
+        if question.reference is None:
+            raise DataError(Problem(f"{shown_path(anchors)}:{question.key}", "has no answer of the base", "build it"))
+        found.append(Probe(question, question.reference, mark if mark in CELLS else "chats"))
+    if not found:
+        raise DataError(Problem(shown_path(anchors), "holds no chat", "plumbline anchors build --val FILE"))
+    return found + ([] if domain is None else list(_domain_probes(domain, card, image_roots)))
+
+
+def _domain_probes(domain: Path, card: Card, image_roots: Sequence[str]) -> Iterator[Probe]:
+    roots = (str(domain.parent), *image_roots) if image_roots else ()
+    policy = ImagePolicy(roots)
+    mode = "summary" if card.mode == "summary" else "dense"
+    settings = DatasetSettings(
+        mode, card.prompts, card.emit_norm, card.object_ordering, policy=policy, form=card.answer
+    )
+    dataset = RecordDataset(RecordFile(domain), settings)
+    for index in range(len(dataset)):
+        sample = dataset.item(index)
+        *turns, answer = sample.messages
+        question = Question(f"domain:{index + 1}", tuple(turns), tuple(sample.images), domain.parent, policy)
+        yield Probe(question, str(answer["content"]), "domain")
+
+
+def domain_words(domain: Path | None) -> frozenset[str]:
+    """The classes of a file: what has no place in an answer about something else."""
+    if domain is None:
+        return frozenset()
+    names = {class_of(item.desc) for record in read_records(domain) for item in record.objects}
+    return frozenset(name for name in names if len(name) >= _LEAST_WORD)
+
+
+def leak_of(text: str, base: str, question: str, words: frozenset[str]) -> str:
+    """What of the domain is in an answer that should have nothing of it: its format, or a word; empty for nothing."""
+    if any(item.numbers for item in parse_answer(text).objects) and not parse_answer(base).objects:
+        return "objects with coordinates"
+    return next((word for word in sorted(words) if word in text and word not in base and word not in question), "")
+
+
+def score_probes(
+    probes: Sequence[Probe],
+    base: TransformersEngine,
+    tuned: TransformersEngine,
+    words: frozenset[str],
+    max_new_tokens: int,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Iterator[ProbeScore]:
+    """Measure every probe: both models read the base's answer, and the tuned one answers for itself.
+
+    base and tuned may be one engine with an adapter, which is then switched off for the base's side.
+    """
+    for probe in probes:
+        question = probe.question
+        pictures = tuple(load_image(question.policy.reference(image, question.folder)) for image in question.images)
+        sampling = Sampling(max_new_tokens)
+        request = Request(question.key, pictures, "", question.text, sampling, turns=question.turns)
+        tokens, kl = divergence(request, probe.answer, base, tuned)
+        text = "" if probe.cell == "domain" else tuned.generate([request])[0].text
+        leak = leak_of(text, probe.answer, question.text, words)
+        yield ProbeScore(question.key, probe.cell, tokens, kl, leak, text)
+        progress(1)
+
+
+def divergence(request: Request, answer: str, base: TransformersEngine, tuned: TransformersEngine) -> tuple[int, float]:
+    """(tokens, forward KL from the base to the tuned model summed over them) of an answer."""
+    import torch
+
+    from plumbline.train.objective.terms import head_terms
+    from plumbline.train.objective.weights import LossWeights
+
+    with torch.no_grad():
+        with _as_base(base, shared=base is tuned):
+            theirs, targets, their_head = base.answer_rows(request, answer)
+        mine, _, my_head = tuned.answer_rows(request, answer)
+        terms = head_terms(mine, my_head, targets, LossWeights(0.0, 1.0, 0.0), theirs, their_head)
+    return len(targets), float(terms.kd)
+
+
+def _as_base(engine: TransformersEngine, *, shared: bool) -> AbstractContextManager[object]:
+    return engine.adapters_off() if shared else nullcontext()
+
+
+def cells_of(scores: Sequence[ProbeScore], margins: Margins, seed: int = 0) -> list[CellDrift]:
+    """Figures and verdicts by cell, in the order of `CELLS`."""
+    found = []
+    for name in CELLS:
+        own = [score for score in scores if score.cell == name]
+        if not own:
+            continue
+        tokens = np.array([score.tokens for score in own], dtype=np.float64)
+        sums = np.array([score.kl for score in own])
+        kl = _ratio(sums, tokens, seed)
+        if name == "domain":
+            found.append(CellDrift(name, len(own), kl, "undecided"))
+            continue
+        leaks = np.array([bool(score.leak) for score in own], dtype=np.float64)
+        leak = _ratio(leaks, np.ones(len(own)), seed)
+        verdicts = _verdict(kl, margins.kl), _verdict(leak, margins.leak)
+        found.append(CellDrift(name, len(own), kl, verdicts[0], leak, verdicts[1]))
+    return found
+
+
+def _ratio(parts: np.ndarray, wholes: np.ndarray, seed: int) -> Figure:
+    """A ratio of sums with its bootstrap interval over probes."""
+    drawn = np.random.default_rng(seed).integers(len(parts), size=(DRAWS, len(parts)))
+    values = parts[drawn].sum(axis=1) / wholes[drawn].sum(axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Figure(float(parts.sum() / wholes.sum()), float(low), float(high))
+
+
+def _verdict(figure: Figure, margin: float) -> Verdict:
+    assert figure.low is not None and figure.high is not None
+    if figure.high <= margin:
+        return "within margin"
+    return "drifted" if figure.low > margin else "undecided"
+
+
+def result_of(cells: Sequence[CellDrift], scores: Sequence[ProbeScore], margins: Margins) -> JsonObject:
+    """Plain values for JSON."""
+    return {
+        "margins": asdict(margins),
+        "cells": {cell.name: cell.as_dict() for cell in cells},
+        "drifted": [cell.name for cell in cells if cell.has_drifted],
+        "leaks": [asdict(score) for score in scores if score.leak],
+    }
+
+
+def dumped(result: JsonObject) -> str:
+    """The result as a file's text."""
+    return json.dumps(result, ensure_ascii=False, indent=1) + "\n"
