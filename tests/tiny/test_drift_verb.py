@@ -57,7 +57,9 @@ def test_the_divergence_is_that_of_the_definition_on_either_way(tiny_model: Path
     with torch.no_grad():
         logits = [model(input_ids=ids).logits[0, len(prompt) - 1 : -1].double() for model in (base.model, engine.model)]
     q, p = (side.log_softmax(-1) for side in logits)
-    assert tokens == len(ends) and shared == pytest.approx(F.kl_div(p, q, log_target=True, reduction="sum"), rel=1e-3)
+    assert tokens == len(ends) and shared == pytest.approx(
+        float(F.kl_div(p, q, log_target=True, reduction="sum")), rel=1e-3
+    )
     assert shared > 1e-3
     assert divergence(request, "再见。", base, base)[1] == pytest.approx(0, abs=1e-6)
 
@@ -84,7 +86,7 @@ def test_the_command_measures_every_cell_and_gates(tiny_model, tuned, anchors, r
     assert result == json.loads(output.read_text(encoding="utf-8"))
     assert all(cell["kl"]["value"] > 0 for cell in result["cells"].values())
     code, out, _ = plumbline(*words, "--gate", "--margin-kl", "1e-6")
-    assert code == 4 and "drifted" in out and "expected to move" in out
+    assert code == 4 and "drifted" in out
     assert plumbline(*words, "--gate", "--margin-kl", "99", "--margin-leak", "1")[0] == 0
     code, _, err = plumbline("drift", tiny_model, tuned, "--anchors", "nowhere.jsonl")
     assert code == 2 and "nowhere.jsonl" in err
