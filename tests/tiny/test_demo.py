@@ -45,6 +45,8 @@ def test_summary_says_what_the_runs_logged(demo):
     assert {"eval/loss", "eval/sft_loss", "eval/llm_kd_loss"} <= set(summary["gkd"]["metrics"])
     assert 0 <= summary["merge"]["max_abs_logit_diff"] <= 1e-4
     assert summary["captions"]["images"] == 2
+    assert 0 <= summary["evaluate"]["f1_50"] <= summary["evaluate"]["f1_50_any_class"] <= 1
+    assert 'id="p-1"' in (places.output / summary["evaluate"]["page"]).read_text(encoding="utf-8")
     rows = list(read_rows(places.captions / "after.jsonl"))
     assert summary["captions"]["objects"] == sum(len(row["objects"]) for row in rows)
     assert summary["wall_s"] > 0 and not any(stage["reused"] for stage in summary["stages"].values())
@@ -89,8 +91,17 @@ def test_a_second_run_reuses_everything_and_a_missing_result_is_made_again(demo,
     assert [name for name, stage in stages.items() if not stage["reused"]] == [
         "merge",
         "captions",
+        "evaluate",
         "stage_a",
         "stage_b",
     ]
     assert (places.merged / "model.safetensors").read_bytes() == weights
     assert capfd.readouterr().err.count("done before, reused") == 5
+
+
+def test_the_command_that_the_demonstration_ends_with_opens_the_review(demo, plumbline):
+    """The same folder, as a static page: the served one is tested with a browser."""
+    places, _ = demo
+    code, out, err = plumbline("stage-b", "report", str(places.stage_b / "stage_b.yaml"))
+    assert code == 0, err
+    assert "report.html" in out + err

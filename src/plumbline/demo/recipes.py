@@ -60,6 +60,10 @@ class Places:
         return self.output / "captions"
 
     @property
+    def evaluation(self) -> Path:
+        return self.output / "evaluation.html"
+
+    @property
     def tickets(self) -> Path:
         return self.output / "tickets"
 

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from plumbline.data.check import Check, CheckOptions
+from plumbline.data.images import ImagePolicy
 from plumbline.data.read import read_records
 from plumbline.demo.data import write_demo_data
 from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
@@ -116,6 +117,7 @@ class Demo:
         self._stage("merge", {}, self._merge, lambda: is_complete(places.merged))
         tokens = {"before": BEFORE_TOKENS, "after": AFTER_TOKENS}
         self._stage("captions", tokens, self._describe, lambda: (places.captions / "after.jsonl").is_file())
+        self._stage("evaluate", tokens, self._measure, lambda: places.evaluation.is_file())
         photos = {"tickets": PHOTO_TICKETS, "tokens": SUMMARY_TOKENS, "seed": TICKET_SEED}
         self._stage("stage_a", photos, self._summarise, lambda: places.stage_a.is_dir())
         self._stage("stage_b", {"tickets": SIMULATED_TICKETS}, self._judge, lambda: places.stage_b.is_dir())
@@ -226,6 +228,19 @@ class Demo:
             raise KeyboardInterrupt
         return report.statuses
 
+    def _measure(self, advance: Advance) -> JsonObject:
+        """The trained model's descriptions against the annotations, and against those of the base."""
+        from plumbline.evaluate.run import compare_evaluations, evaluate_file
+        from plumbline.report.evaluation import write_evaluation
+
+        truth, captions = self.places.data / "val.jsonl", self.places.captions
+        after, before = (evaluate_file(truth, captions / f"{name}.jsonl", mode="dense") for name in ("after", "before"))
+        differences = compare_evaluations(after, before)
+        against = captions / "before.jsonl"
+        write_evaluation(self.places.evaluation, after, differences, policy=ImagePolicy(), against=against)
+        values = {name: after.figures[name].value for name in ("f1_50", "f1_50_any_class", "hallucinated_pictures")}
+        return {**values, "before": {"f1_50": before.figures["f1_50"].value}, "page": self.places.evaluation.name}
+
     def _summarise(self, advance: Advance) -> JsonObject:
         from plumbline.demo.tickets import write_photo_tickets, write_prompts
         from plumbline.infer.config import Sampling
@@ -285,7 +300,8 @@ class Demo:
         facts = {stage.name: dict(stage.facts) for stage in self.ledger.done}
         summary = {
             **{
-                name: facts[name] for name in ("data", "check", "sft", "gkd", "merge", "captions", "stage_a", "stage_b")
+                name: facts[name]
+                for name in ("data", "check", "sft", "gkd", "merge", "captions", "evaluate", "stage_a", "stage_b")
             },
             "stages": {stage.name: {"seconds": stage.seconds, "reused": stage.reused} for stage in self.ledger.done},
             "wall_s": round(time.perf_counter() - self.begun, 1),
@@ -295,6 +311,7 @@ class Demo:
         path = self.places.output / "summary.json"
         write_atomically(path, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
         self.show.say(f"report   {page}\nsummary  {path}")
+        self.show.say(f"Next: plumbline review {self.places.stage_b / 'stage_b.yaml'}")
 
 
 def _ran(run: Path) -> bool:

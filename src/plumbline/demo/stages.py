@@ -27,6 +27,7 @@ TITLES = {
     "gkd": "Distil towards the base model",
     "merge": "Merge the adapter",
     "captions": "Describe the held-out pictures",
+    "evaluate": "Measure the descriptions",
     "stage_a": "Summarise tickets of photos",
     "stage_b": "Judge simulated tickets",
 }
