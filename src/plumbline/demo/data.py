@@ -47,6 +47,28 @@ def photo_file(record: Record) -> Path:
     raise DataError(Problem(f"{package}/{inside}", "photograph not found", "pip install 'plumbline[demo]'"))
 
 
+HELD_OUT_ANCHORS = 4
+GENERAL = (
+    ("法国的首都是哪里?", "巴黎。"),
+    ("What is 17 plus 26?", "43."),
+    ("一年有多少个月?", "十二个月。"),
+    ("Which planet is the largest?", "Jupiter."),
+    ("水在多少度结冰?", "零摄氏度。"),
+    ("What is the opposite of generous?", "Stingy."),
+    ("列出三种水果。", "苹果、香蕉、橙子。"),
+    ("Translate thank you into Chinese.", "谢谢。"),
+    ("世界上最高的山是哪座?", "珠穆朗玛峰。"),
+    ("How many minutes are there in two hours?", "120."),
+    ("把早上好翻译成英文。", "Good morning."),
+    ("Name three primary colours.", "Red, yellow and blue."),
+    ("谦虚的反义词是什么?", "骄傲。"),
+    ("What does HTTP stand for?", "Hypertext Transfer Protocol."),
+    ("一周有几天?", "七天。"),
+    ("At what temperature does water boil?", "At 100 degrees Celsius."),
+)
+"""(question, answer); the first `HELD_OUT_ANCHORS` are for validation."""
+
+
 def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, seed: int = 0) -> DemoData:
     """Write pictures, train.jsonl and val.jsonl under `folder`; the folder appears whole or not at all.
 
@@ -61,7 +83,17 @@ def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, see
         val += _draw_scenes(draft, seed, range(scenes, scenes + held_out))
         write_records(draft / "train.jsonl", train)
         write_records(draft / "val.jsonl", val)
+        anchors = list(_anchors())
+        write_records(draft / "anchors.jsonl", anchors[HELD_OUT_ANCHORS:])
+        write_records(draft / "anchors_val.jsonl", anchors[:HELD_OUT_ANCHORS])
     return DemoData(Path(folder) / "train.jsonl", Path(folder) / "val.jsonl", len(train), len(val))
+
+
+def _anchors() -> Iterator[Record]:
+    """General questions for `configs/tiny/stage_3_anchored.yaml`: the tiny base has no answers worth keeping."""
+    for question, answer in GENERAL:
+        turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+        yield Record(messages=turns, metadata={"anchor": "text"})
 
 
 def _place_photos(folder: Path) -> Iterator[Record]:

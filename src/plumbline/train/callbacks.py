@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from plumbline.errors import writing
 from plumbline.model.checkpoints import Card, mark_complete
+from plumbline.train.drift import DriftControl
 from plumbline.train.folder import EPOCHS
 from plumbline.train.health import FrozenTensors
 from plumbline.train.telemetry import epoch_account
@@ -88,6 +89,17 @@ def finish_checkpoint(folder: Path, card: Card) -> None:
     if main_process:
         card.write(folder)
         mark_complete(folder)
+
+
+class RestoreDrift(TrainerCallback):
+    """A run that is continued goes on with the factor that its drift has come to."""
+
+    def __init__(self, drift: DriftControl) -> None:
+        self._drift = drift
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read the log of the steps so far."""
+        self._drift.restore(state.log_history)
 
 
 class StopOnSignal(TrainerCallback):

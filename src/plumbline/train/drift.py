@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers import TrainerCallback
-
 logger = logging.getLogger(__name__)
 
 PROBE = "drift_probe"
@@ -17,17 +15,6 @@ MOST_FACTOR = 16.0
 
 VALUE, FACTOR = "eval/drift", "eval/anchor_factor"
 OnBudget = Literal["warn", "stop", "raise_weight"]
-
-
-class RestoreDrift(TrainerCallback):
-    """A run that is continued goes on with the factor that its drift has come to."""
-
-    def __init__(self, drift: DriftControl) -> None:
-        self._drift = drift
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the log of the steps so far."""
-        self._drift.restore(state.log_history)
 
 
 @dataclass

@@ -99,7 +99,7 @@ def foresee(run: TrainRun, train: EpochDataset, val: EpochDataset | None, proces
 def _say_negatives(train: EpochDataset, survey: Survey) -> None:
     """Warn of a dense source in which every picture has an object; say how many have none elsewhere."""
     for source in train.sources:
-        if source.share.mode not in ("dense", "mixed"):
+        if source.share.mode not in ("dense", "mixed") or len(source.share.chats) == source.share.records:
             continue
         if count := survey.negatives.get(source.name, 0):
             logger.info("%s: %d records say that there is no object", source.name, count)

@@ -38,8 +38,8 @@ from plumbline.model.upstream import (
     gathered,
 )
 from plumbline.train.batches import IGNORED, BatchCollator
-from plumbline.train.callbacks import EpochAccount, finish_checkpoint
-from plumbline.train.drift import DriftControl, RestoreDrift
+from plumbline.train.callbacks import EpochAccount, RestoreDrift, finish_checkpoint
+from plumbline.train.drift import DriftControl
 from plumbline.train.objective import nonfinite
 from plumbline.train.objective.features import visual_tokens, watched
 from plumbline.train.objective.grouped import TeacherRows, grouped_terms

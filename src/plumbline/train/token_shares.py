@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,10 @@ from plumbline.data.epoch import Source
 from plumbline.errors import DataError, Problem
 from plumbline.train.config import TrainRun
 
+logger = logging.getLogger(__name__)
+
+MOST_SHOWN = 3
+"""Times that an anchor is shown in an epoch before it is worth a word."""
 SAMPLED = 256
 """Records of a source whose answers are counted."""
 
@@ -44,6 +49,14 @@ def _shared(source: Source, shares: Mapping[str, float], tokens: float, targets:
     if source.name not in shares:
         return source
     ratio = shares[source.name] * tokens / mean_answer(source, counter) / targets
+    if (shown := ratio * targets / source.share.records) > MOST_SHOWN:
+        logger.warning(
+            "%s: a share of %g shows each of its %d records %.0f times an epoch: build more, or lower the share",
+            source.name,
+            shares[source.name],
+            source.share.records,
+            shown,
+        )
     return replace(source, share=replace(source.share, ratio=ratio))
 
 

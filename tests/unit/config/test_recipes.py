@@ -23,6 +23,7 @@ RECIPES = (
     "stage_3_gkd",
     "stage_3_gkd_forward_only",
     "stage_3_gkd_visual",
+    "stage_3_anchored",
     "summary",
     "smoke",
     "aligner_playbook",
@@ -36,6 +37,7 @@ FREEZE = {  # llm, vit, aligner
     "stage_3_gkd": (False, False, False),
     "stage_3_gkd_forward_only": (False, False, False),
     "stage_3_gkd_visual": (False, False, False),
+    "stage_3_anchored": (False, False, False),
     "aligner_playbook": (True, True, True),
     "attention_only": (False, True, True),
 }
@@ -72,7 +74,7 @@ def test_recipe_loads_with_what_a_run_needs(name: str) -> None:
     assert up["output_dir"] == f"output/{name}"
     assert not run.custom.augmentation.enabled
     assert run.custom.visual_kd.enabled == (name == "stage_3_gkd_visual")
-    assert run.custom.fusion is None
+    assert (run.custom.fusion is not None) == (name == "stage_3_anchored")
     assert "packing" not in up
     if name in FREEZE:
         assert (up["freeze_llm"], up["freeze_vit"], up["freeze_aligner"]) == FREEZE[name]
