@@ -114,9 +114,12 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(train.jsonl of 8 records, val.jsonl of 3)."""
+    """(train.jsonl of 8 records, val.jsonl of 3); shared by all tests of a worker, so that none may write to them."""
     folder = tmp_path_factory.mktemp("records")
-    return write_records(folder, "train", 8, 0), write_records(folder, "val", 3, 1)
+    files = write_records(folder, "train", 8, 0), write_records(folder, "val", 3, 1)
+    for file in files:
+        file.chmod(0o444)
+    return files
 
 
 @pytest.fixture

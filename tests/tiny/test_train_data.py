@@ -117,13 +117,14 @@ def test_the_number_of_workers_changes_nothing(train):
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_pictures_without_objects_train_augmented_and_packed(train, records, packing, caplog):
-    path = records[0]
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in records[0].read_text(encoding="utf-8").splitlines()]
     for row in rows[:3]:
         row["objects"] = []
+    path = records[0].with_name(f"negatives_{packing}.jsonl")  # next to the pictures; other tests read the original
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     run = train(
         custom={
+            "train_jsonl": str(path),
             "augmentation": {"enabled": True, "ops": OPS},
             "summary_ratio": 0.5,
             "dump_conversation_text": True,
