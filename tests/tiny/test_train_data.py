@@ -116,7 +116,7 @@ def test_the_number_of_workers_changes_nothing(train):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_pictures_without_objects_train_augmented_and_packed(train, records, packing, caplog):
+def test_pictures_without_objects_train_augmented_and_packed(train, records, packing, capsys):
     rows = [json.loads(line) for line in records[0].read_text(encoding="utf-8").splitlines()]
     for row in rows[:3]:
         row["objects"] = []
@@ -137,7 +137,7 @@ def test_pictures_without_objects_train_augmented_and_packed(train, records, pac
             "packing": packing,
         },
     )
-    assert "3 records say that there is no object" in caplog.text
+    assert "3 records say that there is no object" in capsys.readouterr().err
     for account in accounts(run.folder):
         assert sum(account["mode"].values()) == len(rows)
     assert all(line["train/sft_loss"] > 0 for line in run.log if "train/sft_loss" in line)
