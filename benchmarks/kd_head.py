@@ -289,7 +289,7 @@ def measure(shape: dict[str, int], beta: float, rounds: int, only: list[str], fo
 
 
 def line(name: str, part: dict[str, Any]) -> str:
-    """One divergence beside its floor and its best peer."""
+    """One divergence, its floor and its best peer."""
     return (
         f"{name}: {part['ours_s']:.3f} s, {part['over_floor']:.2f} of the floor ({part['floor_s']:.3f} s,"
         f" {part['over_floor_kept']:.2f} of the one with memory kept);"

@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """The demonstration's pages, as they are, beside the gallery."""
+    """The demonstration's pages, as they are, next to the gallery."""
     for found in _demo_pages():
         target = Path(config.site_dir) / "demo" / found.relative_to(DEMO)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def show(figures: Figures, options: argparse.Namespace, lines: str | None = None
 
 
 def fresh_process(script: str, *words: object) -> Figures:
-    """The JSON object that a script of ours prints in a process of its own."""
+    """The JSON object that a script prints in a fresh process."""
     command = [sys.executable, script, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Annotations beside predictions: one `Pair` per picture, every picture accounted for."""
+"""Annotations and predictions by picture: one `Pair` each, every picture accounted for."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class PairedFile:
 
 
 def pair_files(truth: Path, predictions: Path, *, limit: int | None = None) -> PairedFile:
-    """Lay predictions beside annotations by the pictures' keys.
+    """Match predictions with annotations by the pictures' keys.
 
     Args:
         truth: JSONL of the contract.

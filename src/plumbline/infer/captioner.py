@@ -65,7 +65,7 @@ class Captioner:
             batch_size=batch_size,
             servers=servers,
         )
-        plan = CaptionPlan(settings, folder, added, card, choose_mode(card, mode), (), (), Counter(), ())
+        plan = CaptionPlan(settings, folder, added, card, (), (), Counter(), (), choose_mode(card, mode))
         self._captions, self._plan = Captions(plan), plan
         self._engine: Engine = open_engine(plan)
 

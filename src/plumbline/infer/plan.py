@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Generic
 
 from plumbline.data.answer import EMIT_NORMS
 from plumbline.data.answer_form import PLAIN_FORM
@@ -26,20 +27,26 @@ WINDOW_SERVED = 64
 
 
 @dataclass(frozen=True)
-class CaptionPlan:
+class RunPlan(Generic[ItemT]):
     """What a run will do, known before any weight is loaded.
 
-    card: of the checkpoint, or made of the flags. mode: `dense` or `summary`. items: every picture of the input; todo:
-    those of this shard without a row yet; done: statuses of its rows that are there. notes: what the user should know.
+    Attributes:
+        settings: Of the run.
+        model: Folder of the weights.
+        adapter: Folder of the adapter on them.
+        card: Of the checkpoint, or made of the flags.
+        items: Everything in the input.
+        todo: Those of this shard without a row yet.
+        done: Statuses of the rows that are there.
+        notes: What the user should know.
     """
 
     settings: InferSettings
     model: Path
     adapter: Path | None
     card: Card
-    mode: str
-    items: tuple[CaptionItem, ...]
-    todo: tuple[CaptionItem, ...]
+    items: tuple[ItemT, ...]
+    todo: tuple[ItemT, ...]
     done: Counter[str]
     notes: tuple[str, ...]
 
@@ -52,14 +59,22 @@ class CaptionPlan:
         return {
             "model": str(self.model),
             "adapter": None if self.adapter is None else str(self.adapter),
-            "mode": self.mode,
-            "emit_norm": self.card.emit_norm,
-            "images": len(self.items),
             "done": sum(self.done.values()),
             "todo": len(self.todo),
             "output": str(self.settings.output),
             "notes": list(self.notes),
         }
+
+
+@dataclass(frozen=True)
+class CaptionPlan(RunPlan[CaptionItem]):
+    """A run over pictures. mode: `dense` or `summary`."""
+
+    mode: str
+
+    def as_dict(self) -> JsonObject:
+        own = {"mode": self.mode, "emit_norm": self.card.emit_norm, "images": len(self.items)}
+        return super().as_dict() | own
 
 
 def run_options(settings: RunSettings, output: Path) -> RunOptions:
@@ -81,7 +96,7 @@ def plan_captions(settings: InferSettings) -> CaptionPlan:
     card, card_notes = find_card(adapter or model, settings.emit_norm)
     mode = choose_mode(card, settings.mode)
     items = read_items(settings.input, settings.image_roots, settings.image_url_allow)[: settings.limit]
-    plan = CaptionPlan(settings, model, adapter, card, mode, tuple(items), (), Counter(), (*notes, *card_notes))
+    plan = CaptionPlan(settings, model, adapter, card, tuple(items), (), Counter(), (*notes, *card_notes), mode)
     plan = replace(plan, todo=tuple(plan.run_options.own(plan.items)))
     output = plan.run_options.rows_path
     check_ours(output)

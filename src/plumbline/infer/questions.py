@@ -19,8 +19,8 @@ from plumbline.infer.captions import read_end
 from plumbline.infer.config import InferSettings
 from plumbline.infer.engine import Engine, Reply, Request
 from plumbline.infer.inputs import read_items
-from plumbline.infer.plan import answering, choose_mode, earlier_rows, find_weights, run_options
-from plumbline.infer.runner import ERROR, INVALID, OK, RunOptions, RunReport, check_ours, run_work
+from plumbline.infer.plan import RunPlan, answering, choose_mode, earlier_rows, find_weights
+from plumbline.infer.runner import ERROR, INVALID, OK, RunReport, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import shown, shown_path
@@ -58,33 +58,11 @@ class Question:
 
 
 @dataclass(frozen=True)
-class QuestionPlan:
-    """What a run will do, known before any weight is loaded; as `CaptionPlan`."""
-
-    settings: InferSettings
-    model: Path
-    adapter: Path | None
-    card: Card
-    items: tuple[Question, ...]
-    todo: tuple[Question, ...]
-    done: Counter[str]
-    notes: tuple[str, ...]
-
-    @property
-    def run_options(self) -> RunOptions:
-        return run_options(self.settings, self.settings.output)
+class QuestionPlan(RunPlan[Question]):
+    """A run over questions."""
 
     def as_dict(self) -> JsonObject:
-        return {
-            "model": str(self.model),
-            "adapter": None if self.adapter is None else str(self.adapter),
-            "mode": "question",
-            "questions": len(self.items),
-            "done": sum(self.done.values()),
-            "todo": len(self.todo),
-            "output": str(self.settings.output),
-            "notes": list(self.notes),
-        }
+        return super().as_dict() | {"mode": "question", "questions": len(self.items)}
 
 
 class Questions:

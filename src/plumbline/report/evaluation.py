@@ -1,4 +1,4 @@
-"""The page of an evaluation: figures, error budget, confusions, and the worst pictures beside their annotations."""
+"""The page of an evaluation: figures, error budget, confusions, and the worst pictures with their annotations."""
 
 from __future__ import annotations
 
