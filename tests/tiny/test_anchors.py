@@ -262,3 +262,20 @@ def test_the_anchors_weigh_more_and_more_over_the_budget(probed) -> None:
 def test_a_budget_that_cannot_be_measured_is_refused(probed, drift, training, words) -> None:
     with pytest.raises(UserError, match=words):
         probed(drift=drift, training=training)
+
+
+def test_a_probe_without_a_finite_loss_is_counted_and_no_checkpoint_is_the_best(probed, monkeypatch) -> None:
+    from plumbline.train import step
+
+    terms = step.grouped_terms
+
+    def poisoned(rows, head, targets, groups, teacher):
+        is_probe = not torch.is_grad_enabled() and all(weights.llm_kd_weight for _, weights in groups)
+        return terms(rows * float("nan") if is_probe else rows, head, targets, groups, teacher)
+
+    monkeypatch.setattr(step, "grouped_terms", poisoned)
+    keys = {"metric_for_best_model": "loss", "save_steps": 1, "max_steps": 1}
+    run = probed(drift={"budget": 100.0}, training=keys)
+    (lost,) = run.series("eval/nonfinite_tokens")
+    assert lost > 0 and all(line["eval/loss"] > 0 for line in run.log if "eval/loss" in line)
+    assert json.loads((run.last / "trainer_state.json").read_text())["best_model_checkpoint"] is None

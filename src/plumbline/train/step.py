@@ -250,7 +250,7 @@ class StepMixin(DataLoaderMixin):
             amounts |= self._learned_amounts(mode, terms, rows.sources, weights)
         if kinds is not None:
             amounts |= _kind_amounts(terms, kinds)
-        self._measure(mode, amounts, flags)
+        self._measure(mode, amounts, flags, tokens)
         features = self._feature_weight() * torch.stack([*distances.values()]).sum() if distances else 0.0
         if num_items_in_batch is None:
             return terms.objective / tokens.clamp(min=1) + features / visual.clamp(min=1)
@@ -408,11 +408,14 @@ class StepMixin(DataLoaderMixin):
         if mode == "train":
             self._step_faults = flags if self._step_faults is None else torch.maximum(self._step_faults, flags)
 
-    def _measure(self, mode: str, amounts: dict[str, Tensor], flags: Tensor) -> None:
-        """Add a micro-batch to the meter; one that is not finite is counted apart, its NaN would blot out the rest."""
+    def _measure(self, mode: str, amounts: dict[str, Tensor], flags: Tensor, tokens: Tensor) -> None:
+        """Add a micro-batch to the meter; one that is not finite is counted apart, its NaN would blot out the rest.
+
+        tokens: all supervised ones of the batch, anchors included.
+        """
         bad = flags.any()
         kept = {name: torch.where(bad, torch.zeros_like(amount), amount) for name, amount in amounts.items()}
-        kept["nonfinite_tokens"] = torch.where(bad, amounts["tokens"], torch.zeros_like(amounts["tokens"]))
+        kept["nonfinite_tokens"] = torch.where(bad, tokens, torch.zeros_like(tokens))
         self._meters[mode].add(**kept, **dict(zip(nonfinite.NAMES, flags, strict=True)))
 
     def _amounts(self, mode: str, terms: HeadTerms, tokens: Tensor) -> dict[str, Tensor]:
