@@ -1,5 +1,6 @@
 """Two processes train what one process trains: the gradient is the sum over both, evaluation counts nothing twice."""
 
+import json
 import os
 import subprocess
 import sys
@@ -45,12 +46,31 @@ def assert_same_step(two, one):
         torch.testing.assert_close(found, tensor, rtol=0, atol=1e-6)
 
 
-def test_two_processes_equal_one(train, in_two_processes, tiny_model):
-    """Eight records in one optimiser step: 2 ranks x 2 x 2 micro-batches against 1 x 8, distillation included."""
+def anchors(folder, name):
+    """Four chats without a picture."""
+    path = folder / f"{name}.jsonl"
+    asked = [{"role": "user", "content": f"{name} {number}?"} for number in range(4)]
+    answers = [{"role": "assistant", "content": "好的。" * (number + 1)} for number in range(4)]
+    lines = [json.dumps({"messages": [*pair]}) + "\n" for pair in zip(asked, answers, strict=True)]
+    path.write_text("".join(lines))
+    return str(path)
+
+
+def test_two_processes_equal_one(train, in_two_processes, tiny_model, tmp_path):
+    """Eight records and four anchors in one optimiser step, distillation included.
+
+    2 ranks x 2 x 3 micro-batches against 1 x 12: some micro-batches hold anchors alone, some none.
+    """
     rlhf = {"rlhf_type": "gkd", "teacher_model": str(tiny_model), "sft_alpha": 0.5}
-    one = train("one", training=SHARED | {"per_device_train_batch_size": 8}, rlhf=rlhf)
-    folder = in_two_processes("two", training=SHARED | {"gradient_accumulation_steps": 2}, rlhf=rlhf)
-    assert_same_step(type(one)(folder, 0), one)
+    files = {"train_jsonl": anchors(tmp_path, "train"), "val_jsonl": anchors(tmp_path, "val")}
+    held = {"name": "held", "role": "anchor", "ratio": 0.5, "sft_alpha": 0.2, "beta": 0.0, **files}
+    sections = {"rlhf": rlhf, "custom": {"fusion": {"sources": [held]}}}
+    one = train("one", training=SHARED | {"per_device_train_batch_size": 12}, **sections)
+    folder = in_two_processes("two", training=SHARED | {"gradient_accumulation_steps": 3}, **sections)
+    two = type(one)(folder, 0)
+    assert_same_step(two, one)
+    for name in ("train/sft_loss/held", "train/sft_loss/target", "eval/sft_loss/held", "eval/drift/held"):
+        assert two.series(name) == pytest.approx(one.series(name), rel=1e-4) and one.series(name), name
 
 
 def test_two_processes_share_the_packs_of_one(train, in_two_processes, tiny_model):
