@@ -46,6 +46,16 @@ def train(
     return outcome.exit_code
 
 
+def read_shares(words: list[str]) -> list[float]:
+    """The numbers of `--alpha`; UserError for anything else."""
+    from plumbline.errors import Problem, UserError
+
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise UserError(Problem("--alpha", f"{words}: not numbers", "numbers from 0 to 1, or auto alone")) from error
+
+
 @app.command(name="merge")
 def merge(
     *,
@@ -53,9 +63,16 @@ def merge(
     output: Path,
     base: Path | None = None,
     alpha: Annotated[
-        list[float] | None,
-        Parameter(negative=(), help="Share of the way from base to merged weights; several make a folder each."),
+        list[str] | None,
+        Parameter(
+            negative=(), help="Share of the way from base to merged weights; several make a folder each; or auto."
+        ),
     ] = None,
+    probe: Annotated[
+        Path | None, Parameter(help="With --alpha auto: the base's answers (anchors build --val).")
+    ] = None,
+    domain: Annotated[Path | None, Parameter(help="With --alpha auto: records of the domain.")] = None,
+    drift_budget: Annotated[float, Parameter(help="With --alpha auto: most drift in nats per token.")] = 0.05,
     max_shard_size: str = "5GB",
     dtype: str | None = None,
     verify: bool = True,
@@ -66,11 +83,20 @@ def merge(
 
     Example: `plumbline merge --adapter output/run/checkpoint-100 --output output/merged`
 
+    Within a budget of drift: `plumbline merge --adapter output/run --output output/merged --alpha auto --probe
+    anchors_val.jsonl --domain val.jsonl`
+
     A sweep: `plumbline merge --adapter output/run --output output/sweep --alpha 0.3 --alpha 0.5 --alpha 0.7`
     """
     from plumbline.model.verbs import merge_verb
 
-    return merge_verb(adapter, output, base, alpha or [1.0], max_shard_size, dtype, verify, overwrite, as_json)
+    if alpha == ["auto"]:
+        from plumbline.evaluate.alpha_verb import auto_alpha
+
+        shares = [auto_alpha(adapter, base, probe, domain, drift_budget)]
+    else:
+        shares = read_shares(alpha or ["1"])
+    return merge_verb(adapter, output, base, shares, max_shard_size, dtype, verify, overwrite, as_json)
 
 
 @app.command(name="quantize")

@@ -152,12 +152,16 @@ class TransformersEngine:
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """The model computes as its base; what was seen of pictures is forgotten on both ways."""
-        self._features.clear()
-        self._prefix = ([], [])
+        """The model computes as its base."""
+        self.forget_pictures()
         with self.model.disable_adapter():
             yield
+        self.forget_pictures()
+
+    def forget_pictures(self) -> None:
+        """Drop what was computed of pictures and of a common prompt: the weights are others from here on."""
         self._features.clear()
+        self._prefix = ([], [])
 
     # ------------------------------------------------------------------------------------------------------ before
     def _prepare(self, request: Request) -> Row:
