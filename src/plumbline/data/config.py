@@ -48,6 +48,12 @@ class FusionSource:
     def is_anchor(self) -> bool:
         return self.role == "anchor"
 
+    @property
+    def anchor_weights(self) -> tuple[float, float]:
+        """(factor of the cross-entropy, of the divergence): held to the base, not learned, where nothing is said."""
+        kd = 1.0 if self.llm_kd_weight is None else self.llm_kd_weight
+        return self.sft_alpha or 0.0, kd
+
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from plumbline.storage.objects import JsonObject
+from plumbline.storage.text import normalised
 
 CATEGORY, GENERIC = "类别", "属性"
 STATISTICS = frozenset({"统计", "备注", "分组统计"})
@@ -66,23 +66,19 @@ def count_items(summary: str) -> Counter[str]:
     if statistics is not None:
         for text, value in _flat(statistics, "", 0):
             is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**MOST_DIGITS
-            found[_normalised(text)] += value if is_count else 1
+            found[normalised(text)] += value if is_count else 1
         return found
     end = 0
     for match in _COUNTED.finditer(summary):
         if match.start() != end:
             break
         digits = match["count"]
-        found[_normalised(match["text"])] += int(digits) if len(digits) <= MOST_DIGITS else 1
+        found[normalised(match["text"])] += int(digits) if len(digits) <= MOST_DIGITS else 1
         end = match.end()
     for clause in _CLAUSE.split(summary[end:]):
         if clause.strip():
-            found[_normalised(clause)] += 1
+            found[normalised(clause)] += 1
     return found
-
-
-def _normalised(text: str) -> str:
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
 
 
 def read_statistics(summary: str) -> JsonObject | None:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plumbline.data.images import load_image
 from plumbline.errors import DataError, Problem, UserError
 from plumbline.evaluate.drift import Probe, read_probes
-from plumbline.infer.engine import Request
+from plumbline.infer.config import Sampling
 from plumbline.infer.plan import find_weights
-from plumbline.infer.questions import NO_CARD
-from plumbline.model.checkpoints import CARD_FILE, Card
+from plumbline.infer.questions import card_of
 
 if TYPE_CHECKING:
     from plumbline.infer.local import TransformersEngine
@@ -81,7 +79,7 @@ def points_of(
     folder, found, _ = find_weights(adapter if base is None else base, None if base is None else adapter)
     if found is None:
         raise UserError(Problem(str(adapter), "is no adapter", "give the adapter or the checkpoint that holds one"))
-    card = Card.read(found) if (found / CARD_FILE).exists() else NO_CARD
+    card = card_of(found)
     probes = read_probes(probe, domain, card)
     return alpha_points(TransformersEngine(folder, found, max_pixels=card.max_pixels), probes, progress=progress)
 
@@ -92,9 +90,7 @@ def _measure(engine: TransformersEngine, probe: Probe, sums: dict[float, _Sums])
     from plumbline.train.objective.terms import head_terms
     from plumbline.train.objective.weights import LossWeights
 
-    question = probe.question
-    pictures = tuple(load_image(question.policy.reference(image, question.folder)) for image in question.images)
-    request = Request(question.key, pictures, "", question.text, turns=question.turns)
+    request = probe.question.request(Sampling())
     is_domain = probe.cell == "domain"
     with torch.no_grad():
         theirs = None

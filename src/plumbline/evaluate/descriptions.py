@@ -9,17 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from plumbline.data.stats import desc_levels
+from plumbline.storage.text import normalised
 
 MAX_LEVELS = 4
 """Levels that are measured apart; deeper ones count as attributes only."""
 _PARTS = re.compile(r"[/,、;]")
 _KEY = re.compile(r"^([^:=]{1,20})[:=](.+)$")
-
-
-@lru_cache(65536)
-def normalised(text: str) -> str:
-    """Without the difference of full and half width marks, and of spaces."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
 
 
 @lru_cache(65536)

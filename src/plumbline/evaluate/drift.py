@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
-from plumbline.data.images import ImagePolicy, load_image
 from plumbline.data.parse import parse_answer
 from plumbline.data.read import read_records
 from plumbline.errors import DataError, Problem
 from plumbline.evaluate.descriptions import class_of
-from plumbline.evaluate.figures import CONFIDENCE, Figure
+from plumbline.evaluate.figures import Figure, measure
 from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Request
+from plumbline.infer.inputs import policy_of
 from plumbline.infer.questions import Question, read_chats
 from plumbline.model.checkpoints import Card
 from plumbline.storage.objects import JsonObject
@@ -106,11 +106,11 @@ def read_probes(anchors: Path, domain: Path | None, card: Card, image_roots: Seq
     Raises DataError when a chat of the anchors has no answer.
     """
     settings = InferSettings(model=Path(), input=anchors, output=Path("-"), image_roots=tuple(image_roots))
-    marks = [record.metadata.get("anchor") for record in read_records(anchors)]
     found = []
-    for question, mark in zip(read_chats(settings), marks, strict=True):
+    for question in read_chats(settings):
         if question.reference is None:
             raise DataError(Problem(f"{shown_path(anchors)}:{question.key}", "has no answer of the base", "build it"))
+        mark = question.metadata.get("anchor")
         found.append(Probe(question, question.reference, mark if mark in CELLS else "chats"))
     if not found:
         raise DataError(Problem(shown_path(anchors), "holds no chat", "plumbline anchors build --val FILE"))
@@ -118,8 +118,7 @@ def read_probes(anchors: Path, domain: Path | None, card: Card, image_roots: Seq
 
 
 def _domain_probes(domain: Path, card: Card, image_roots: Sequence[str]) -> Iterator[Probe]:
-    roots = (str(domain.parent), *image_roots) if image_roots else ()
-    policy = ImagePolicy(roots)
+    policy = policy_of(domain, image_roots)
     mode = "summary" if card.mode == "summary" else "dense"
     settings = DatasetSettings(
         mode, card.prompts, card.emit_norm, card.object_ordering, policy=policy, form=card.answer
@@ -161,9 +160,7 @@ def score_probes(
     """
     for probe in probes:
         question = probe.question
-        pictures = tuple(load_image(question.policy.reference(image, question.folder)) for image in question.images)
-        sampling = Sampling(max_new_tokens)
-        request = Request(question.key, pictures, "", question.text, sampling, turns=question.turns)
+        request = question.request(Sampling(max_new_tokens))
         tokens, kl = divergence(request, probe.answer, base, tuned)
         text = "" if probe.cell == "domain" else tuned.generate([request])[0].text
         leak = leak_of(text, probe.answer, question.text, words)
@@ -212,11 +209,8 @@ def cells_of(scores: Sequence[ProbeScore], margins: Margins, seed: int = 0) -> l
 
 def _ratio(parts: np.ndarray, wholes: np.ndarray, seed: int) -> Figure:
     """A ratio of sums with its bootstrap interval over probes."""
-    drawn = np.random.default_rng(seed).integers(len(parts), size=(DRAWS, len(parts)))
-    values = parts[drawn].sum(axis=1) / wholes[drawn].sum(axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Figure(float(parts.sum() / wholes.sum()), float(low), float(high))
+    counts = np.stack([parts, wholes], axis=1)
+    return measure(counts, lambda sums: {"ratio": sums[..., 0] / sums[..., 1]}, DRAWS, seed)["ratio"]
 
 
 def _verdict(figure: Figure, margin: float) -> Verdict:

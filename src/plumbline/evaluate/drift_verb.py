@@ -24,9 +24,8 @@ from plumbline.evaluate.drift import (
     score_probes,
 )
 from plumbline.infer.plan import find_weights
-from plumbline.infer.questions import NO_CARD
+from plumbline.infer.questions import card_of
 from plumbline.infer.verbs import progress_bar
-from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.storage.files import write_atomically
 from plumbline.storage.text import printable
 
@@ -63,8 +62,7 @@ def drift(base: Path, tuned: Path, options: DriftOptions, *, as_json: bool = Fal
     folder, adapter, notes = find_weights(tuned, None)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    place = adapter or folder
-    card = Card.read(place) if (place / CARD_FILE).exists() else NO_CARD
+    card = card_of(adapter or folder)
     probes = read_probes(options.anchors, options.domain, card, options.image_roots)
     if options.limit is not None:
         probes = [probe for name in CELLS for probe in [p for p in probes if p.cell == name][: options.limit]]

@@ -159,6 +159,10 @@ class Difference:
     def is_significant(self) -> bool:
         return self.p < 1 - CONFIDENCE
 
+    def is_worse(self, name: str) -> bool:
+        """Whether the difference of the figure `name` is for the worse: some are the better the lower."""
+        return (self.value < 0) != name.startswith(("hallucinated", "false_alarms", "relevant_refused"))
+
 
 def compare(
     mine: Matrix, other: Matrix, figures_of: FiguresOf, times: int = BOOTSTRAPS, seed: int = 0

@@ -14,7 +14,7 @@ from plumbline.errors import DataError, Problem
 from plumbline.evaluate.coco import coco_boxes
 from plumbline.evaluate.counts import PictureCounts, count_picture
 from plumbline.evaluate.figures import BOOTSTRAPS, Difference, Figure, FiguresOf, compare, dense_figures, measure
-from plumbline.evaluate.pairs import Pair, PairedFile, pair_files
+from plumbline.evaluate.pairs import NO_ROW, Pair, PairedFile, pair_files
 from plumbline.evaluate.scale import wrong_scale
 from plumbline.evaluate.similarity import Matrix
 from plumbline.evaluate.summaries import count_summary, summary_figures
@@ -221,6 +221,6 @@ def _notes(files: PairedFile) -> list[str]:
         notes.append(f"{files.missing} pictures have no prediction: all of their objects count as missed")
     if files.extra:
         notes.append(f"{len(files.extra)} predictions are of pictures without annotations, and are not measured")
-    failed = Counter(pair.status for pair in files.pairs if pair.status not in ("ok", "missing"))
+    failed = Counter(pair.status for pair in files.pairs if pair.status not in ("ok", NO_ROW))
     notes += [f"{count} replies are {status}" for status, count in failed.most_common()]
     return notes

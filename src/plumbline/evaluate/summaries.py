@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from plumbline.data.prompts import irrelevant_answer
 from plumbline.data.summary_items import count_items
-from plumbline.evaluate.descriptions import normalised
 from plumbline.evaluate.pairs import Pair
 from plumbline.evaluate.similarity import Matrix
+from plumbline.storage.text import normalised
 
 COLUMNS = (
     "pictures",

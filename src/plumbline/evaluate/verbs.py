@@ -130,12 +130,10 @@ def _difference_table(differences: dict[str, Difference], against: Path | None) 
 
 def ranked(differences: dict[str, Difference]) -> Sequence[tuple[str, Difference]]:
     """Significant losses first, then significant gains, then the rest; each by its size."""
-    worse_when_high = ("hallucinated", "false_alarms", "relevant_refused")
 
     def order(item: tuple[str, Difference]) -> tuple[bool, bool, float]:
         name, each = item
-        is_loss = (each.value < 0) != name.startswith(worse_when_high)
-        return (not each.is_significant, not is_loss, -abs(each.value))
+        return (not each.is_significant, not each.is_worse(name), -abs(each.value))
 
     return sorted(differences.items(), key=order)
 

@@ -21,11 +21,10 @@ from plumbline.data.read import read_records
 from plumbline.errors import ConfigError, DataError, Problem, UserError
 from plumbline.infer.config import InferSettings
 from plumbline.infer.engine import Engine
-from plumbline.infer.inputs import digest, is_picture
+from plumbline.infer.inputs import digest, is_picture, policy_of
 from plumbline.infer.plan import answering, find_weights, run_options
-from plumbline.infer.questions import NO_CARD, Question, QuestionPlan, Questions, question_turns
+from plumbline.infer.questions import Question, QuestionPlan, Questions, card_of, question_turns
 from plumbline.infer.runner import OK, RunReport, run_work
-from plumbline.model.checkpoints import CARD_FILE, Card
 from plumbline.storage.files import write_lines
 from plumbline.storage.objects import JsonObject
 from plumbline.storage.rows import read_rows
@@ -109,8 +108,7 @@ def anchor_questions(settings: AnchorSettings) -> list[Question]:
 def plan_anchors(settings: AnchorSettings) -> QuestionPlan:
     """Model and questions; touches no file and loads no weights."""
     model, adapter, notes = find_weights(settings.run.model, settings.run.adapter)
-    folder = adapter or model
-    card = Card.read(folder) if (folder / CARD_FILE).exists() else NO_CARD
+    card = card_of(adapter or model)
     items = tuple(anchor_questions(settings))
     return QuestionPlan(settings.run, model, adapter, card, items, items, Counter(), notes)
 
@@ -197,8 +195,7 @@ def _of_folder(folder: Path, about: Sequence[str], settings: AnchorSettings) -> 
 
 
 def _of_training(file: Path, about: Sequence[str], settings: AnchorSettings) -> Iterator[Question]:
-    roots = (str(file.parent), *settings.run.image_roots) if settings.run.image_roots else ()
-    policy = ImagePolicy(roots, settings.run.image_url_allow)
+    policy = policy_of(file, settings.run.image_roots, settings.run.image_url_allow)
     seen: set[str] = set()
     for record in read_records(file):
         for image in own_images(record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,7 @@ def read_items(source: Path, image_roots: tuple[str, ...] = (), url_allow: tuple
     elif source.suffix.lower() in SUFFIXES:
         items = keyed([source.name], source.parent, ImagePolicy(roots=(str(source.parent),), extra_root=None))
     elif source.is_file():
-        roots = (str(source.parent), *image_roots) if image_roots else ()
-        items = keyed(images_of_jsonl(source), source.parent, ImagePolicy(roots, url_allow))
+        items = keyed(images_of_jsonl(source), source.parent, policy_of(source, image_roots, url_allow))
     else:
         raise UserError(Problem(shown_path(source), "no such file or folder", "name a JSONL, a folder or a picture"))
     if not items:
@@ -55,6 +54,11 @@ def read_items(source: Path, image_roots: tuple[str, ...] = (), url_allow: tuple
             Problem(shown_path(source), "there is no picture in it", f"looked for {', '.join(sorted(SUFFIXES))}")
         )
     return items
+
+
+def policy_of(jsonl: Path, image_roots: Sequence[str] = (), url_allow: tuple[str, ...] = ()) -> ImagePolicy:
+    """Where the pictures of a JSONL may come from: its own folder, and what is named in addition."""
+    return ImagePolicy((str(jsonl.parent), *image_roots) if image_roots else (), url_allow)
 
 
 def is_picture(path: Path) -> bool:

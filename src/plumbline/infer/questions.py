@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from plumbline.data.prompts import default_prompts
 from plumbline.data.read import parse_line, read_lines
 from plumbline.errors import ConfigError, DataError, Problem, UserError
 from plumbline.infer.captions import read_end
-from plumbline.infer.config import InferSettings
+from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.engine import Engine, Reply, Request
-from plumbline.infer.inputs import read_items
+from plumbline.infer.inputs import policy_of, read_items
 from plumbline.infer.plan import RunPlan, answering, choose_mode, earlier_rows, find_weights
 from plumbline.infer.runner import ERROR, INVALID, OK, RunReport, check_ours, run_work
 from plumbline.model.checkpoints import CARD_FILE, Card
@@ -41,6 +41,7 @@ class Question:
         folder: What the names are relative to.
         policy: Which files may be opened.
         reference: The answer that the input holds, where it does.
+        metadata: Of its record.
     """
 
     key: str
@@ -49,6 +50,12 @@ class Question:
     folder: Path
     policy: ImagePolicy
     reference: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def request(self, sampling: Sampling) -> Request:
+        """What an engine is sent. Raises DataError for a picture that cannot be opened."""
+        pictures = tuple(load_image(self.policy.reference(image, self.folder)) for image in self.images)
+        return Request(self.key, pictures, "", self.text, sampling, turns=self.turns)
 
     @property
     def text(self) -> str:
@@ -72,8 +79,7 @@ class Questions:
         self._sampling = plan.settings.sampling
 
     def ask(self, item: Question) -> Request:
-        pictures = tuple(load_image(item.policy.reference(image, item.folder)) for image in item.images)
-        return Request(item.key, pictures, "", item.text, self._sampling, turns=item.turns)
+        return item.request(self._sampling)
 
     def row(self, item: Question, request: Request | None, reply: Reply) -> JsonObject:
         problems = (reply.detail or reply.error,) if reply.error else read_end(reply)
@@ -99,8 +105,7 @@ def is_question(settings: InferSettings) -> bool:
 def plan_questions(settings: InferSettings) -> QuestionPlan:
     """Find model, questions and earlier rows. Raises UserError; touches no file and loads no weights."""
     model, adapter, notes = find_weights(settings.model, settings.adapter)
-    folder = adapter or model
-    card = Card.read(folder) if (folder / CARD_FILE).exists() else NO_CARD
+    card = card_of(adapter or model)
     items = tuple(read_questions(settings, card))[: settings.limit]
     plan = QuestionPlan(settings, model, adapter, card, items, (), Counter(), notes)
     plan = replace(plan, todo=tuple(plan.run_options.own(plan.items)))
@@ -110,6 +115,11 @@ def plan_questions(settings: InferSettings) -> QuestionPlan:
         return plan
     todo, done, more = earlier_rows(output, identity_of(plan), plan.todo, "questions")
     return replace(plan, todo=todo, done=done, notes=(*notes, *more))
+
+
+def card_of(folder: Path) -> Card:
+    """The card of a checkpoint, or `NO_CARD` where it has none."""
+    return Card.read(folder) if (folder / CARD_FILE).exists() else NO_CARD
 
 
 def run_questions(
@@ -173,8 +183,7 @@ def read_chats(settings: InferSettings) -> Iterator[Question]:
     source = settings.input
     if not source.is_file() or source.suffix.lower() not in (".jsonl", ".json"):
         return
-    roots = (str(source.parent), *settings.image_roots) if settings.image_roots else ()
-    policy = ImagePolicy(roots, settings.image_url_allow)
+    policy = policy_of(source, settings.image_roots, settings.image_url_allow)
     for number, line in enumerate(read_lines(source)):
         raw, found = parse_line(line, str(source))
         if found:
@@ -201,4 +210,5 @@ def _chat(raw: JsonObject, source: Path, number: int, policy: ImagePolicy) -> Qu
     turns = tuple(build_messages(record, "chat", default_prompts())["messages"])
     answer = turns[-1]["content"]
     reference = None if is_open else answer if isinstance(answer, str) else "".join(part["text"] for part in answer)
-    return Question(f"line:{number}", turns[:-1], tuple(own_images(record)), source.parent, policy, reference)
+    images = tuple(own_images(record))
+    return Question(f"line:{number}", turns[:-1], images, source.parent, policy, reference, record.metadata)

@@ -112,8 +112,7 @@ def _figure(name: str, each: Figure) -> JsonObject:
 
 
 def _difference(name: str, each: Difference) -> JsonObject:
-    is_worse = (each.value < 0) != name.startswith(("hallucinated", "false_alarms", "relevant_refused"))
-    kind = ("worse" if is_worse else "better") if each.is_significant else ""
+    kind = ("worse" if each.is_worse(name) else "better") if each.is_significant else ""
     interval = f"{each.low:+.3f} to {each.high:+.3f}"
     return {
         "label": label(name),

@@ -1,7 +1,10 @@
-"""Text for people: what a terminal may be given, and durations."""
+"""Text: what a terminal may be given, durations, and one spelling for texts that are the same to a reader."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -43,3 +46,9 @@ def duration(seconds: float) -> str:
     if whole < 86_400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+@lru_cache(65536)
+def normalised(text: str) -> str:
+    """Without the difference of full and half width marks, and of spaces."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()

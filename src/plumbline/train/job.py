@@ -73,8 +73,7 @@ def _anchors(run: TrainRun, beta: float, temperature: float) -> dict[str, LossWe
     probe = {} if drift is None or drift.probe is None else {PROBE: LossWeights(0.0, 1.0, 0.0)}
     return probe | {
         source.name: LossWeights(
-            0.0 if source.sft_alpha is None else source.sft_alpha,
-            1.0 if source.llm_kd_weight is None else source.llm_kd_weight,
+            *source.anchor_weights,
             beta if source.beta is None else source.beta,
             temperature,
         )

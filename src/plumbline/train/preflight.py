@@ -179,11 +179,11 @@ def _anchor_problems(run: TrainRun, source: FusionSource, *, is_target: bool) ->
         return
     if is_target:
         yield Problem(where, f"the target {source.name} is an anchor", "name it among the sources")
-    weight = 1.0 if source.llm_kd_weight is None else source.llm_kd_weight
+    alpha, weight = source.anchor_weights
     if weight and (rlhf is None or rlhf.rlhf_type != "gkd"):
         what = f"the anchor {source.name} needs a teacher"
         yield Problem(where, what, "add rlhf: {rlhf_type: gkd, teacher_model: ...}, or replay it with llm_kd_weight: 0")
-    if not weight and not source.sft_alpha:
+    if not weight and not alpha:
         yield Problem(where, f"the anchor {source.name} has no weight at all", "set sft_alpha or llm_kd_weight")
     if rlhf is not None and (rlhf.lmbda or rlhf.seq_kd):
         what = f"the anchor {source.name} has answers of the base, and rlhf.lmbda or seq_kd would replace them"
