@@ -92,7 +92,7 @@ def anchor_questions(settings: AnchorSettings) -> list[Question]:
 
     Raises UserError for a folder without pictures or a file of questions without any.
     """
-    about, plain = _question_texts(settings.questions)
+    about, plain = question_texts(settings.questions)
     found: list[Question] = []
     for folder in settings.photos:
         found += _of_folder(folder, about, settings)
@@ -217,7 +217,7 @@ def _about(
         yield Question(f"{key}#{digest(text)}", question_turns((image,), "", text), (image,), folder, policy)
 
 
-def _question_texts(file: Path | None) -> tuple[list[str], list[str]]:
+def question_texts(file: Path | None) -> tuple[list[str], list[str]]:
     """(questions about pictures, questions without one); a file of one's own replaces the former."""
     shipped = resources.files("plumbline.infer") / "anchor_questions"
     about, plain = (_lines((shipped / f"{name}.txt").read_text(encoding="utf-8")) for name in ("pictures", "text"))

@@ -59,6 +59,7 @@ class TinySize:
 SIZES = {
     "tiny": TinySize(64, 4, 4, 2, 32, 64, 4, 4),
     "small": TinySize(256, 8, 8, 4, 32, 128, 4, 4),
+    "learned": TinySize(192, 8, 6, 3, 32, 160, 6, 5),
 }
 DEEPSTACK = (0, 1, 2)
 
