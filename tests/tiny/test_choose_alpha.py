@@ -11,7 +11,8 @@ from adapters import make_adapter
 from plumbline.data.prompts import default_prompts
 from plumbline.errors import UserError
 from plumbline.evaluate.choose_alpha import AlphaPoint, alpha_points, choose_alpha
-from plumbline.evaluate.drift import divergence, read_probes
+from plumbline.evaluate.divergence import divergence
+from plumbline.evaluate.drift import read_probes
 from plumbline.infer.engine import Request
 from plumbline.infer.local import TransformersEngine
 from plumbline.model.checkpoints import Card, is_complete, mark_complete
@@ -58,7 +59,7 @@ def test_the_curve_is_that_of_merged_models(tiny_model, adapter, probe, records,
     merge(adapter, tmp_path / "half", alpha=0.5)
     base, merged = TransformersEngine(tiny_model), TransformersEngine(tmp_path / "half")
     measured = [divergence(Request("k", (), "", p.question.text), p.answer, base, merged) for p in probes[:2]]
-    tokens, kl = (sum(side) for side in zip(*measured, strict=True))
+    tokens, kl = sum(each.tokens for each in measured), sum(each.kl for each in measured)
     assert half.drift == pytest.approx(kl / tokens, rel=1e-3)
     again = alpha_points(engine, probes, (1.0,))[0]
     assert again.drift == pytest.approx(whole.drift, rel=1e-6), "the adapter is as it was"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from adapters import make_adapter
 
 from plumbline.data.prompts import default_prompts
-from plumbline.evaluate.drift import divergence
+from plumbline.evaluate.divergence import divergence
 from plumbline.infer.engine import Request
 from plumbline.infer.local import TransformersEngine
 from plumbline.model.checkpoints import Card, mark_complete
@@ -49,19 +49,23 @@ def test_the_divergence_is_that_of_the_definition_on_either_way(tiny_model: Path
     """Adapters on and off in one engine, two engines, and full logits through transformers."""
     request = Request("k", (), "", "你好")
     base, engine = TransformersEngine(tiny_model), TransformersEngine(tiny_model, tuned)
-    tokens, shared = divergence(request, "再见。", engine, engine)
-    assert (tokens, pytest.approx(shared, rel=1e-5)) == divergence(request, "再见。", base, engine)
+    shared, apart = divergence(request, "再见。", engine, engine), divergence(request, "再见。", base, engine)
+    assert shared.tokens == apart.tokens and shared.kl == pytest.approx(apart.kl, rel=1e-5)
+    assert shared.gain == pytest.approx(apart.gain, rel=1e-4)
     prompt = engine.prompt_ids(request)
     ends = engine.processor.tokenizer("再见。<|im_end|>\n", add_special_tokens=False)["input_ids"]
     ids = torch.tensor([[*prompt, *ends]])
     with torch.no_grad():
         logits = [model(input_ids=ids).logits[0, len(prompt) - 1 : -1].double() for model in (base.model, engine.model)]
     q, p = (side.log_softmax(-1) for side in logits)
-    assert tokens == len(ends) and shared == pytest.approx(
-        float(F.kl_div(p, q, log_target=True, reduction="sum")), rel=1e-3
-    )
-    assert shared > 1e-3
-    assert divergence(request, "再见。", base, TransformersEngine(tiny_model))[1] == pytest.approx(0, abs=1e-6)
+    assert apart.tokens == len(ends)
+    assert apart.kl == pytest.approx(float(F.kl_div(p, q, log_target=True, reduction="sum")), rel=1e-3)
+    assert [tokens for tokens, _ in apart.kinds] == [1, 0, len(ends) - 1], "the end mark, and text"
+    assert sum(kl for _, kl in apart.kinds) == pytest.approx(apart.kl, rel=1e-5)
+    target = torch.tensor(ends)[:, None]
+    assert apart.gain == pytest.approx(float((p.gather(1, target) - q.gather(1, target)).sum()), rel=1e-3)
+    same = divergence(request, "再见。", base, TransformersEngine(tiny_model))
+    assert apart.kl > 1e-3 > 1e-6 > max(same.kl, same.noise)
 
 
 def test_the_command_measures_every_cell_and_gates(tiny_model, tuned, anchors, records, plumbline, tmp_path) -> None:
@@ -79,9 +83,17 @@ def test_the_command_measures_every_cell_and_gates(tiny_model, tuned, anchors, r
         "--output",
         output,
     ]
-    words += ["--image-root", records[0].parent, "--max-new-tokens", "4"]
-    code, out, _ = plumbline(*words, "--json")
+    words += ["--image-root", records[0].parent, "--max-new-tokens", "4", "--page", tmp_path / "drift.html"]
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"question": "一加一?", "answers": ["二", "2"]}\n', encoding="utf-8")
+    code, out, _ = plumbline(*words, "--json", "--tasks", own)
     result = json.loads(out)
+    assert {name: task["tasks"] for name, task in result["tasks"].items()} == {"text": 2, "photos": 2, "own": 1}
+    assert len(result["cells"]["training"]["vision"]) == 4 and result["cells"]["text"]["vision"] == []
+    assert set(result["cells"]["domain"]["by_kind"]) == {"structure", "coordinates", "descriptions"}
+    html = (tmp_path / "drift.html").read_text(encoding="utf-8")
+    assert "no photo" in html and "<script" not in html and 'class="plane"' in html
+    words.append("--no-bundled-tasks")
     assert code == 0 and set(result["cells"]) == {"training", "text", "domain"}
     assert result == json.loads(output.read_text(encoding="utf-8"))
     assert all(cell["kl"]["value"] > 0 for cell in result["cells"].values())

@@ -67,6 +67,23 @@ class TokenCounter:
         return self._count_whole(f"0{piece}") - 1
 
 
+class TokenBytes(dict[int, bytes]):
+    """Bytes of a token by its id, of a byte-level vocabulary; none for special tokens."""
+
+    def __init__(self, tokenizer: Any):
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        super().__init__()
+        self._tokenizer = tokenizer
+        self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        self._byte = {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+    def __missing__(self, token: int) -> bytes:
+        text = "" if token in self._special else self._tokenizer.convert_ids_to_tokens(token)
+        self[token] = bytes(self._byte[letter] for letter in text)
+        return self[token]
+
+
 def _load(folder: Path) -> tuple[Tokenizer, bool]:
     """The tokenizer, and whether a text may be cut at its digits."""
     from tokenizers import Tokenizer

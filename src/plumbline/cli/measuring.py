@@ -107,6 +107,10 @@ def drift(
     output: Annotated[Path | None, Parameter(help="Also write the result as JSON.")] = None,
     margin_kl: Annotated[float, Parameter(help="Nats per token that still count as the same.")] = 0.05,
     margin_leak: Annotated[float, Parameter(help="Share of leaking answers that still counts as the same.")] = 0.05,
+    margin_tasks: Annotated[float, Parameter(help="Part of the base's score on a group that may be lost.")] = 0.05,
+    tasks: Annotated[list[Path] | None, Parameter(help="JSONL of questions with known answers; repeatable.")] = None,
+    no_bundled_tasks: Annotated[bool, Parameter(negative=(), help="Leave out the 156 questions that ship.")] = False,
+    page: Annotated[Path | None, Parameter(help="Also write the result as an HTML page.")] = None,
     gate: Annotated[bool, Parameter(negative=(), help="Exit 4 when a cell has drifted beyond its margin.")] = False,
     max_new_tokens: Annotated[int, Parameter(help="Of the fine-tune's own answers.")] = 128,
     limit: Annotated[int | None, Parameter(help="Most probes of each kind.")] = None,
@@ -119,15 +123,19 @@ def drift(
     """
     from plumbline.evaluate import drift_verb
     from plumbline.evaluate.drift import Margins
+    from plumbline.report.drift import write_drift
 
     options = drift_verb.DriftOptions(
         anchors,
         domain,
         output,
-        Margins(margin_kl, margin_leak),
+        Margins(margin_kl, margin_leak, margin_tasks),
         max_new_tokens,
         limit,
         tuple(map(str, image_root or [])),
         gate,
+        tuple(tasks or ()),
+        not no_bundled_tasks,
+        page,
     )
-    return drift_verb.drift(base, tuned, options, as_json=as_json)
+    return drift_verb.drift(base, tuned, options, write_drift, as_json=as_json)

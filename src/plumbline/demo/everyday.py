@@ -97,7 +97,7 @@ class EverydayScene:
 def plan_everyday(seed: int, index: int, sizes: Sequence[tuple[int, int]] = SIZES) -> EverydayScene:
     """Plan scene number `index`; sizes: (width, height) in pixels, of which one is drawn."""
     draw = np.random.default_rng([seed, index, _PURPOSE])
-    width, height = sizes[draw.integers(len(sizes))]
+    width, height = sizes[int(draw.integers(len(sizes)))]
     outdoors = bool(draw.random() < 0.5)
     far, near = _ground(draw, outdoors)
     things: list[Thing] = []

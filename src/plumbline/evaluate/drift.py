@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from plumbline.data.answer_kinds import KINDS
 from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
 from plumbline.data.parse import parse_answer
 from plumbline.data.read import read_records
 from plumbline.errors import DataError, Problem
 from plumbline.evaluate.descriptions import class_of
+from plumbline.evaluate.divergence import divergence, vision_change
 from plumbline.evaluate.figures import Figure, measure
+from plumbline.evaluate.tasks.scores import TaskScore
 from plumbline.infer.config import InferSettings, Sampling
-from plumbline.infer.engine import Request
 from plumbline.infer.inputs import policy_of
 from plumbline.infer.questions import Question, read_chats
 from plumbline.model.checkpoints import Card
@@ -40,7 +41,9 @@ DRAWS = 2000
 _LEAST_WORD = 2
 """Characters of a class that counts as a word of the domain."""
 
-Verdict = Literal["within margin", "drifted", "undecided"]
+Verdict = Literal["not distinguishable", "within margin", "drifted", "undecided"]
+NOISE = 3.0
+"""A divergence up to this many times that of the base from itself is none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class ProbeScore:
         cell: One of `CELLS`.
         tokens: Of the answer.
         kl: Forward KL from the base to the tuned model, summed over these tokens, in nats.
+        kinds: (tokens, kl) of each kind of token.
+        noise: The same sum between the base and itself, read behind other shapes.
+        gain: What the answer has become likelier by, in nats.
+        vision: Relative change of each merger's features, the last merger first; empty without a picture.
         leak: What of the domain is in the tuned model's own answer and not in the base's; empty for nothing.
         text: The tuned model's answer; empty where none was asked for.
     """
@@ -69,26 +76,48 @@ class ProbeScore:
     cell: str
     tokens: int
     kl: float
+    kinds: tuple[tuple[int, float], ...] = ()
+    noise: float = 0.0
+    gain: float = 0.0
+    vision: tuple[float, ...] = ()
     leak: str = ""
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Margins:
-    """What still counts as the same. kl: nats per token; leak: share of answers."""
+    """What still counts as the same. kl: nats per token; leak: share of answers; tasks: part of the base's score."""
 
     kl: float = 0.05
     leak: float = 0.05
+    tasks: float = 0.05
 
 
 @dataclass(frozen=True)
 class CellDrift:
-    """One cell: KL per token and the share of leaks with intervals over probes, and what they say."""
+    """What was measured in one cell.
+
+    Attributes:
+        name: One of `CELLS`.
+        probes: How many.
+        kl: Forward KL in nats per token, with its interval over probes.
+        kl_verdict: What it says.
+        noise: The same between the base and itself.
+        gain: What its answers have become likelier by, in nats per token: in the domain, what was learned.
+        by_kind: KL per token of each kind of token that occurs.
+        vision: Mean relative change of each merger's features, the last merger first; empty without pictures.
+        leak: Share of answers with a leak; None in the domain.
+        leak_verdict: What it says.
+    """
 
     name: str
     probes: int
     kl: Figure
     kl_verdict: Verdict
+    noise: float
+    gain: float
+    by_kind: Mapping[str, float]
+    vision: tuple[float, ...] = ()
     leak: Figure | None = None
     leak_verdict: Verdict | None = None
 
@@ -161,50 +190,47 @@ def score_probes(
     for probe in probes:
         question = probe.question
         request = question.request(Sampling(max_new_tokens))
-        tokens, kl = divergence(request, probe.answer, base, tuned)
+        apart = divergence(request, probe.answer, base, tuned)
+        vision = tuple(vision_change(request, base, tuned)) if request.images else ()
         text = "" if probe.cell == "domain" else tuned.generate([request])[0].text
         leak = leak_of(text, probe.answer, question.text, words)
-        yield ProbeScore(question.key, probe.cell, tokens, kl, leak, text)
+        yield ProbeScore(
+            question.key, probe.cell, apart.tokens, apart.kl, apart.kinds, apart.noise, apart.gain, vision, leak, text
+        )
         progress(1)
-
-
-def divergence(request: Request, answer: str, base: TransformersEngine, tuned: TransformersEngine) -> tuple[int, float]:
-    """(tokens, forward KL from the base to the tuned model summed over them) of an answer."""
-    import torch
-
-    from plumbline.train.objective.terms import head_terms
-    from plumbline.train.objective.weights import LossWeights
-
-    with torch.no_grad():
-        with _as_base(base, shared=base is tuned):
-            theirs, targets, their_head = base.answer_rows(request, answer)
-        mine, _, my_head = tuned.answer_rows(request, answer)
-        terms = head_terms(mine, my_head, targets, LossWeights(0.0, 1.0, 0.0), theirs, their_head)
-    return len(targets), float(terms.kd)
-
-
-def _as_base(engine: TransformersEngine, *, shared: bool) -> AbstractContextManager[object]:
-    return engine.adapters_off() if shared else nullcontext()
 
 
 def cells_of(scores: Sequence[ProbeScore], margins: Margins, seed: int = 0) -> list[CellDrift]:
     """Figures and verdicts by cell, in the order of `CELLS`."""
-    found = []
-    for name in CELLS:
-        own = [score for score in scores if score.cell == name]
-        if not own:
-            continue
-        tokens = np.array([score.tokens for score in own], dtype=np.float64)
-        sums = np.array([score.kl for score in own])
-        kl = _ratio(sums, tokens, seed)
-        if name == "domain":
-            found.append(CellDrift(name, len(own), kl, "undecided"))
-            continue
-        leaks = np.array([bool(score.leak) for score in own], dtype=np.float64)
-        leak = _ratio(leaks, np.ones(len(own)), seed)
-        verdicts = _verdict(kl, margins.kl), _verdict(leak, margins.leak)
-        found.append(CellDrift(name, len(own), kl, verdicts[0], leak, verdicts[1]))
-    return found
+    found = {name: [score for score in scores if score.cell == name] for name in CELLS}
+    return [_cell(name, own, margins, seed) for name, own in found.items() if own]
+
+
+def _cell(name: str, own: Sequence[ProbeScore], margins: Margins, seed: int) -> CellDrift:
+    tokens = np.array([score.tokens for score in own], dtype=np.float64)
+    kl = _ratio(np.array([score.kl for score in own]), tokens, seed)
+    noise = sum(score.noise for score in own) / float(tokens.sum())
+    seen = [score.vision for score in own if score.vision]
+    parts = CellDrift(
+        name,
+        len(own),
+        kl,
+        _verdict(kl, margins.kl, NOISE * noise) if name != "domain" else "undecided",
+        noise,
+        sum(score.gain for score in own) / float(tokens.sum()),
+        _by_kind(own),
+        tuple(np.mean(seen, axis=0).tolist()) if seen else (),
+    )
+    if name == "domain":
+        return parts
+    leaks = np.array([bool(score.leak) for score in own], dtype=np.float64)
+    leak = _ratio(leaks, np.ones(len(own)), seed)
+    return replace(parts, leak=leak, leak_verdict=_verdict(leak, margins.leak, 0.0))
+
+
+def _by_kind(scores: Sequence[ProbeScore]) -> dict[str, float]:
+    sums = np.array([score.kinds for score in scores], dtype=np.float64).sum(axis=0)  # [kinds, (tokens, kl)]
+    return {name: float(kl / tokens) for name, (tokens, kl) in zip(KINDS, sums, strict=True) if tokens}
 
 
 def _ratio(parts: np.ndarray, wholes: np.ndarray, seed: int) -> Figure:
@@ -213,19 +239,26 @@ def _ratio(parts: np.ndarray, wholes: np.ndarray, seed: int) -> Figure:
     return measure(counts, lambda sums: {"ratio": sums[..., 0] / sums[..., 1]}, DRAWS, seed)["ratio"]
 
 
-def _verdict(figure: Figure, margin: float) -> Verdict:
+def _verdict(figure: Figure, margin: float, none: float) -> Verdict:
+    """none: up to here there is no difference at all."""
     assert figure.low is not None and figure.high is not None
+    if figure.high <= none:
+        return "not distinguishable"
     if figure.high <= margin:
         return "within margin"
     return "drifted" if figure.low > margin else "undecided"
 
 
-def result_of(cells: Sequence[CellDrift], scores: Sequence[ProbeScore], margins: Margins) -> JsonObject:
+def result_of(
+    cells: Sequence[CellDrift], scores: Sequence[ProbeScore], tasks: Sequence[TaskScore], margins: Margins
+) -> JsonObject:
     """Plain values for JSON."""
     return {
         "margins": asdict(margins),
         "cells": {cell.name: cell.as_dict() for cell in cells},
-        "drifted": [cell.name for cell in cells if cell.has_drifted],
+        "tasks": {task.group: task.as_dict() for task in tasks},
+        "drifted": [cell.name for cell in cells if cell.has_drifted]
+        + [f"tasks {task.group}" for task in tasks if task.verdict == "drifted"],
         "leaks": [asdict(score) for score in scores if score.leak],
     }
 

@@ -124,12 +124,13 @@ class TransformersEngine:
         """The token ids of the prompt, image placeholders expanded: those of training."""
         return self._prepare(request).ids
 
-    def answer_rows(self, request: Request, answer: str) -> tuple[Tensor, Tensor, Tensor]:
+    def answer_rows(self, request: Request, answer: str, behind: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """What the model would have said at each place of a given answer.
 
         Args:
             request: The question.
             answer: Read by the model as its own; the end mark behind it counts too.
+            behind: Tokens read after that, which change nothing but the shapes of the products.
 
         Returns:
             Hidden rows [n, H] that predict the answer's tokens, these tokens [n], and the output head [V, H].
@@ -138,7 +139,7 @@ class TransformersEngine:
 
         row = self._prepare(request)
         ends = self.processor.tokenizer(f"{answer}<|im_end|>\n", add_special_tokens=False)["input_ids"]
-        ids = torch.tensor([[*row.ids, *ends]], device=self._base.device)
+        ids = torch.tensor([[*row.ids, *ends, *ends[-1:] * behind]], device=self._base.device)
         mask = torch.ones_like(ids)
         with torch.no_grad():
             features, grids = self._image_features(row.images) if row.images else (None, None)
@@ -147,8 +148,16 @@ class TransformersEngine:
             more = {} if features is None else {"mm_encoder_outputs": {"image": features}}
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **more}
             hidden = self._base.model(**inputs, use_cache=False).last_hidden_state
-        start = len(row.ids) - 1
-        return hidden[0, start:-1], ids[0, start + 1 :], self._base.lm_head.weight
+        start, stop = len(row.ids) - 1, len(row.ids) + len(ends) - 1
+        return hidden[0, start:stop], ids[0, start + 1 : stop + 1], self._base.lm_head.weight
+
+    def picture_features(self, request: Request) -> list[Tensor]:
+        """What each merger of the vision tower says of a question's pictures, the last one first: [tokens, H] each."""
+        import torch
+
+        with torch.no_grad():
+            seen, _ = self._image_features(self._prepare(request).images)
+        return [torch.cat(list(level)) for level in (seen.pooler_output, *seen.deepstack_features)]
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plumbline.augment.plan import AugmentationPlan
 from plumbline.augment.render import coloured, render
 from plumbline.batch.lengths import PixelLimits, grid_size, resize_to_grid
 from plumbline.batch.schedule import SampleKey, Unit
+from plumbline.batch.tokens import TokenBytes
 from plumbline.data.answer_kinds import token_kinds
 from plumbline.data.dataset import Picture, Sample
 from plumbline.data.epoch import EpochDataset
@@ -190,21 +190,6 @@ class EncodedSamples(Dataset):
         if self.pieces is not None:
             extras["kinds"] = token_kinds([self.pieces[label] for label in row["labels"] if label != IGNORED])
         return {**row, **extras}
-
-
-class TokenBytes(dict[int, bytes]):
-    """Bytes of a token by its id, of a byte-level vocabulary; none for special tokens."""
-
-    def __init__(self, tokenizer: Any):
-        super().__init__()
-        self._tokenizer = tokenizer
-        self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        self._byte = {letter: byte for byte, letter in bytes_to_unicode().items()}
-
-    def __missing__(self, token: int) -> bytes:
-        text = "" if token in self._special else self._tokenizer.convert_ids_to_tokens(token)
-        self[token] = bytes(self._byte[letter] for letter in text)
-        return self[token]
 
 
 @dataclass

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.stats import binomtest
 
+from plumbline.evaluate.divergence import as_base
 from plumbline.evaluate.figures import measure
 from plumbline.evaluate.tasks.questions import Task
+from plumbline.infer.config import Sampling
+from plumbline.infer.engine import Request
 from plumbline.storage.objects import JsonObject
+
+if TYPE_CHECKING:
+    from plumbline.infer.local import TransformersEngine
 
 MARGIN = 0.05
 """Of the base's score that may be lost."""
 DRAWS = 2000
+MOST_TOKENS = 32
+"""Of an answer: the questions ask for a word or two."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,28 @@ class TaskScore:
 
     def as_dict(self) -> JsonObject:
         return asdict(self)
+
+
+def answer_tasks(
+    tasks: Sequence[Task],
+    base: TransformersEngine,
+    tuned: TransformersEngine,
+    progress: Callable[[int], None] = lambda count: None,
+) -> list[TaskAnswer]:
+    """Both models answer every task. One engine may serve both sides, its adapter off for the base's."""
+    requests = [task.question.request(Sampling(MOST_TOKENS)) for task in tasks]
+    with as_base(base, shared=base is tuned):
+        theirs = _texts(base, requests, progress)
+    return compare_answers(tasks, theirs, _texts(tuned, requests, progress))
+
+
+def _texts(engine: TransformersEngine, requests: Sequence[Request], progress: Callable[[int], None]) -> list[str]:
+    found = []
+    for start in range(0, len(requests), engine.batch_size):
+        replies = engine.generate(requests[start : start + engine.batch_size])
+        found += [reply.text for reply in replies]
+        progress(len(replies))
+    return found
 
 
 def compare_answers(tasks: Sequence[Task], base: Sequence[str], tuned: Sequence[str]) -> list[TaskAnswer]:
