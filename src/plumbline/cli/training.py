@@ -33,13 +33,13 @@ def train(
 
     Example: `plumbline train configs/tiny/smoke.yaml`
     """
+    from plumbline.evaluate.in_run import AnswersAtEvaluation
     from plumbline.report.run import write_run_report
     from plumbline.train.launch import TrainOptions
     from plumbline.train.run import run_training
 
-    outcome = run_training(
-        config, TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache, extend)
-    )
+    options = TrainOptions(base_config, debug, dry_run, gpus, resume, as_json, build_teacher_cache, extend)
+    outcome = run_training(config, options, (AnswersAtEvaluation(), lambda at: write_run_report(at.folder)))
     if outcome.folder is not None:
         page = write_run_report(outcome.folder)
         print(f"report: {page}", file=sys.stderr)

@@ -48,11 +48,15 @@ NOISE = 3.0
 
 @dataclass(frozen=True)
 class Probe:
-    """A question with the answer that the base gave (of `domain`: the annotated one)."""
+    """A question with the answer that the base gave (of `domain`: the annotated one).
+
+    emit_norm: of the coordinates of an annotated answer; empty where it has none.
+    """
 
     question: Question
     answer: str
     cell: str
+    emit_norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,21 +147,25 @@ def read_probes(anchors: Path, domain: Path | None, card: Card, image_roots: Seq
         found.append(Probe(question, question.reference, mark if mark in CELLS else "chats"))
     if not found:
         raise DataError(Problem(shown_path(anchors), "holds no chat", "plumbline anchors build --val FILE"))
-    return found + ([] if domain is None else list(_domain_probes(domain, card, image_roots)))
+    return found + ([] if domain is None else list(annotated_probes(domain, card, image_roots)))
 
 
-def _domain_probes(domain: Path, card: Card, image_roots: Sequence[str]) -> Iterator[Probe]:
+def annotated_probes(
+    domain: Path, card: Card, image_roots: Sequence[str] = (), most: int | None = None
+) -> Iterator[Probe]:
+    """Records with their annotated answers; most: so many of them, evenly spread."""
     policy = policy_of(domain, image_roots)
     mode = "summary" if card.mode == "summary" else "dense"
     settings = DatasetSettings(
         mode, card.prompts, card.emit_norm, card.object_ordering, policy=policy, form=card.answer
     )
     dataset = RecordDataset(RecordFile(domain), settings)
-    for index in range(len(dataset)):
+    count = len(dataset) if most is None else min(most, len(dataset))
+    for index in (len(dataset) * number // count for number in range(count)):
         sample = dataset.item(index)
         *turns, answer = sample.messages
         question = Question(f"domain:{index + 1}", tuple(turns), tuple(sample.images), domain.parent, policy)
-        yield Probe(question, str(answer["content"]), "domain")
+        yield Probe(question, str(answer["content"]), "domain", card.emit_norm if mode == "dense" else "")
 
 
 def domain_words(domain: Path | None) -> frozenset[str]:
@@ -209,7 +217,7 @@ def cells_of(scores: Sequence[ProbeScore], margins: Margins, seed: int = 0) -> l
 def _cell(name: str, own: Sequence[ProbeScore], margins: Margins, seed: int) -> CellDrift:
     tokens = np.array([score.tokens for score in own], dtype=np.float64)
     kl = _ratio(np.array([score.kl for score in own]), tokens, seed)
-    noise = sum(score.noise for score in own) / float(tokens.sum())
+    noise = max(sum(score.noise for score in own), 0.0) / float(tokens.sum())
     seen = [score.vision for score in own if score.vision]
     parts = CellDrift(
         name,

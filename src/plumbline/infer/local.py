@@ -82,17 +82,32 @@ class TransformersEngine:
         dtype: str = "auto",
         attn_impl: str | None = None,
     ):
-        from plumbline.batch.lengths import PixelLimits
         from plumbline.model.checkpoints import weights_stamp
         from plumbline.model.loading import load_model, load_processor
 
-        self.model = load_model(model, adapter, dtype, attn_impl=attn_impl)
-        self.processor = load_processor(model)
-        self.batch_size, self._attn_impl = batch_size, attn_impl
-        self.on_text: Callable[[str], None] | None = None
-        self.limits = PixelLimits.of_processor(self.processor.image_processor, max_pixels)
-        self._base: Any = self.model.get_base_model() if adapter is not None else self.model
+        self._attn_impl = attn_impl
         self._stamp = [weights_stamp(Path(folder)) for folder in (model, adapter) if folder is not None]
+        self._hold(
+            load_model(model, adapter, dtype, attn_impl=attn_impl), load_processor(model), batch_size, max_pixels
+        )
+
+    @classmethod
+    def around(
+        cls, model: Any, processor: Any, *, batch_size: int = 1, max_pixels: int | None = None
+    ) -> TransformersEngine:
+        """An engine over a model that somebody else holds, such as one in training; in evaluation mode."""
+        engine = cls.__new__(cls)
+        engine._attn_impl, engine._stamp = None, []
+        engine._hold(model, processor, batch_size, max_pixels)
+        return engine
+
+    def _hold(self, model: Any, processor: Any, batch_size: int, max_pixels: int | None) -> None:
+        from plumbline.batch.lengths import PixelLimits
+
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.on_text: Callable[[str], None] | None = None
+        self.limits = PixelLimits.of_processor(processor.image_processor, max_pixels)
+        self._base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         ends = self._base.generation_config.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends)
         self._features: OrderedDict[bytes, Any] = OrderedDict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from plumbline.errors import DamagedFileError
 from plumbline.model.checkpoints import checkpoint_folders, is_complete
 from plumbline.report.charts import COLOURS, ChartLine, curve_svg
+from plumbline.report.film import RunAnswers, film_strips, last_probes, leak_line, read_answers
 from plumbline.report.html import number, render_page, write_page
 from plumbline.report.log import RunLog, read_log
 from plumbline.storage.objects import JsonObject, read_json_object
@@ -45,7 +47,9 @@ def write_run_report(run_folder: str | Path) -> Path:
     named as missing. Raises DamagedFileError when the folder has no logging.jsonl.
     """
     folder = Path(run_folder)
-    log = read_log(folder / "logging.jsonl")
+    log, answers = read_log(folder / "logging.jsonl"), read_answers(folder)
+    checkpoints = checkpoint_folders(folder)
+    best = best_of(checkpoints)
     context = {
         "name": folder.resolve().name,
         "kind": "distillation (GKD)" if log.curves.keys() & _ANCHORED else "supervised fine-tuning",
@@ -53,12 +57,83 @@ def write_run_report(run_folder: str | Path) -> Path:
         "planned_steps": log.planned_steps,
         "unreadable": log.unreadable,
         "figures": _figures(log),
-        "charts": list(loss_charts(log)) + list(_other_charts(log)),
+        "charts": [*loss_charts(log), *_drift_charts(log, answers), *_other_charts(log)],
+        "strips": list(film_strips(answers)),
+        "probes": last_probes(answers),
+        "unreadable_answers": answers.unreadable,
+        "best": best,
+        "commands": next_commands(folder, best, has_drift=bool(log.values("eval/drift"))),
         "metrics": [_metric(log, name) for name in log.metric_names()],
-        "checkpoints": [{"name": path.name, "complete": is_complete(path)} for path in checkpoint_folders(folder)],
+        "checkpoints": [{"name": path.name, "complete": is_complete(path)} for path in checkpoints],
         "documents": _documents(folder),
     }
     return write_page(folder / REPORT_FILE, render_page("run.html", context))
+
+
+@dataclass(frozen=True)
+class BestCheckpoint:
+    """The checkpoint that a run calls its best, and by what."""
+
+    name: str
+    metric: str
+    value: float
+    step: int
+
+
+def best_of(checkpoints: Sequence[Path]) -> BestCheckpoint | None:
+    """As the last whole checkpoint has it in `trainer_state.json`; None where the run did not choose, or it is gone."""
+    for checkpoint in reversed([path for path in checkpoints if is_complete(path)]):
+        try:
+            state = read_json_object(checkpoint / "trainer_state.json")
+            best, value = Path(str(state["best_model_checkpoint"])).name, float(state["best_metric"])
+            step = int(best.rpartition("-")[2])
+        except (DamagedFileError, KeyError, TypeError, ValueError):
+            return None
+        if best not in {path.name for path in checkpoints}:
+            return None
+        return BestCheckpoint(best, _metric_of(state, step, value), value, step)
+    return None
+
+
+def _metric_of(state: JsonObject, step: int, value: float) -> str:
+    """The name that was logged with this value at this step, ours before upstream's."""
+    logged = [line for line in state.get("log_history", []) if isinstance(line, dict) and line.get("step") == step]
+    names = [name for line in logged for name, each in line.items() if name.startswith("eval") and each == value]
+    return next((name for name in names if "/" in name), names[0] if names else "the chosen metric")
+
+
+def next_commands(folder: Path, best: BestCheckpoint | None, *, has_drift: bool) -> list[tuple[str, str]]:
+    """(what for, command), ready to copy."""
+    model = shlex.quote(str(folder / best.name if best is not None else folder))
+    rows = shlex.quote(str(folder / "captions.jsonl"))
+    found = [
+        ("describe the validation pictures", f"plumbline infer --model {model} --input val.jsonl --output {rows}"),
+        ("measure them", f"plumbline evaluate val.jsonl {rows} --html {shlex.quote(str(folder / 'evaluation.html'))}"),
+    ]
+    if not has_drift:
+        build = (
+            "plumbline anchors build --model BASE --training train.jsonl --output anchors.jsonl --val anchors_val.jsonl"
+        )
+        found.append(("let the base answer other questions", build))
+    found.append(
+        ("see what was forgotten", f"plumbline drift BASE {model} --anchors anchors_val.jsonl --domain val.jsonl")
+    )
+    merged = shlex.quote(f"{folder}-merged")
+    return [*found, ("merge it into its base", f"plumbline merge --adapter {model} --output {merged}")]
+
+
+def _drift_charts(log: RunLog, answers: RunAnswers) -> Iterator[RunChart]:
+    """How far the run is from its base: divergence on the probes, and leaks in its own answers."""
+    names = [name for name in log.metric_names() if name.startswith("eval/drift/")] or ["eval/drift"]
+    lines = [
+        ChartLine(name.removeprefix("eval/"), log.curves[name], COLOURS[number % len(COLOURS)], "points")
+        for number, name in enumerate(names)
+        if log.values(name)
+    ]
+    if lines:
+        yield RunChart("drift: forward KL from the base, nats per token", curve_svg(lines))
+    if (leaks := leak_line(answers)) is not None:
+        yield RunChart("leaks: share of the answers to anchors that hold the domain", curve_svg([leaks]))
 
 
 def loss_charts(log: RunLog) -> Iterator[RunChart]:
@@ -85,6 +160,7 @@ def _other_charts(log: RunLog) -> Iterator[RunChart]:
     plain: tuple[tuple[str, str, Literal["exact", "noisy"]], ...] = (
         ("learning_rate", "learning rate", "exact"),
         ("grad_norm", "gradient norm", "noisy"),
+        ("memory(GiB)", "GPU memory, GiB", "exact"),
     )
     for name, title, style in plain:
         if log.values(name):

@@ -7,6 +7,8 @@ import logging
 import math
 import signal
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +19,7 @@ from transformers import TrainerCallback
 
 from plumbline.errors import writing
 from plumbline.model.checkpoints import Card, mark_complete
+from plumbline.train.config import TrainRun
 from plumbline.train.drift import DriftControl
 from plumbline.train.folder import EPOCHS
 from plumbline.train.health import FrozenTensors
@@ -89,6 +92,49 @@ def finish_checkpoint(folder: Path, card: Card) -> None:
     if main_process:
         card.write(folder)
         mark_complete(folder)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run at one of its evaluations, for somebody who looks on.
+
+    Attributes:
+        run: The run.
+        step: Optimiser steps so far.
+        folder: The run folder.
+        model: As it trains, with its adapters; in evaluation mode.
+        processor: Its processor.
+    """
+
+    run: TrainRun
+    step: int
+    folder: Path
+    model: Any
+    processor: Any
+
+
+Observer = Callable[[Evaluation], object]
+"""Looks at a run on the main process. What it raises is logged: a run never ends for it."""
+
+
+class Observed(TrainerCallback):
+    """Lets observers look at the run after each evaluation, on the main process."""
+
+    def __init__(self, run: TrainRun, processor: Any, observers: Sequence[Observer]) -> None:
+        self._run, self._processor, self._observers = run, processor, observers
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Call them in turn, in the run's own precision."""
+        if not state.is_world_process_zero:
+            return
+        at = Evaluation(self._run, state.global_step, Path(args.output_dir), model, self._processor)
+        lower = torch.float16 if args.fp16 else torch.bfloat16
+        for observe in self._observers:
+            try:
+                with torch.no_grad(), torch.autocast(args.device.type, lower, enabled=args.bf16 or args.fp16):
+                    observe(at)
+            except Exception:
+                logger.warning("step %d: what was to be shown of the evaluation failed", at.step, exc_info=True)
 
 
 class RestoreDrift(TrainerCallback):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from plumbline.data.answer_kinds import KINDS
 from plumbline.data.epoch import EpochDataset
+from plumbline.train.callbacks import Observer
 from plumbline.train.config import RlhfConfig, TrainRun
 from plumbline.train.datasets import TrainingPlan
 from plumbline.train.drift import PROBE, DriftControl
@@ -21,10 +22,26 @@ COMPLETIONS = "completions.jsonl"
 """In the run folder: what was sampled, with rlhf.log_completions."""
 
 
-def job_of(run: TrainRun, plan: TrainingPlan, val: EpochDataset | None, *, only_teacher_cache: bool = False) -> Job:
-    """What a pipeline takes from a checked run. only_teacher_cache: the teacher reads the samples, nothing trains."""
+def job_of(
+    run: TrainRun,
+    plan: TrainingPlan,
+    val: EpochDataset | None,
+    observers: tuple[Observer, ...] = (),
+    *,
+    only_teacher_cache: bool = False,
+) -> Job:
+    """What a pipeline takes from a checked run.
+
+    Args:
+        run: The run.
+        plan: Its samples and their order.
+        val: Its validation samples.
+        observers: Look at the run after each evaluation.
+        only_teacher_cache: The teacher reads the samples, nothing trains.
+    """
     custom, folder = run.custom, Path(run.upstream["output_dir"])
     return Job(
+        run=run,
         plan=plan,
         val=val,
         card=card_of(run),
@@ -37,6 +54,7 @@ def job_of(run: TrainRun, plan: TrainingPlan, val: EpochDataset | None, *, only_
         max_pixels=run.upstream.get("max_pixels"),
         dump_conversation=folder / "conversation.txt" if custom.dump_conversation_text else None,
         drift=drift_of(run),
+        observers=observers,
         distillation=_distillation_of(run, only_cache=only_teacher_cache),
     )
 

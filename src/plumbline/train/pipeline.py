@@ -21,7 +21,8 @@ from plumbline.model.upstream import SwiftRLHF, SwiftSft, install_trainer, load_
 from plumbline.storage.files import write_atomically
 from plumbline.train.adopt import adopt_weights
 from plumbline.train.batches import BatchCollator, EncodedSamples, Encoder
-from plumbline.train.callbacks import EpochAccount, FrozenGuard, StopOnSignal
+from plumbline.train.callbacks import EpochAccount, FrozenGuard, Observed, Observer, StopOnSignal
+from plumbline.train.config import TrainRun
 from plumbline.train.datasets import TrainingPlan
 from plumbline.train.drift import DriftControl
 from plumbline.train.gkd import DistillationParts
@@ -49,9 +50,11 @@ class Job:
     """Everything that a pipeline needs besides upstream's arguments.
 
     plan, val: the samples and their order; weights_from: another run's adapter; max_pixels: largest area of a picture;
-    dump_conversation: a file for the first sample as text; stop: the signal callback; collator: made by the pipeline.
+    dump_conversation: a file for the first sample as text; stop: the signal callback; collator: made by the pipeline;
+    observers: look at the run after each evaluation.
     """
 
+    run: TrainRun
     plan: TrainingPlan
     val: EpochDataset | None
     card: Card
@@ -67,6 +70,7 @@ class Job:
     distillation: Distillation | None = None
     stop: StopOnSignal = field(default_factory=StopOnSignal)
     collator: BatchCollator | None = None
+    observers: tuple[Observer, ...] = ()
 
     @property
     def source_names(self) -> list[str]:
@@ -192,7 +196,7 @@ class PipelineMixin:
             "shape": job.plan.shape,
             "card": job.card,
             "objective": job.objective,
-            "callbacks": (FrozenGuard(), account, job.stop),
+            "callbacks": (FrozenGuard(), account, job.stop, Observed(job.run, self.processor, job.observers)),
             "save_delay": job.save_delay,
         }
 

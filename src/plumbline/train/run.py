@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem, UserError, writing
 from plumbline.model.hub import downloaded, is_hub_name
@@ -34,6 +34,9 @@ from plumbline.train.preflight import check_run
 from plumbline.train.progress import phase
 from plumbline.train.start import Start, decide_start, manifest_of
 
+if TYPE_CHECKING:
+    from plumbline.train.callbacks import Observer
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,12 +48,13 @@ class TrainOutcome:
     folder: Path | None = None
 
 
-def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
+def run_training(config: Path, options: TrainOptions, observers: tuple[Observer, ...] = ()) -> TrainOutcome:
     """Run a training configuration, from its YAML to its last checkpoint.
 
     Args:
         config: The YAML.
         options: What the command line would add to it.
+        observers: Look at the run after each evaluation, on the main process.
 
     Returns:
         The exit code, and the run folder when this process trained in it.
@@ -87,7 +91,7 @@ def run_training(config: Path, options: TrainOptions) -> TrainOutcome:
         start = replace(start, data=start.data or manifest_of(run))
     if processes > 1 and "LOCAL_RANK" not in os.environ:
         return TrainOutcome(launch(config, options, processes, start))
-    code = _train_or_clean_up(loaded, datasets, start, options)
+    code = _train_or_clean_up(loaded, datasets, start, options, observers)
     return TrainOutcome(report_outcome(code), folder if main_process else None)
 
 
@@ -106,14 +110,16 @@ def with_downloads(run: TrainRun, *, only_local: bool) -> TrainRun:
     return replace(run, rlhf=rlhf, upstream={**run.upstream, "model": model})
 
 
-def _train_or_clean_up(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions) -> int:
+def _train_or_clean_up(
+    loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions, observers: tuple[Observer, ...]
+) -> int:
     """Train; a folder that this process made for a run that was refused before its first checkpoint goes again."""
     folder = Path(loaded.run.upstream["output_dir"])
     existed = folder.exists()
     ours = not existed or not any(folder.iterdir())
     try:
         with writing(folder, unless_named=True):
-            return _train_here(loaded, datasets, start, options)
+            return _train_here(loaded, datasets, start, options, observers)
     except UserError as error:
         report_outcome(error.exit_code)
         if rank() == 0 and ours and not any(folder.glob("checkpoint-*")):
@@ -123,7 +129,9 @@ def _train_or_clean_up(loaded: LoadedRun, datasets: Any, start: Start, options: 
         raise
 
 
-def _train_here(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions) -> int:
+def _train_here(
+    loaded: LoadedRun, datasets: Any, start: Start, options: TrainOptions, observers: tuple[Observer, ...]
+) -> int:
     began, run = time.monotonic(), loaded.run
     with phase("loading the libraries"):
         from plumbline.model.upstream import set_verbosity
@@ -131,7 +139,7 @@ def _train_here(loaded: LoadedRun, datasets: Any, start: Start, options: TrainOp
         from plumbline.train.pipeline import records_skipped, run_pipeline
 
     set_verbosity(debug=options.debug, main_process=rank() == 0)
-    job = job_of(run, plan_steps(run, datasets[0], world_size()), datasets[1])
+    job = job_of(run, plan_steps(run, datasets[0], world_size()), datasets[1], observers)
     arguments = upstream_arguments(run, start.how)
     if rank() == 0 and start.data is not None:
         prepare_folder(Path(run.upstream["output_dir"]), loaded.to_yaml(), start.data, start.how)

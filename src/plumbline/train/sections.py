@@ -93,6 +93,18 @@ class DriftConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalAnswersConfig:
+    """What the model says at each evaluation, in its own words: drawn in the run's report."""
+
+    pictures: Annotated[int, Range(ge=0)] = 6
+    """Pictures of `val_jsonl` that it describes, the same each time."""
+    probes: Annotated[int, Range(ge=0)] = 8
+    """Anchors of `drift.probe`, else of the anchors' `val_jsonl`, that it answers: leaks of the domain are counted."""
+    max_new_tokens: Annotated[int, Range(ge=1)] = 256
+    """Longest answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomConfig:
     """What Plumbline itself does: records, answers, checkpoints, telemetry."""
 
@@ -144,6 +156,8 @@ class CustomConfig:
     """Several sources of records in one run."""
     drift: DriftConfig | None = None
     """A budget for the distance from the base, measured at each evaluation on anchors."""
+    eval_answers: EvalAnswersConfig = field(default_factory=EvalAnswersConfig)
+    """What the model says at each evaluation."""
     visual_kd: VisualKdConfig = field(default_factory=VisualKdConfig)
     """Distillation of visual features."""
     plugins: tuple[str, ...] = ()
