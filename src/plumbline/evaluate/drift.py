@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.stats import binomtest
 
 from plumbline.data.answer_kinds import KINDS
 from plumbline.data.dataset import DatasetSettings, RecordDataset, RecordFile
@@ -17,7 +18,7 @@ from plumbline.data.read import read_records
 from plumbline.errors import DataError, Problem
 from plumbline.evaluate.descriptions import class_of
 from plumbline.evaluate.divergence import divergence, vision_change
-from plumbline.evaluate.figures import Figure, measure
+from plumbline.evaluate.figures import CONFIDENCE, Figure, measure
 from plumbline.evaluate.tasks.scores import TaskScore
 from plumbline.infer.config import InferSettings, Sampling
 from plumbline.infer.inputs import policy_of
@@ -231,9 +232,14 @@ def _cell(name: str, own: Sequence[ProbeScore], margins: Margins, seed: int) -> 
     )
     if name == "domain":
         return parts
-    leaks = np.array([bool(score.leak) for score in own], dtype=np.float64)
-    leak = _ratio(leaks, np.ones(len(own)), seed)
-    return replace(parts, leak=leak, leak_verdict=_verdict(leak, margins.leak, 0.0))
+    leak = _share(sum(bool(score.leak) for score in own), len(own))
+    return replace(parts, leak=leak, leak_verdict=_verdict(leak, margins.leak))
+
+
+def _share(part: int, whole: int) -> Figure:
+    """A share with its exact interval: no leak among a few answers does not say that there is none."""
+    interval = binomtest(part, whole).proportion_ci(CONFIDENCE)
+    return Figure(part / whole, float(interval.low), float(interval.high))
 
 
 def _by_kind(scores: Sequence[ProbeScore]) -> dict[str, float]:
@@ -247,7 +253,7 @@ def _ratio(parts: np.ndarray, wholes: np.ndarray, seed: int) -> Figure:
     return measure(counts, lambda sums: {"ratio": sums[..., 0] / sums[..., 1]}, DRAWS, seed)["ratio"]
 
 
-def _verdict(figure: Figure, margin: float, none: float) -> Verdict:
+def _verdict(figure: Figure, margin: float, none: float = -1.0) -> Verdict:
     """none: up to here there is no difference at all."""
     assert figure.low is not None and figure.high is not None
     if figure.high <= none:

@@ -17,7 +17,7 @@ from plumbline.train.config import TrainRun
 from plumbline.train.preflight import card_of
 
 if TYPE_CHECKING:
-    from plumbline.train.callbacks import Evaluation
+    from plumbline.train.callbacks import EvaluatedRun
 
 ANSWERS = "answers.jsonl"
 """In the run folder. A run that is continued may write an evaluation again: the last row of a step and key counts."""
@@ -38,7 +38,7 @@ class AnswersAtEvaluation:
         self._asked: list[_Asked] | None = None
         self._words: frozenset[str] = frozenset()
 
-    def __call__(self, at: Evaluation) -> None:
+    def __call__(self, at: EvaluatedRun) -> None:
         """Ask, and append the rows."""
         from plumbline.infer.local import TransformersEngine
 

@@ -95,7 +95,7 @@ def finish_checkpoint(folder: Path, card: Card) -> None:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluatedRun:
     """A run at one of its evaluations, for somebody who looks on.
 
     Attributes:
@@ -113,7 +113,7 @@ class Evaluation:
     processor: Any
 
 
-Observer = Callable[[Evaluation], object]
+Observer = Callable[[EvaluatedRun], object]
 """Looks at a run on the main process. What it raises is logged: a run never ends for it."""
 
 
@@ -127,7 +127,7 @@ class Observed(TrainerCallback):
         """Call them in turn, in the run's own precision."""
         if not state.is_world_process_zero:
             return
-        at = Evaluation(self._run, state.global_step, Path(args.output_dir), model, self._processor)
+        at = EvaluatedRun(self._run, state.global_step, Path(args.output_dir), model, self._processor)
         lower = torch.float16 if args.fp16 else torch.bfloat16
         for observe in self._observers:
             try:

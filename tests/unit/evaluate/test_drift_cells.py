@@ -35,7 +35,20 @@ def test_what_leaks_is_of_the_domain_and_not_of_the_base_or_the_question(text, b
 
 
 def scores(cell: str, kl: list[float], leaks: int = 0) -> list[ProbeScore]:
-    return [ProbeScore(f"{cell}{n}", cell, 10, 10 * value, "光纤" * (n < leaks)) for n, value in enumerate(kl)]
+    return [
+        ProbeScore(
+            f"{cell}{n}",
+            cell,
+            10,
+            10 * value,
+            kinds=((4, 10 * value), (0, 0.0), (6, 0.0)),
+            noise=1e-6,
+            gain=-10.0,
+            vision=(0.1, 0.2) if cell == "photos" else (),
+            leak="光纤" * (n < leaks),
+        )
+        for n, value in enumerate(kl)
+    ]
 
 
 def test_cells_are_measured_per_token_and_judged_by_their_intervals() -> None:
@@ -43,7 +56,8 @@ def test_cells_are_measured_per_token_and_judged_by_their_intervals() -> None:
         cell.name: cell
         for cell in cells_of(
             [
-                *scores("text", [0.01] * 40),
+                *scores("text", [0.01] * 80),
+                *scores("chats", [0.0] * 40),
                 *scores("photos", [0.3] * 40, leaks=20),
                 *scores("training", [0.0] * 5 + [0.2] * 5),
                 *scores("domain", [2.0] * 10),
@@ -56,11 +70,19 @@ def test_cells_are_measured_per_token_and_judged_by_their_intervals() -> None:
     assert found["photos"].kl_verdict == found["photos"].leak_verdict == "drifted"
     assert found["training"].kl_verdict == "undecided", "half of ten probes: the interval holds the margin"
     assert found["domain"].leak is None and not found["domain"].has_drifted, "it is meant to move"
-    assert list(found) == ["training", "photos", "text", "domain"]
+    assert found["chats"].kl_verdict == "not distinguishable", "less than the base from itself"
+    assert found["chats"].leak_verdict == "undecided", "none of 40 may still be one in twelve"
+    assert found["photos"].vision == pytest.approx((0.1, 0.2)) and found["text"].vision == ()
+    assert found["text"].by_kind == {"structure": pytest.approx(0.025), "descriptions": 0.0}
+    assert (found["text"].gain, found["text"].noise) == (pytest.approx(-1.0), pytest.approx(1e-7))
+    assert list(found) == ["training", "photos", "text", "chats", "domain"]
 
 
 def test_long_answers_weigh_by_their_tokens() -> None:
-    mixed = [ProbeScore("a", "text", 90, 0.0), ProbeScore("b", "text", 10, 10.0)]
+    mixed = [
+        ProbeScore(key, "text", tokens, kl, ((0, 0.0), (0, 0.0), (tokens, kl)))
+        for key, tokens, kl in (("a", 90, 0.0), ("b", 10, 10.0))
+    ]
     (cell,) = cells_of(mixed, Margins())
     assert cell.kl.value == pytest.approx(0.1)
 

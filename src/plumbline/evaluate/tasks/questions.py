@@ -22,6 +22,7 @@ from plumbline.storage.text import shown_path
 
 BUNDLED = ("text", "photos")
 """General knowledge without a picture; what is to be seen in photographs with free licences."""
+_LONG_WORD = 4
 _KEYS = {"question", "answers", "others", "image"}
 
 
@@ -50,10 +51,14 @@ class Task:
 
 
 def _place(name: str, text: str) -> int:
-    """Where a text names something, letters of either case; a Latin word or number counts as a whole. -1: nowhere."""
+    """Where a text names something, letters of either case. -1: nowhere.
+
+    A number or a short Latin word counts as a whole; a longer one may go on, as `stone` does in `stones`.
+    """
     if not name.isascii():
         return text.find(name)
-    match = re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![0-9])", text.lower())
+    end = "[a-z0-9]" if len(name) < _LONG_WORD else "[0-9]"
+    match = re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?!{end})", text.lower())
     return match.start() if match else -1
 
 
@@ -129,6 +134,6 @@ def _task(
 def package_file(inside: str) -> Path | None:
     """A file such as `skimage/data/coffee.png` of an installed package; None where it is not installed."""
     package, _, rest = inside.partition("/")
-    spec = find_spec(package)
+    spec = find_spec(package) if package else None
     paths = (Path(folder) / rest for folder in (spec.submodule_search_locations or ())) if spec else ()
     return next((path for path in paths if path.is_file()), None)
