@@ -59,8 +59,8 @@ def scores(model: Path, folder: Path, count: int) -> dict[str, float]:
     truth = folder / "held_out.jsonl"
     write_records(truth, records)
     engine = TransformersEngine(model, batch_size=8)
-    found = {}
-    for mode, figure, tokens in (("dense", "f1_50", 400), ("summary", "item_f1", 80)):
+    found: dict[str, float] = {}
+    for mode, figure, tokens in (("dense", "f1_50", 400), ("summary", "summary_item_f1", 80)):
         settings = InferSettings(
             model=model,
             input=truth,
@@ -72,9 +72,9 @@ def scores(model: Path, folder: Path, count: int) -> dict[str, float]:
         )
         run_captions(plan_captions(settings), lambda: engine)
         evaluation = evaluate_file(truth, settings.output, mode=mode)
-        found |= {f"{mode}_{name}": value.value for name, value in evaluation.figures.items() if name == figure}
+        found[figure] = evaluation.figures[figure].value
         if mode == "dense":
-            found["dense_f1_50_any_class"] = evaluation.figures["f1_50_any_class"].value
+            found["f1_50_any_class"] = evaluation.figures["f1_50_any_class"].value
     found["picture_questions"] = _right(engine, requests, truths)
     texts = text_exchanges()
     asked = [_request(exchange, f"t{number}", ()) for number, exchange in enumerate(texts)]
@@ -94,13 +94,13 @@ def _right(engine: TransformersEngine, requests: Sequence[Request], truths: Sequ
 CARD = """# The small base
 
 A Qwen3-VL of 36 M parameters (7.6 M of them besides the vocabulary), trained from random values by
-`examples/tiny_base/train.py` on rendered everyday scenes and short questions. It exists so that a fine-tune has something to
-forget on a machine without a GPU. It knows nothing of photographs.
+`examples/tiny_base/train.py` on rendered everyday scenes and short questions. It exists so that a fine-tune has
+something to forget on a machine without a GPU. It knows nothing of photographs.
 
 | on {count} scenes that it has not seen | |
 |---|---|
-| captions, F1 at IoU .5 (class and place) | {dense_f1_50:.3f} |
-| captions, F1 at IoU .5 (place alone) | {dense_f1_50_any_class:.3f} |
+| captions, F1 at IoU .5 (class and place) | {f1_50:.3f} |
+| captions, F1 at IoU .5 (place alone) | {f1_50_any_class:.3f} |
 | summaries, F1 of items | {summary_item_f1:.3f} |
 | questions about the picture, answered word for word | {picture_questions:.3f} |
 | the {texts} questions without a picture that it was taught, word for word | {text_questions:.3f} |

@@ -27,7 +27,7 @@ def patches(picture: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def first_looks(visual: nn.Module) -> None:
-    """Filters that see edges as strongly as colours, and heads that begin as a convolution over neighbouring patches."""
+    """Filters that see edges as strongly as colours, and heads that begin as a convolution over neighbours."""
     _whiten(visual.patch_embed.proj)
     for block in visual.blocks:
         _look_around(block.attn.qkv, visual.config.hidden_size, visual.config.num_heads)

@@ -51,8 +51,8 @@ LONG_SUMMARY = (_DEFAULT.system_summary, _DEFAULT.user_summary)
 class DenseTargets:
     """Targets of the visual tokens of one picture, in their order; -1 where a token has none.
 
-    kind, colour, shape, rank: [N]; numbers: [N, NUMBERS], the first coordinates of the answer, 0 to 1000; mask: [N, 64],
-    whether a thing covers each part of 4 x 4 pixels.
+    kind, colour, shape, rank: [N]; numbers: [N, NUMBERS], the first coordinates of the answer, 0 to 1000;
+    mask: [N, 64], whether a thing covers each part of 4 x 4 pixels.
     """
 
     kind: NDArray[np.int64]

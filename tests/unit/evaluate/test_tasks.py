@@ -60,7 +60,7 @@ def test_what_ships_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_line_that_is_no_task_is_named(tmp_path: Path, line: str, what: str) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"question": "q", "answers": ["a"]}\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="own.jsonl:2") as raised:
+    with pytest.raises(DataError, match=r"own\.jsonl:2") as raised:
         read_tasks(path)
     assert what in str(raised.value)
 
