@@ -44,7 +44,7 @@ def evaluate(
         from plumbline.report.evaluation import write_evaluation
 
         policy = ImagePolicy(roots=tuple(map(str, image_root or [])))
-        page = partial(write_evaluation, html, policy=policy, shown=shown, against=against)
+        page = partial(write_evaluation, html, policy=policy, shown=shown)
     options = verbs.EvaluateOptions(mode, against, limit, bootstraps, output, min_f1)
     return verbs.evaluate(truth, predictions, options, page, as_json=as_json)
 

@@ -236,8 +236,7 @@ class Demo:
         truth, captions = self.places.data / "val.jsonl", self.places.captions
         after, before = (evaluate_file(truth, captions / f"{name}.jsonl", mode="dense") for name in ("after", "before"))
         differences = compare_evaluations(after, before)
-        against = captions / "before.jsonl"
-        write_evaluation(self.places.evaluation, after, differences, policy=ImagePolicy(), against=against)
+        write_evaluation(self.places.evaluation, after, differences, policy=ImagePolicy(), other=before)
         values = {name: after.figures[name].value for name in ("f1_50", "f1_50_any_class", "hallucinated_pictures")}
         return {**values, "before": {"f1_50": before.figures["f1_50"].value}, "page": self.places.evaluation.name}
 

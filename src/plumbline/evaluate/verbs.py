@@ -21,7 +21,7 @@ from plumbline.storage.text import printable
 OURS = "captions carry no confidence: F1 and the rest are ours; AP ties all scores, do not compare it with leaderboards"
 _CLASSES = 20
 
-Page = Callable[[Evaluation, "dict[str, Difference]"], Path]
+Page = Callable[[Evaluation, "dict[str, Difference]", "Evaluation | None"], Path]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def evaluate(
     """Measure, print, and write what was wished for; 0, or 3 when the score is below `min_f1`."""
     found = evaluate_file(truth, predictions, mode=options.mode, limit=options.limit, bootstraps=options.bootstraps)
     differences: dict[str, Difference] = {}
+    other = None
     if options.against is not None:
         other = evaluate_file(truth, options.against, mode=found.mode, limit=options.limit, bootstraps=0)
         differences = compare_evaluations(found, other, options.bootstraps)
@@ -58,7 +59,7 @@ def evaluate(
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    written = None if page is None else page(found, differences)
+    written = None if page is None else page(found, differences, other)
     if as_json:
         print(json.dumps(result, ensure_ascii=True))
     else:

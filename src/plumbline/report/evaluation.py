@@ -50,10 +50,10 @@ def write_evaluation(
     path: Path,
     found: Evaluation,
     differences: dict[str, Difference],
+    other: Evaluation | None = None,
     *,
     policy: ImagePolicy,
     shown: int = 60,
-    against: Path | None = None,
 ) -> Path:
     """Write the page and return its path; pictures are opened only where `policy` allows.
 
@@ -61,9 +61,9 @@ def write_evaluation(
         path: Of the page.
         found: The evaluation.
         differences: To another model, by figure; empty without one.
+        other: The other model's, whose predictions are drawn too; the pictures that became worst come first then.
         policy: Where pictures may lie.
         shown: Most pictures on the page.
-        against: The other model's predictions, for the heading.
     """
     script = (resources.files("plumbline.report") / "templates" / "evaluation.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -80,7 +80,7 @@ def write_evaluation(
         "main": [_figure(name, found.figures[name]) for name in MAIN[found.mode]],
         "figures": [_figure(name, each) for name, each in found.figures.items() if each.value is not None],
         "differences": [_difference(name, each) for name, each in ranked(differences)],
-        "against": printable(str(against)),
+        "against": "" if other is None else printable(str(other.files.predictions)),
         "budget": _budget(found) if found.mode == "dense" else [],
         "groups": list(_groups(found)),
         "confusion": _confusion(found),
@@ -88,7 +88,7 @@ def write_evaluation(
         "cards": [],
         "filters": [],
     }
-    cards = list(_cards(found, policy, shown))
+    cards = list(_cards(found, other, policy, shown))
     context |= {"cards": cards, "filters": _filters(cards)}
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_page(path, render_page("evaluation.html", context))
@@ -174,12 +174,19 @@ def _confusion(found: Evaluation) -> JsonObject:
     return {"rows": rows, "columns": [printable(name, limit=30) or "–" for name in columns]}
 
 
-def _cards(found: Evaluation, policy: ImagePolicy, shown: int) -> Iterator[JsonObject]:
-    order = sorted(range(len(found.files.pairs)), key=lambda index: -_badness(found, index))
+def _cards(found: Evaluation, other: Evaluation | None, policy: ImagePolicy, shown: int) -> Iterator[JsonObject]:
+    """The pictures with most errors; beside another model those with most more than it had."""
+
+    def rank(index: int) -> tuple[float, float]:
+        now = _badness(found, index)
+        return (now if other is None else now - _badness(other, index), now)
+
+    order = sorted(range(len(found.files.pairs)), key=rank, reverse=True)
     for index in order[:shown]:
         pair = found.files.pairs[index]
         counts = found.pictures[index] if found.pictures else None
-        yield _card(index, pair, counts, policy, found.files.truth.parent)
+        earlier = None if other is None else other.files.pairs[index]
+        yield _card(index, pair, earlier, counts, policy, found.files.truth.parent)
 
 
 def _badness(found: Evaluation, index: int) -> float:
@@ -192,7 +199,9 @@ def _badness(found: Evaluation, index: int) -> float:
     return truth + predicted - sum(right)
 
 
-def _card(index: int, pair: Pair, counts: PictureCounts | None, policy: ImagePolicy, folder: Path) -> JsonObject:
+def _card(
+    index: int, pair: Pair, earlier: Pair | None, counts: PictureCounts | None, policy: ImagePolicy, folder: Path
+) -> JsonObject:
     image, note = _opened(pair, policy, folder)
     lines = [] if counts is None else list(_error_lines(pair, counts))
     errors = counts.errors if counts is not None else None
@@ -206,6 +215,8 @@ def _card(index: int, pair: Pair, counts: PictureCounts | None, policy: ImagePol
         "note": note,
         "truth": _drawn(image, pair.size, pair.truth),
         "found": _drawn(image, pair.size, pair.found),
+        "earlier": "" if earlier is None else _drawn(image, pair.size, earlier.found),
+        "earlier_text": printable(earlier.text, limit=_TEXT) if earlier is not None and counts is None else "",
         "truth_text": printable(pair.summary or "", limit=_TEXT) if counts is None else "",
         "found_text": printable(pair.text, limit=_TEXT) if counts is None else "",
         "lines": lines,

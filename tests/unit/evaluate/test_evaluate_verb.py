@@ -49,6 +49,23 @@ def test_the_tables_name_the_errors(files, plumbline):
     assert "+0.0000" in out, "nothing differs from itself"
 
 
+def test_the_page_beside_another_model_begins_with_what_became_worse(files, plumbline, tmp_path):
+    """The earlier replies of the first picture were perfect: it comes first, with both answers drawn."""
+    truth, captions = files
+    rows = [json.loads(line) for line in captions.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in truth.read_text(encoding="utf-8").splitlines()]
+    worse = [number for number, row in enumerate(rows) if row["objects"] != records[number]["objects"]][-1]
+    rows[worse]["objects"] = records[worse]["objects"]
+    earlier = tmp_path / "earlier.jsonl"
+    earlier.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    page = tmp_path / "beside.html"
+    words = ["evaluate", str(truth), str(captions), "--against", str(earlier), "--html", str(page)]
+    assert plumbline(*words)[0] == 0
+    html = page.read_text(encoding="utf-8")
+    assert "those that became worst first" in html and html.count("predicted by the other") >= len(rows)
+    assert html.index(f'id="p-{worse + 1}"') == html.index('id="p-')
+
+
 def test_a_low_score_is_an_exit_code(files, plumbline):
     assert plumbline("evaluate", *map(str, files), "--min-f1", "0.5")[0] == 0
     code, _, err = plumbline("evaluate", *map(str, files), "--min-f1", "0.9")
