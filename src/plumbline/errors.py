@@ -56,6 +56,10 @@ class UserError(Exception):
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[tuple[Problem, ...]]]:
+        """Problems survive the way from another process."""
+        return type(self), (self.problems,)
+
 
 class ConfigError(UserError):
     """A configuration that cannot be used: wrong key, type, range, or an impossible combination."""

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from plumbline.data.clusters import HashedItem
+from plumbline.data.picture_hash import hash_picture
 from plumbline.errors import DataError
 from plumbline.stage_b.gate import ACCEPT, AlphaBudget, GateRules, decide
 from plumbline.stage_b.judge import NEEDS_REVIEW, OK, Criteria, Judge
-from plumbline.stage_b.picture_hash import hash_picture
 from plumbline.stage_b.risk import Certificate, Setting, choose_threshold
 from plumbline.stage_b.selection import POLICIES, Candidate, select
 from plumbline.stage_b.simulation import (
@@ -19,7 +20,7 @@ from plumbline.stage_b.simulation import (
     simulate_tickets,
     simulate_votes,
 )
-from plumbline.stage_b.splits import Fractions, HashedTicket, check_splits, split_tickets
+from plumbline.stage_b.splits import Fractions, check_splits, split_tickets
 from plumbline.stage_b.suspects import Voted, find_suspects
 from plumbline.stage_b.tickets import read_tickets
 from plumbline.stage_b.verdict import PASS, read_verdict
@@ -195,9 +196,9 @@ def test_splits_that_share_a_ticket_or_a_near_duplicate_are_refused(tmp_path):
     for number in range(4):
         cells = np.random.default_rng(number).integers(0, 255, (9, 12, 3), dtype=np.uint8)
         Image.fromarray(cells).resize((360, 240), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.png")
-        tickets.append(HashedTicket(f"m/pass/{number}", f"m/{number}", (hash_picture(tmp_path / f"{number}.png"),)))
+        tickets.append(HashedItem(f"m/pass/{number}", f"m/{number}", (hash_picture(tmp_path / f"{number}.png"),)))
     Image.open(tmp_path / "0.png").save(tmp_path / "copy.jpg", quality=60)
-    tickets.append(HashedTicket("m/fail/9", "m/9", (hash_picture(tmp_path / "copy.jpg"),)))
+    tickets.append(HashedItem("m/fail/9", "m/9", (hash_picture(tmp_path / "copy.jpg"),)))
     with pytest.raises(DataError, match="near-duplicate"):
         check_splits({"propose": ["m/pass/0", "m/pass/1"], "gate": ["m/fail/9", "m/pass/2"]}, tickets)
     with pytest.raises(DataError, match="m/pass/3 is in gate and test"):

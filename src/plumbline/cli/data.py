@@ -60,6 +60,45 @@ def data_stats(
     return verbs.stats(file, top=top, as_json=as_json)
 
 
+@data_app.command(name="split")
+def data_split(
+    file: Path,
+    /,
+    *,
+    train: Annotated[str, Parameter(help="Name of the part to train on, beside FILE.")] = "train.jsonl",
+    val: Annotated[str, Parameter(help="Name of the part to validate with.")] = "val.jsonl",
+    test: Annotated[str, Parameter(help="Name of the part to test with, where it has a share.")] = "test.jsonl",
+    val_share: Annotated[float, Parameter(help="Its part of the records.")] = 0.1,
+    test_share: Annotated[float, Parameter(help="Its part of the records; 0 writes none.")] = 0.0,
+    group: Annotated[
+        str | None, Parameter(help="`folder`, or a key of `metadata`: records that agree in it stay together.")
+    ] = None,
+    no_near: Annotated[
+        bool, Parameter(negative=(), help="Open no picture: near-duplicates may then fall into two parts.")
+    ] = False,
+    image_root: ImageRoots = None,
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace parts that are there already.")] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only say what would become of FILE.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Share FILE out for training and validation: no picture, near-duplicate or group is in two parts.
+
+    Each part gets its share of every class as nearly as whole groups allow. Lines are copied as they are.
+
+    Example: `plumbline data split all.jsonl --group folder --val-share 0.1`
+    """
+    from plumbline.data import verbs
+    from plumbline.data.images import ImagePolicy
+    from plumbline.data.split import SplitSettings
+
+    shares = {file.parent / train: 1 - val_share - test_share, file.parent / val: val_share}
+    shares |= {file.parent / test: test_share} if test_share else {}
+    policy = ImagePolicy(roots=tuple(map(str, image_root or [])))
+    settings = SplitSettings(file, shares, group, not no_near, policy, seed)
+    return verbs.split(settings, overwrite=overwrite, dry_run=dry_run, as_json=as_json)
+
+
 @data_app.command(name="preview")
 def data_preview(
     config: Path,

@@ -1,23 +1,27 @@
-"""What `plumbline data check` and `plumbline data stats` print. Text from files is printed escaped."""
+"""What `plumbline data check`, `stats` and `split` print. Text from files is printed escaped."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.data.check import Check, CheckOptions
 from plumbline.data.findings import Finding
 from plumbline.data.images import ImagePolicy
+from plumbline.data.split import SplitSettings, split_file
 from plumbline.data.stats import collect_stats
-from plumbline.errors import EXIT_FINDINGS, EXIT_OK
-from plumbline.storage.text import printable
+from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem
+from plumbline.storage.text import printable, shown_path
 
 EXAMPLES = 12
 """Findings of each rule that a gallery shows."""
+_CLASSES_NAMED = 10
 _SHOWN = 100
 """Findings printed as text by default; the table below them counts all."""
 
@@ -87,6 +91,52 @@ def stats(file: Path, *, top: int = 20, as_json: bool = False) -> int:
     _print_counts(f"Classes (of {row['distinct']['classes']:,})", row["classes"])
     _print_counts(f"Picture sizes (of {row['distinct']['sizes']:,})", row["sizes"])
     return EXIT_OK
+
+
+def split(settings: SplitSettings, *, overwrite: bool, dry_run: bool, as_json: bool) -> int:
+    """Write the parts of a file and print what they hold. Raises ConfigError for a part that is there already."""
+    there = [path for path in settings.shares if path.exists()]
+    if there and not (overwrite or dry_run):
+        raise ConfigError(Problem(shown_path(there[0]), "is there already", "--overwrite, or name another file"))
+    with _counting("pictures read") as progress:
+        report = split_file(settings, dry_run=dry_run, progress=progress)
+    if as_json:
+        print(json.dumps(report.as_dict() | {"written": not dry_run}, ensure_ascii=True))
+        return EXIT_OK
+    for name, count in report.records.items():
+        print(f"{printable(name)}: {count:,} records")
+    print(
+        f"{report.clusters:,} sets of records that share no picture, near-duplicate or group; {report.linked:,} "
+        f"records are linked with another one, at most {report.largest:,} of them together"
+    )
+    for name, counts in list(report.classes.items())[:_CLASSES_NAMED]:
+        held = ", ".join(f"{count} in {part}" for part, count in counts.items())
+        print(f"note: {printable(name, limit=60)}: {printable(held)}", file=sys.stderr)
+    if len(report.classes) > _CLASSES_NAMED:
+        print(f"note: and {len(report.classes) - _CLASSES_NAMED} more classes that a part lacks", file=sys.stderr)
+    if not dry_run:
+        names = " ".join(shlex.quote(str(path)) for path in settings.shares)
+        print(f"Next: plumbline data check {names} --images")
+    return EXIT_OK
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int], None]]:
+    """A line on stderr that counts, on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+
+    total = 0
+    with Console(stderr=True).status(what) as status:
+
+        def add(count: int) -> None:
+            nonlocal total
+            total += count
+            status.update(f"{total:,} {what}")
+
+        yield add
 
 
 def _with_progress(run: Check) -> Iterator[Finding]:

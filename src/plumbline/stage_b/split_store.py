@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from plumbline.data.clusters import HashedItem
+from plumbline.data.picture_hash import PictureHash, hash_picture
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem
 from plumbline.stage_b.config import SplitsConfig
-from plumbline.stage_b.picture_hash import PictureHash, hash_picture
-from plumbline.stage_b.splits import SPLITS, HashedTicket, check_splits, split_tickets
+from plumbline.stage_b.splits import SPLITS, check_splits, split_tickets
 from plumbline.stage_b.tickets import Ticket, TicketHead, Tickets
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject, read_json_object
@@ -72,14 +73,14 @@ class SplitStore:
         pictures = {"compared": compared, "unopened": unopened}
         self._write({"drawn_with": self._drawn_with(), **sizes, "pictures": pictures, "keys": dict(found.keys)})
 
-    def _hashed(self) -> list[HashedTicket]:
+    def _hashed(self) -> list[HashedItem]:
         root = self.config.image_root
         if root is None:
-            return [HashedTicket(head.key, _group(head), (), head.label) for head in self.tickets.heads()]
+            return [HashedItem(head.key, _group(head), (), head.label) for head in self.tickets.heads()]
         if not Path(root).is_dir():
             raise ConfigError(Problem("splits.image_root", f"{root} is no folder", "name the folder that stage-a read"))
         return [
-            HashedTicket(ticket.key, _group(ticket), tuple(_hashes(Path(root), ticket.images)), ticket.label)
+            HashedItem(ticket.key, _group(ticket), tuple(_hashes(Path(root), ticket.images)), ticket.label)
             for ticket in self.tickets
         ]
 

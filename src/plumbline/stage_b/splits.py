@@ -6,15 +6,15 @@ one split whole. Every split gets its share of each label: a gate or a calibrati
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Annotated
 
 from plumbline.config.limits import Range
+from plumbline.data.clusters import HashedItem, clusters_of, share_out
+from plumbline.data.picture_hash import RADIUS
 from plumbline.errors import ConfigError, DataError, Problem
-from plumbline.stage_b.picture_hash import RADIUS, PictureHash, near_pairs
 
 SEALED = "test"
 """The split whose labels are in no figure but those of `stage-b test`."""
@@ -44,16 +44,6 @@ class Fractions:
             raise ConfigError(Problem("splits", what, "each at least 0, together 1"))
 
 
-@dataclass(frozen=True, slots=True)
-class HashedTicket:
-    """A ticket as splitting sees it. group: what its labels and repeats share, such as `mission/group_id`."""
-
-    key: str
-    group: str
-    pictures: tuple[PictureHash, ...]
-    label: str = ""
-
-
 @dataclass(frozen=True)
 class Splits:
     """Keys by split, in the order of the tickets. clusters: how many there are; largest: tickets in the largest."""
@@ -68,34 +58,20 @@ class Splits:
         return {name: len(keys) for name, keys in self.keys.items()}
 
 
-def split_tickets(tickets: Sequence[HashedTicket], seed: int, fractions: Fractions, radius: int = RADIUS) -> Splits:
+def split_tickets(tickets: Sequence[HashedItem], seed: int, fractions: Fractions, radius: int = RADIUS) -> Splits:
     """Clusters of one set of labels are shared out together: large ones first, then in the order of a hash of the seed
     and their smallest key, each to the split that lacks most of its share.
 
     So the shares hold for each label as nearly as whole clusters allow.
     """
-    clusters = cluster_tickets(tickets, radius)
-    label_of = {ticket.key: ticket.label for ticket in tickets}
-    strata: dict[frozenset[str], list[list[str]]] = defaultdict(list)
-    for keys in clusters:
-        strata[frozenset(label_of[key] for key in keys)].append(keys)
-    split_of = {key: split for mine in strata.values() for key, split in _share_out(mine, seed, fractions)}
+    clusters = clusters_of(tickets, radius)
+    split_of = share_out(clusters, {ticket.key: ticket.label for ticket in tickets}, seed, _shares(fractions))
     found = {name: tuple(ticket.key for ticket in tickets if split_of[ticket.key] == name) for name in SPLITS}
     return Splits(found, len(clusters), max(map(len, clusters), default=0))
 
 
-def _share_out(clusters: Sequence[list[str]], seed: int, fractions: Fractions) -> Iterator[tuple[str, str]]:
-    """(key, split) of the tickets of clusters."""
-    total = sum(map(len, clusters))
-    lacking = {split: share * total for split, share in zip(SPLITS, astuple(fractions), strict=True) if share}
-    for keys in sorted(clusters, key=lambda keys: (-len(keys), _drawn(f"{seed}/splits/{min(keys)}"))):
-        split = max(lacking, key=lambda name: lacking[name])
-        lacking[split] -= len(keys)
-        yield from ((key, split) for key in keys)
-
-
-def _drawn(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+def _shares(fractions: Fractions) -> dict[str, float]:
+    return dict(zip(SPLITS, astuple(fractions), strict=True))
 
 
 def tiny_classes(labels: Mapping[str, int], fractions: Fractions) -> list[str]:
@@ -111,7 +87,7 @@ def tiny_classes(labels: Mapping[str, int], fractions: Fractions) -> list[str]:
     return notes
 
 
-def check_splits(keys: Mapping[str, Iterable[str]], tickets: Sequence[HashedTicket], radius: int = RADIUS) -> None:
+def check_splits(keys: Mapping[str, Iterable[str]], tickets: Sequence[HashedItem], radius: int = RADIUS) -> None:
     """DataError for splits, by name, that share a ticket, a group or a near-duplicate picture, or name no ticket."""
     splits_of: dict[str, list[str]] = defaultdict(list)
     for split, members in keys.items():
@@ -124,7 +100,7 @@ def check_splits(keys: Mapping[str, Iterable[str]], tickets: Sequence[HashedTick
         for key, splits in splits_of.items()
         if len(splits) > 1
     ]
-    for cluster in cluster_tickets(tickets, radius):
+    for cluster in clusters_of(tickets, radius):
         first = {splits_of[key][0]: key for key in reversed(cluster) if splits_of.get(key)}
         if len(first) > 1:
             where = " and ".join(f"{key} in {split}" for split, key in sorted(first.items()))
@@ -132,34 +108,3 @@ def check_splits(keys: Mapping[str, Iterable[str]], tickets: Sequence[HashedTick
             problems.append(Problem("splits", what, "put them into one split"))
     if problems:
         raise DataError(problems[:MOST_TOLD])
-
-
-def cluster_tickets(tickets: Sequence[HashedTicket], radius: int = RADIUS) -> list[list[str]]:
-    """Keys of the tickets that are linked by a group, equal bytes or near patterns, also over others between them."""
-    repeated = [key for key, count in Counter(ticket.key for ticket in tickets).items() if count > 1]
-    if repeated:
-        raise DataError([Problem("splits", f"{key} is there twice") for key in repeated[:MOST_TOLD]])
-    parent = list(range(len(tickets)))
-    owners: dict[object, int] = {}
-    for number, ticket in enumerate(tickets):
-        marks = (picture.digest if picture.pattern is None else picture.pattern for picture in ticket.pictures)
-        for mark in (("group", ticket.group), *marks):
-            _join(parent, number, owners.setdefault(mark, number))
-    patterns = [mark for mark in owners if isinstance(mark, int)]
-    for one, other in near_pairs(patterns, radius):
-        _join(parent, owners[patterns[one]], owners[patterns[other]])
-    clusters: dict[int, list[str]] = defaultdict(list)
-    for number, ticket in enumerate(tickets):
-        clusters[_root(parent, number)].append(ticket.key)
-    return list(clusters.values())
-
-
-def _root(parent: list[int], number: int) -> int:
-    while parent[number] != number:
-        parent[number] = parent[parent[number]]
-        number = parent[number]
-    return number
-
-
-def _join(parent: list[int], one: int, other: int) -> None:
-    parent[_root(parent, one)] = _root(parent, other)

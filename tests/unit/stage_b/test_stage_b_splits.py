@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from plumbline.data.clusters import HashedItem, clusters_of
+from plumbline.data.picture_hash import RADIUS, PictureHash, hash_picture, near_pairs
 from plumbline.errors import ConfigError, DataError
-from plumbline.stage_b.picture_hash import RADIUS, PictureHash, hash_picture, near_pairs
 from plumbline.stage_b.splits import (
     SPLITS,
     Fractions,
-    HashedTicket,
     check_splits,
-    cluster_tickets,
     split_tickets,
     tiny_classes,
 )
@@ -27,12 +26,12 @@ from plumbline.stage_b.splits import (
 EVEN = Fractions(0.25, 0.25, 0.25, 0.25)
 
 
-def ticket(number: int, *patterns: int | None, group: str = "") -> HashedTicket:
+def ticket(number: int, *patterns: int | None, group: str = "") -> HashedItem:
     pictures = tuple(PictureHash(f"{number}/{place}", pattern) for place, pattern in enumerate(patterns))
-    return HashedTicket(f"m/pass/{number}", group or f"m/{number}", pictures)
+    return HashedItem(f"m/pass/{number}", group or f"m/{number}", pictures)
 
 
-def many(count: int) -> list[HashedTicket]:
+def many(count: int) -> list[HashedItem]:
     rng = np.random.default_rng(0)
     return [ticket(number, *map(int, rng.integers(0, 2**63, 5))) for number in range(count)]
 
@@ -124,7 +123,7 @@ def test_a_split_depends_on_the_seed_and_not_on_the_order() -> None:
 )
 def test_every_split_has_its_share_of_each_label(made: list[tuple[str, int]], seed: int) -> None:
     """As nearly as whole clusters allow: within the largest of them."""
-    tickets = [HashedTicket(f"m/{label}/{n}", f"m/{group}", (), label) for n, (label, group) in enumerate(made)]
+    tickets = [HashedItem(f"m/{label}/{n}", f"m/{group}", (), label) for n, (label, group) in enumerate(made)]
     found = split_tickets(tickets, seed, Fractions())
     label_of = {each.key: each.label for each in tickets}
     check_splits(found.keys, tickets)
@@ -136,7 +135,7 @@ def test_every_split_has_its_share_of_each_label(made: list[tuple[str, int]], se
 
 
 def test_a_tiny_class_is_in_every_split_that_it_can_be_in() -> None:
-    tickets = [HashedTicket(f"m/{n}", f"m/{n}", (), "fail" if n < 8 else "pass") for n in range(400)]
+    tickets = [HashedItem(f"m/{n}", f"m/{n}", (), "fail" if n < 8 else "pass") for n in range(400)]
     found = split_tickets(tickets, 3, EVEN)
     fails = {each.key for each in tickets if each.label == "fail"}
     assert [len(fails & set(keys)) for keys in found.keys.values()] == [2, 2, 2, 2]
@@ -165,11 +164,11 @@ def test_what_shares_a_picture_or_a_group_stays_together() -> None:
         ticket(2, chained),
         ticket(3, 1 << 40, group="m/QC-7"),
         ticket(4, 1 << 50 | 0xFFFF, group="m/QC-7"),
-        HashedTicket("m/pass/5", "m/5", (PictureHash("same bytes", None),)),
-        HashedTicket("m/pass/6", "m/6", (PictureHash("same bytes", None),)),
+        HashedItem("m/pass/5", "m/5", (PictureHash("same bytes", None),)),
+        HashedItem("m/pass/6", "m/6", (PictureHash("same bytes", None),)),
         ticket(7, None),
     ]
-    clusters = {frozenset(key[-1] for key in cluster) for cluster in cluster_tickets(linked)}
+    clusters = {frozenset(key[-1] for key in cluster) for cluster in clusters_of(linked)}
     assert clusters == {frozenset("012"), frozenset("34"), frozenset("56"), frozenset("7")}
     for seed in range(20):
         check_splits(split_tickets(linked, seed, EVEN).keys, linked)
@@ -193,7 +192,7 @@ def test_crafted_splits_are_refused(keys: dict[str, list[str]], told: str) -> No
 
 def test_a_ticket_twice_and_fractions_that_are_none() -> None:
     with pytest.raises(DataError, match="twice"):
-        cluster_tickets([ticket(0), ticket(0)])
+        clusters_of([ticket(0), ticket(0)])
     for shares in ((0.5, 0.5, 0.5, -0.5), (0.5, 0, 0, 0)):
         with pytest.raises(ConfigError, match="together 1"):
             Fractions(*shares)
