@@ -1,4 +1,4 @@
-"""Trains the small base model that `plumbline.model.tiny` ships: a Qwen3-VL of 36 M parameters that can see a little.
+"""Trains the small base model of `plumbline.model.learned`: a Qwen3-VL of 36 M parameters that can see a little.
 
     python examples/tiny_base/train.py --output output/tiny_base
 

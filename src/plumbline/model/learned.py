@@ -1,4 +1,4 @@
-"""The small base that has learned to see: a Qwen3-VL of 36 M parameters whose weights ship in 15 MB.
+"""The small base that has learned to see: a Qwen3-VL of 36 M parameters in 15 MB (the weights are not here yet).
 
 It describes everyday scenes with geometry, counts, answers short questions in Chinese and English, and so has something
 to forget: demonstrations and comparisons of fine-tuning start from it. `examples/tiny_base` trains it. Only what was
@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plumbline.errors import Problem, UserError
 from plumbline.model.checkpoints import drafted
 from plumbline.model.qwen_tokenizer import VOCAB_SIZE
 from plumbline.model.tiny import SIZES, build_model, build_processor
@@ -34,9 +35,12 @@ NOT_SHIPPED = (EMBEDDING, "lm_head.weight", "model.visual.pos_embed.weight")
 def build_learned(folder: str | Path) -> Path:
     """Write the checkpoint into `folder`, which must not exist or be empty, and return it; always the same bytes.
 
-    Raises UserError when the folder is in use or the Qwen vocabulary is not installed.
+    Raises UserError when the folder is in use, or the weights or the Qwen vocabulary are not there.
     """
     shipped = resources.files("plumbline.model") / "learned_base"
+    if not (shipped / "weights.safetensors").is_file():
+        what = "the weights of the small base are not there"
+        raise UserError(Problem("plumbline.model.learned", what, "train and export them: examples/tiny_base"))
     with drafted(folder) as draft, resources.as_file(shipped) as source:
         load_learned(source / "weights.safetensors").save_pretrained(draft)
         build_processor().save_pretrained(draft)

@@ -173,7 +173,7 @@ def test_answers_of_another_model_are_not_gone_on_with(folder: Path) -> None:
 
 
 def test_the_questions_that_ship_are_many_and_in_both_languages() -> None:
-    about, plain = anchors._question_texts(None)
+    about, plain = anchors.question_texts(None)
     assert len(about) == len(set(about)) >= 60 and len(plain) == len(set(plain)) >= 30
     for texts in (about, plain):
         chinese = sum(not text.isascii() for text in texts)
