@@ -20,7 +20,7 @@ demo: setup
 	.venv/bin/plumbline demo --output output/demo
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $$(( $$(nproc) * 3 / 2 )) --dist worksteal --durations=15
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n $$(( $$(env -u OMP_NUM_THREADS nproc) * 3 / 2 )) --dist worksteal --durations=15
 
 test-fast: setup
 	$(PY) -m pytest tests/unit tests/property -n auto -m "not slow and not gpu"
