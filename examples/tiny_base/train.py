@@ -2,7 +2,7 @@
 
     python examples/tiny_base/train.py --output output/tiny_base
 
-First the vision tower learns from dense targets alone; then the whole model learns to talk, the dense targets beside
+First the vision tower learns from dense targets alone; then the whole model learns to talk, with the dense targets beside
 it. Both parts are numbered steps over numbered lessons, so a run can be stopped and goes on where it was. Only the
 rows of the vocabulary that occur are trained; all other rows share one centre, whose weight in the softmax is known in
 closed form.

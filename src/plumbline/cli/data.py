@@ -65,7 +65,7 @@ def data_split(
     file: Path,
     /,
     *,
-    train: Annotated[str, Parameter(help="Name of the part to train on, beside FILE.")] = "train.jsonl",
+    train: Annotated[str, Parameter(help="Name of the part to train on, next to FILE.")] = "train.jsonl",
     val: Annotated[str, Parameter(help="Name of the part to validate with.")] = "val.jsonl",
     test: Annotated[str, Parameter(help="Name of the part to test with, where it has a share.")] = "test.jsonl",
     val_share: Annotated[float, Parameter(help="Its part of the records.")] = 0.1,

@@ -175,7 +175,7 @@ def _confusion(found: Evaluation) -> JsonObject:
 
 
 def _cards(found: Evaluation, other: Evaluation | None, policy: ImagePolicy, shown: int) -> Iterator[JsonObject]:
-    """The pictures with most errors; beside another model those with most more than it had."""
+    """The pictures with most errors; compared with another model, those with most more than it had."""
 
     def rank(index: int) -> tuple[float, float]:
         now = _badness(found, index)

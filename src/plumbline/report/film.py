@@ -88,7 +88,7 @@ def leak_line(answers: RunAnswers) -> ChartLine | None:
 
 
 def last_probes(answers: RunAnswers) -> list[JsonObject]:
-    """The probes' answers at the last evaluation, beside the base's."""
+    """The probes' answers at the last evaluation, with the base's."""
     probes = [row for row in answers.rows if row["kind"] == PROBE]
     last = max((row["step"] for row in probes), default=0)
     names = {"question": "question", "base": "expected", "now": "text", "leak": "leak"}
@@ -113,7 +113,7 @@ def _open(images: Sequence[str]) -> Image.Image | None:
 
 
 def _frame(picture: Image.Image, text: str, emit_norm: str, title: str) -> JsonObject:
-    """A picture with what a text says is in it; a summary stands below the bare picture."""
+    """A picture with what a text says is in it; a summary is the caption of the bare picture."""
     objects, problems = read_dense(Reply("", text), picture.size, emit_norm) if emit_norm else ((), ())
     drawn = draw_objects(picture, objects, scale=SIDE / max(picture.size))
     caption = f"{len(objects)} objects" if emit_norm else printable(text, limit=_TEXT)
