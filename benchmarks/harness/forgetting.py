@@ -17,6 +17,7 @@ from PIL import Image
 Figures = dict[str, Any]
 TRAIN, HELD_OUT, CHOOSER, OTHERS, OTHERS_HELD_OUT = 160, 48, 16, 96, 40
 ANSWER_TOKENS, CAPTION_TOKENS = 64, 320
+SEED = 1
 SYSTEM, USER = "只输出一行JSON。", "描述图片中的物体。"
 
 
@@ -70,29 +71,25 @@ def build_domain(folder: Path) -> Domain:
 
 
 def _write_racks(domain: Domain, name: str, numbers: range) -> None:
-    from plumbline.data.read import write_records
     from plumbline.demo.scenes import plan_scene, render_scene, scene_record
 
-    records = []
-    for number in numbers:
-        scene = plan_scene(1, number)
-        image = f"{name}/{number:04d}.png"
-        _save(domain.folder / image, render_scene(scene))
-        records.append(scene_record(scene, image))
-    write_records(domain.file(name), records)
+    _write(domain, name, [plan_scene(SEED, number) for number in numbers], render_scene, scene_record)
 
 
 def _write_everyday(domain: Domain, name: str, numbers: range) -> None:
-    from plumbline.data.read import write_records
     from plumbline.demo.everyday import everyday_record, plan_everyday, render_everyday
 
-    records = []
-    for number in numbers:
-        scene = plan_everyday(1, number)
-        image = f"{name}/{number:04d}.png"
-        _save(domain.folder / image, render_everyday(scene))
-        records.append(everyday_record(scene, image))
-    write_records(domain.file(name), records)
+    _write(domain, name, [plan_everyday(SEED, number) for number in numbers], render_everyday, everyday_record)
+
+
+def _write(domain: Domain, name: str, scenes: Sequence[Any], render: Any, record: Any) -> None:
+    """Pictures and records of scenes."""
+    from plumbline.data.read import write_records
+
+    names = [f"{name}/{number:04d}.png" for number in range(len(scenes))]
+    for scene, image in zip(scenes, names, strict=True):
+        _save(domain.folder / image, render(scene))
+    write_records(domain.file(name), [record(scene, image) for scene, image in zip(scenes, names, strict=True)])
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
