@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +14,7 @@ from plumbline.data.read import read_records, write_records
 from plumbline.data.record import Record
 from plumbline.demo.scenes import plan_scene, render_scene, scene_record, summarise
 from plumbline.errors import DataError, Problem
+from plumbline.evaluate.tasks.questions import package_file
 from plumbline.model.checkpoints import drafted
 
 
@@ -39,12 +39,10 @@ def photo_file(record: Record) -> Path:
 
     Raises DataError when that package does not hold the picture.
     """
-    package, _, inside = str(record.metadata["source"]).partition("/")
-    found = find_spec(package)
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        if (path := Path(folder) / inside).is_file():
-            return path
-    raise DataError(Problem(f"{package}/{inside}", "photograph not found", "pip install 'plumbline[demo]'"))
+    source = str(record.metadata["source"])
+    if (path := package_file(source)) is None:
+        raise DataError(Problem(source, "photograph not found", "pip install 'plumbline[demo]'"))
+    return path
 
 
 HELD_OUT_ANCHORS = 4

@@ -59,10 +59,6 @@ def _article(words: str) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _unless_empty(things: Sequence[Thing], said: Callable[[Sequence[Thing]], str], nothing: str) -> str:
-    return said(things) if things else nothing
-
-
 # -- questions about a scene -----------------------------------------------------------------------------------------
 
 
@@ -81,13 +77,11 @@ def describe_en(scene: EverydayScene) -> str:
 
 
 def _list_zh(scene: EverydayScene) -> str:
-    return "、".join(named(thing, False) for thing in _in_order(scene)) + "。" if scene.things else "没有物体。"
+    return _some_zh(_in_order(scene))
 
 
 def _list_en(scene: EverydayScene) -> str:
-    return (
-        ", ".join(named(thing, True) for thing in _in_order(scene)).capitalize() + "." if scene.things else "Nothing."
-    )
+    return _some_en(_in_order(scene))
 
 
 def _colours_zh(scene: EverydayScene) -> str:
@@ -138,11 +132,11 @@ def _within(scene: EverydayScene, *, left: bool = False, corner: tuple[int, int]
 
 
 def _some_zh(things: Sequence[Thing]) -> str:
-    return _unless_empty(things, lambda some: "、".join(named(thing, False) for thing in some) + "。", "没有物体。")
+    return ("、".join(named(thing, False) for thing in things) or "没有物体") + "。"
 
 
 def _some_en(things: Sequence[Thing]) -> str:
-    return _unless_empty(things, lambda some: ", ".join(named(t, True) for t in some).capitalize() + ".", "Nothing.")
+    return (", ".join(named(thing, True) for thing in things).capitalize() or "Nothing") + "."
 
 
 def _missing(scene: EverydayScene) -> str:

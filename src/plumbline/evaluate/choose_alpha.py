@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbline.errors import DataError, Problem, UserError
+from plumbline.evaluate.divergence import kl_terms
 from plumbline.evaluate.drift import Probe, read_probes
 from plumbline.infer.config import Sampling
 from plumbline.infer.plan import find_weights
@@ -104,8 +105,7 @@ def _measure(engine: TransformersEngine, probe: Probe, sums: dict[float, _Sums])
                 own.ce += float(head_terms(rows, head, targets, LossWeights()).ce)
                 own.answers += len(targets)
             else:
-                anchored = LossWeights(0.0, 1.0, 0.0)
-                own.kl += float(head_terms(rows, head, targets, anchored, theirs[0], theirs[2]).kd)
+                own.kl += float(kl_terms(rows, head, targets, theirs[0], theirs[2]).kd)
                 own.tokens += len(targets)
 
 

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plumbline.batch.tokens import TokenBytes
 from plumbline.data.answer_kinds import KINDS, token_kinds
 from plumbline.infer.engine import Request
 
@@ -48,16 +47,16 @@ def divergence(request: Request, answer: str, base: TransformersEngine, tuned: T
             theirs, targets, their_head = base.answer_rows(request, answer)
             again, _, _ = base.answer_rows(request, answer, NOISE_TOKENS)
         mine, _, my_head = tuned.answer_rows(request, answer)
-    apart = _terms(mine, my_head, targets, theirs, their_head)
-    still = _terms(again, their_head, targets, theirs, their_head)
+    apart = kl_terms(mine, my_head, targets, theirs, their_head)
+    still = kl_terms(again, their_head, targets, theirs, their_head)
     rows = apart.row_kd.cpu()
-    pieces = TokenBytes(base.processor.tokenizer)
-    found = torch.tensor(token_kinds([pieces[token] for token in targets.tolist()]))
+    found = torch.tensor(token_kinds([base.token_bytes[token] for token in targets.tolist()]))
     kinds = tuple((int((found == kind).sum()), float(rows[found == kind].sum())) for kind in range(len(KINDS)))
     return Divergence(len(targets), float(rows.sum()), kinds, float(still.kd), float(still.ce) - float(apart.ce))
 
 
-def _terms(rows: Tensor, head: Tensor, targets: Tensor, base_rows: Tensor, base_head: Tensor) -> HeadTerms:
+def kl_terms(rows: Tensor, head: Tensor, targets: Tensor, base_rows: Tensor, base_head: Tensor) -> HeadTerms:
+    """Forward KL from the base of each row, and the cross-entropy of its target."""
     from plumbline.train.objective.terms import head_terms
     from plumbline.train.objective.weights import LossWeights
 

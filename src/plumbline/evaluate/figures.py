@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,11 +202,14 @@ def _p_value(value: float, error: float) -> float:
 
 def _holm(found: dict[str, Difference]) -> dict[str, Difference]:
     """p values as they are after testing all of them."""
-    ordered = sorted(found, key=lambda name: found[name].p)
-    worst = 0.0
-    adjusted = {}
-    for rank, name in enumerate(ordered):
-        one = found[name]
-        worst = max(worst, min(1.0, one.p * (len(ordered) - rank)))
-        adjusted[name] = Difference(one.value, one.low, one.high, worst)
-    return {name: adjusted[name] for name in found}
+    adjusted = holm([one.p for one in found.values()])
+    return {name: replace(one, p=p) for (name, one), p in zip(found.items(), adjusted, strict=True)}
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number (Holm), in their order."""
+    adjusted, worst = [0.0] * len(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        worst = max(worst, min(1.0, values[index] * (len(values) - rank)))
+        adjusted[index] = worst
+    return adjusted

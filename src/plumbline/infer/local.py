@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from plumbline.infer.repetition import repeats_itself
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
+
+    from plumbline.batch.tokens import TokenBytes
 
 FEATURE_BYTES = 256 * 2**20
 LEAST_PREFIX = 16
@@ -165,6 +168,13 @@ class TransformersEngine:
             hidden = self._base.model(**inputs, use_cache=False).last_hidden_state
         start, stop = len(row.ids) - 1, len(row.ids) + len(ends) - 1
         return hidden[0, start:stop], ids[0, start + 1 : stop + 1], self._base.lm_head.weight
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """Bytes of each token by its id."""
+        from plumbline.batch.tokens import TokenBytes
+
+        return TokenBytes(self.processor.tokenizer)
 
     def picture_features(self, request: Request) -> list[Tensor]:
         """What each merger of the vision tower says of a question's pictures, the last one first: [tokens, H] each."""

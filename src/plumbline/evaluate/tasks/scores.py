@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from plumbline.evaluate.divergence import as_base
-from plumbline.evaluate.figures import measure
+from plumbline.evaluate.figures import holm, measure
 from plumbline.evaluate.tasks.questions import Task
 from plumbline.infer.config import Sampling
 from plumbline.infer.engine import Request
@@ -110,21 +110,13 @@ def score_tasks(answers: Sequence[TaskAnswer], margin: float = MARGIN, seed: int
         )
         for name in groups
     }
-    adjusted = _holm([_mcnemar(pairs[name]) for name in groups])
+    adjusted = holm([_mcnemar(pairs[name]) for name in groups])
     return [_score(name, pairs[name], p, margin, seed) for name, p in zip(groups, adjusted, strict=True)]
 
 
 def _mcnemar(pairs: np.ndarray) -> float:
     lost, gained = int((pairs[:, 0] > pairs[:, 1]).sum()), int((pairs[:, 0] < pairs[:, 1]).sum())
     return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
-
-
-def _holm(values: Sequence[float]) -> list[float]:
-    adjusted, worst = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values)):
-        worst = max(worst, min(1.0, values[index] * (len(values) - rank)))
-        adjusted[index] = worst
-    return adjusted
 
 
 def _score(name: str, pairs: np.ndarray, p: float, margin: float, seed: int) -> TaskScore:
