@@ -13,6 +13,7 @@ from rich.table import Table
 
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK
 from plumbline.evaluate.figures import BOOTSTRAPS, Difference, Figure
+from plumbline.evaluate.label_suspects import LabelSuspect, label_suspects
 from plumbline.evaluate.matching import ERROR_KINDS
 from plumbline.evaluate.run import Evaluation, Mode, compare_evaluations, evaluate_file
 from plumbline.storage.files import write_atomically
@@ -21,7 +22,9 @@ from plumbline.storage.text import printable
 OURS = "captions carry no confidence: F1 and the rest are ours; AP ties all scores, do not compare it with leaderboards"
 _CLASSES = 20
 
-Page = Callable[[Evaluation, "dict[str, Difference]", "Evaluation | None"], Path]
+_SUSPECTS = 10
+
+Page = Callable[[Evaluation, "dict[str, Difference]", "Evaluation | None", Sequence[LabelSuspect]], Path]
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,20 @@ def evaluate(
     if options.against is not None:
         other = evaluate_file(truth, options.against, mode=found.mode, limit=options.limit, bootstraps=0)
         differences = compare_evaluations(found, other, options.bootstraps)
-    result = found.as_dict() | {"against": {name: asdict(each) for name, each in differences.items()}}
+    suspects = label_suspects(found, other) if found.mode == "dense" else []
+    result = found.as_dict() | {
+        "against": {name: asdict(each) for name, each in differences.items()},
+        "label_suspects": [suspect.as_dict() for suspect in suspects],
+    }
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    written = None if page is None else page(found, differences, other)
+    written = None if page is None else page(found, differences, other, suspects)
     if as_json:
         print(json.dumps(result, ensure_ascii=True))
     else:
         _print(found, differences, options)
+        _print_suspects(suspects)
     for path in filter(None, (options.output, written)):
         print(f"written: {path}", file=sys.stderr)
     score = found.figures["f1_50" if found.mode == "dense" else "summary_item_f1"].value
@@ -87,6 +95,15 @@ def _print(found: Evaluation, differences: dict[str, Difference], options: Evalu
         print(OURS)
     if differences:
         console.print(_difference_table(differences, options.against))
+
+
+def _print_suspects(suspects: Sequence[LabelSuspect]) -> None:
+    for suspect in suspects[:_SUSPECTS]:
+        annotated = f"annotated {printable(suspect.annotated_desc, limit=60)}" if suspect.annotated_desc else "nothing"
+        described = printable(suspect.described_desc, limit=60)
+        print(f"label suspect ({suspect.kind}): {printable(suspect.place)}: {annotated}, described {described}")
+    if len(suspects) > _SUSPECTS:
+        print(f"and {len(suspects) - _SUSPECTS} more label suspects: see --html or --output")
 
 
 def _figure_table(figures: dict[str, Figure]) -> Table:

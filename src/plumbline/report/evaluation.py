@@ -16,6 +16,7 @@ from plumbline.data.record import DataObject
 from plumbline.errors import DataError
 from plumbline.evaluate.counts import COLUMN, PictureCounts
 from plumbline.evaluate.figures import Difference, Figure
+from plumbline.evaluate.label_suspects import LabelSuspect
 from plumbline.evaluate.matching import ERROR_KINDS
 from plumbline.evaluate.pairs import Pair
 from plumbline.evaluate.run import Evaluation
@@ -51,6 +52,7 @@ def write_evaluation(
     found: Evaluation,
     differences: dict[str, Difference],
     other: Evaluation | None = None,
+    suspects: Sequence[LabelSuspect] = (),
     *,
     policy: ImagePolicy,
     shown: int = 60,
@@ -62,6 +64,7 @@ def write_evaluation(
         found: The evaluation.
         differences: To another model, by figure; empty without one.
         other: The other model's, whose predictions are drawn too; the pictures that became worst come first then.
+        suspects: Annotations that are probably wrong; the pictures of the first `shown` of them are on the page too.
         policy: Where pictures may lie.
         shown: Most pictures on the page.
     """
@@ -88,8 +91,9 @@ def write_evaluation(
         "cards": [],
         "filters": [],
     }
-    cards = list(_cards(found, other, policy, shown))
-    context |= {"cards": cards, "filters": _filters(cards)}
+    suspects = suspects[:shown]
+    cards = list(_cards(found, other, policy, shown, suspects))
+    context |= {"cards": cards, "filters": _filters(cards), "suspects": [_suspect_row(each) for each in suspects]}
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_page(path, render_page("evaluation.html", context))
 
@@ -174,19 +178,44 @@ def _confusion(found: Evaluation) -> JsonObject:
     return {"rows": rows, "columns": [printable(name, limit=30) or "–" for name in columns]}
 
 
-def _cards(found: Evaluation, other: Evaluation | None, policy: ImagePolicy, shown: int) -> Iterator[JsonObject]:
-    """The pictures with most errors; compared with another model, those with most more than it had."""
+def _cards(
+    found: Evaluation, other: Evaluation | None, policy: ImagePolicy, shown: int, suspects: Sequence[LabelSuspect]
+) -> Iterator[JsonObject]:
+    """The pictures with most errors; compared with another model, those with most more than it had.
+
+    Pictures of label suspects that are not among them follow.
+    """
 
     def rank(index: int) -> tuple[float, float]:
         now = _badness(found, index)
         return (now if other is None else now - _badness(other, index), now)
 
     order = sorted(range(len(found.files.pairs)), key=rank, reverse=True)
-    for index in order[:shown]:
+    first = order[:shown]
+    suspected = {suspect.picture for suspect in suspects}
+    for index in (*first, *sorted(suspected - set(first))):
         pair = found.files.pairs[index]
         counts = found.pictures[index] if found.pictures else None
         earlier = None if other is None else other.files.pairs[index]
-        yield _card(index, pair, earlier, counts, policy, found.files.truth.parent)
+        card = _card(index, pair, earlier, counts, policy, found.files.truth.parent)
+        yield card | {"labels": "suspect" if index in suspected else ""}
+
+
+def _suspect_row(suspect: LabelSuspect) -> JsonObject:
+    annotated = (
+        "" if suspect.annotated is None else f"{suspect.annotated + 1} {printable(suspect.annotated_desc, limit=60)}"
+    )
+    return {
+        "link": _card_id(suspect.picture),
+        "place": printable(suspect.place),
+        "kind": suspect.kind,
+        "annotated": annotated or "nothing",
+        "described": f"{suspect.described + 1} {printable(suspect.described_desc, limit=60)}",
+    }
+
+
+def _card_id(index: int) -> str:
+    return f"p-{index + 1}"
 
 
 def _badness(found: Evaluation, index: int) -> float:
@@ -208,7 +237,7 @@ def _card(
     kinds = {*(errors.kinds if errors else ()), *(("missed",) if errors and errors.missed else ())} - {""}
     groups = counts.groups if counts is not None else {}
     return {
-        "id": f"p-{index + 1}",
+        "id": _card_id(index),
         "name": printable(pair.image, limit=120),
         "place": printable(pair.place),
         "status": printable(pair.status),
@@ -262,6 +291,7 @@ def _short(item: DataObject) -> str:
 
 def _filters(cards: Sequence[Mapping[str, str]]) -> list[JsonObject]:
     wanted = {"error": ("errors", "error"), "class": ("classes", "class"), "size": ("sizes", "size")}
+    wanted["label"] = ("labels", "label")
     filters = []
     for name, (field, title) in wanted.items():
         values = sorted({value for card in cards for value in card[field].split("\t") if value})
