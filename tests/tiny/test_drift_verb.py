@@ -86,9 +86,10 @@ def test_the_command_measures_every_cell_and_gates(tiny_model, tuned, anchors, r
     words += ["--image-root", records[0].parent, "--max-new-tokens", "4", "--page", tmp_path / "drift.html"]
     own = tmp_path / "own.jsonl"
     own.write_text('{"question": "一加一?", "answers": ["二", "2"]}\n', encoding="utf-8")
-    code, out, _ = plumbline(*words, "--json", "--tasks", own)
+    code, out, _ = plumbline(*words, "--json", "--tasks", own, "--tasks", records[1])
     result = json.loads(out)
-    assert {name: task["tasks"] for name, task in result["tasks"].items()} == {"text": 2, "photos": 2, "own": 1}
+    groups = {"text": 2, "photos": 2, "own": 1, records[1].stem: 2}
+    assert {name: task["tasks"] for name, task in result["tasks"].items()} == groups
     assert len(result["cells"]["training"]["vision"]) == 4 and result["cells"]["text"]["vision"] == []
     assert set(result["cells"]["domain"]["by_kind"]) == {"structure", "coordinates", "descriptions"}
     html = (tmp_path / "drift.html").read_text(encoding="utf-8")

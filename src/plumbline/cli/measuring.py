@@ -108,7 +108,7 @@ def drift(
     margin_kl: Annotated[float, Parameter(help="Nats per token that still count as the same.")] = 0.05,
     margin_leak: Annotated[float, Parameter(help="Share of leaking answers that still counts as the same.")] = 0.05,
     margin_tasks: Annotated[float, Parameter(help="Part of the base's score on a group that may be lost.")] = 0.05,
-    tasks: Annotated[list[Path] | None, Parameter(help="JSONL of questions with known answers; repeatable.")] = None,
+    tasks: Annotated[list[Path] | None, Parameter(help="JSONL of known answers, or of summaries; repeatable.")] = None,
     no_bundled_tasks: Annotated[bool, Parameter(negative=(), help="Leave out the 156 questions that ship.")] = False,
     page: Annotated[Path | None, Parameter(help="Also write the result as an HTML page.")] = None,
     gate: Annotated[bool, Parameter(negative=(), help="Exit 4 when a cell has drifted beyond its margin.")] = False,

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from plumbline.data.prompts import Prompts
 from plumbline.errors import EXIT_GATE, EXIT_OK
 from plumbline.evaluate.drift import (
     CELLS,
@@ -83,7 +84,7 @@ def drift(base: Path, tuned: Path, options: DriftOptions, draw: DrawPage, *, as_
     probes = read_probes(options.anchors, options.domain, card, options.image_roots)
     if options.limit is not None:
         probes = [probe for name in CELLS for probe in [p for p in probes if p.cell == name][: options.limit]]
-    tasks, absent = tasks_of(options)
+    tasks, absent = tasks_of(options, card.prompts)
     for note in absent:
         print(f"note: {note}", file=sys.stderr)
     words = domain_words(options.domain)
@@ -105,11 +106,11 @@ def drift(base: Path, tuned: Path, options: DriftOptions, draw: DrawPage, *, as_
     return EXIT_GATE if options.gate and result["drifted"] else EXIT_OK
 
 
-def tasks_of(options: DriftOptions) -> tuple[list[Task], list[str]]:
+def tasks_of(options: DriftOptions, prompts: Prompts) -> tuple[list[Task], list[str]]:
     """The tasks to be answered, at most `limit` of each group, and what could not be used."""
     found, notes = bundled_tasks() if options.bundled_tasks else ([], [])
     for path in options.task_files:
-        found += read_tasks(path, options.image_roots)
+        found += read_tasks(path, options.image_roots, prompts)
     if options.limit is None:
         return found, notes
     groups = dict.fromkeys(task.group for task in found)

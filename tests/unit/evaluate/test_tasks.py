@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from plumbline.data.prompts import default_prompts
 from plumbline.errors import DataError
 from plumbline.evaluate.tasks import questions
 from plumbline.evaluate.tasks.questions import Task, bundled_tasks, read_tasks
@@ -72,6 +74,24 @@ def test_files_of_ones_own_are_groups(tmp_path: Path) -> None:
     assert (task.group, task.answers, task.others, task.question.key) == ("own", ("a",), ("b",), "own:1")
     path.write_text("\n", encoding="utf-8")
     with pytest.raises(DataError):
+        read_tasks(path)
+
+
+SUMMARY = {"images": ["a.jpg"], "width": 10, "height": 10, "objects": [], "summary": "BBU设备×1，标签×2"}
+
+
+def test_a_summary_file_is_a_group_whose_items_must_be_right(tmp_path: Path) -> None:
+    path = tmp_path / "val.jsonl"
+    path.write_text(json.dumps(SUMMARY) + "\n", encoding="utf-8")
+    (task,) = read_tasks(path, prompts=replace(default_prompts(), user_summary="概括图片。"))
+    assert (task.group, task.question.text, task.question.images) == ("val", "概括图片。", ("a.jpg",))
+    assert task.is_right("标签×2,BBU设备×1") and not task.is_right("BBU设备×1，标签×1") and not task.is_right("")
+    bare = {name: value for name, value in SUMMARY.items() if name != "summary"}
+    path.write_text(json.dumps(SUMMARY) + "\n" + json.dumps(bare) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"val\.jsonl:2: has no summary"):
+        read_tasks(path)
+    path.write_text(json.dumps(SUMMARY | {"width": -1}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"val\.jsonl:1.*width"):
         read_tasks(path)
 
 

@@ -12,18 +12,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from plumbline.data.contract import build_record, find_breaches
+from plumbline.data.findings import Findings, data_error
 from plumbline.data.images import ImagePolicy
+from plumbline.data.prompts import Prompts, default_prompts
 from plumbline.data.read import parse_line, read_lines
+from plumbline.data.summary_items import count_items
 from plumbline.errors import DataError, Problem
 from plumbline.infer.inputs import policy_of
 from plumbline.infer.questions import Question, question_turns
 from plumbline.storage.objects import JsonObject
-from plumbline.storage.text import shown_path
+from plumbline.storage.text import normalised, shown_path
 
 BUNDLED = ("text", "photos")
 """General knowledge without a picture; what is to be seen in photographs with free licences."""
 _LONG_WORD = 4
 _KEYS = {"question", "answers", "others", "image"}
+_WORDS, _SUMMARY = 32, 160
+"""Longest answers, in tokens: the questions ask for a word or two."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +41,24 @@ class Task:
         question: What is asked.
         answers: Right ones, any of them.
         others: Wrong ones that could be named as well: the one that is named first counts.
+        is_summary: The answer is a summary: it is right when its items and their counts are.
     """
 
     group: str
     question: Question
     answers: tuple[str, ...]
     others: tuple[str, ...] = ()
+    is_summary: bool = False
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer."""
+        return _SUMMARY if self.is_summary else _WORDS
 
     def is_right(self, text: str) -> bool:
-        """Whether a right answer is named, before any wrong one."""
+        """Whether a right answer is named, before any wrong one; of a summary, whether its items are right."""
+        if self.is_summary:
+            return count_items(normalised(text)) == count_items(normalised(self.answers[0]))
         found = [
             (place, -len(name), name) for name in (*self.answers, *self.others) if (place := _place(name, text)) >= 0
         ]
@@ -81,14 +96,19 @@ def bundled_tasks() -> tuple[list[Task], list[str]]:
     return found, notes
 
 
-def read_tasks(path: Path, image_roots: Sequence[str] = ()) -> list[Task]:
+def read_tasks(path: Path, image_roots: Sequence[str] = (), prompts: Prompts | None = None) -> list[Task]:
     """Tasks of a JSONL: `question`, `answers`, and if wanted `others` and `image`, a line each.
 
-    Raises DataError with the file and line of what is not one.
+    A validation file of summaries is one as well: its records' pictures, asked in the words of `prompts`.
+
+    Raises DataError with the file and line of what is neither.
     """
     policy = policy_of(path, image_roots)
     found = []
     for number, raw in _rows(path):
+        if "images" in raw:
+            found.append(_summary_task(path, number, raw, policy, prompts or default_prompts()))
+            continue
         images = (raw["image"],) if "image" in raw else ()
         found.append(_task(path.stem, number, raw, images, path.parent, policy))
     if not found:
@@ -99,11 +119,25 @@ def read_tasks(path: Path, image_roots: Sequence[str] = ()) -> list[Task]:
 def _rows(path: Path) -> Iterator[tuple[int, JsonObject]]:
     for line in read_lines(path):
         raw, findings = parse_line(line, str(path))
-        what = findings[0].what if findings else _breach(raw)
+        is_record = isinstance(raw, dict) and "images" in raw
+        what = findings[0].what if findings else "" if is_record else _breach(raw)
         if what:
             fix = '{"question": "...", "answers": ["..."], "others": [], "image": "..."}'
             raise DataError(Problem(f"{shown_path(path)}:{line.number}", what, fix))
         yield line.number, raw
+
+
+def _summary_task(path: Path, number: int, raw: JsonObject, policy: ImagePolicy, prompts: Prompts) -> Task:
+    found = Findings(str(path), number)
+    find_breaches(raw, found)
+    if found:
+        raise data_error(found)
+    record = build_record(raw, str(path), number)
+    if not record.summary:
+        raise DataError(Problem(f"{shown_path(path)}:{number}", "has no summary", "only such records have an answer"))
+    turns = question_turns(record.images, *prompts.of_mode("summary"))
+    question = Question(f"{path.stem}:{number}", turns, record.images, path.parent, policy)
+    return Task(path.stem, question, (record.summary,), is_summary=True)
 
 
 def _breach(raw: Any) -> str:

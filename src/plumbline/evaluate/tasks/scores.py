@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 MARGIN = 0.05
 """Of the base's score that may be lost."""
 DRAWS = 2000
-MOST_TOKENS = 32
-"""Of an answer: the questions ask for a word or two."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def answer_tasks(
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[TaskAnswer]:
     """Both models answer every task. One engine may serve both sides, its adapter off for the base's."""
-    requests = [task.question.request(Sampling(MOST_TOKENS)) for task in tasks]
+    requests = [task.question.request(Sampling(task.max_new_tokens)) for task in tasks]
     with as_base(base, shared=base is tuned):
         theirs = _texts(base, requests, progress)
     return compare_answers(tasks, theirs, _texts(tuned, requests, progress))
