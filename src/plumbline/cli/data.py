@@ -99,6 +99,44 @@ def data_split(
     return verbs.split(settings, overwrite=overwrite, dry_run=dry_run, as_json=as_json)
 
 
+@data_app.command(name="sample")
+def data_sample(
+    file: Path,
+    /,
+    *,
+    count: Annotated[int, Parameter(name=("--count", "-n"), help="Records to draw.")],
+    output: Annotated[Path, Parameter(help="File to write, next to FILE.")],
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace an output that is there already.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Draw records of FILE at random, each class with its share. Lines are copied as they are.
+
+    Example: `plumbline data sample train.jsonl -n 200 --output small.jsonl`
+    """
+    from plumbline.data import verbs
+
+    return verbs.sample(file, count, output, seed, overwrite=overwrite, as_json=as_json)
+
+
+@data_app.command(name="merge")
+def data_merge(
+    files: list[Path],
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="File to write, in a folder above all pictures.")],
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace an output that is there already.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Write the records of FILES into one, pictures named from there. Refused when two annotate a picture differently.
+
+    Example: `plumbline data merge site_a/train.jsonl site_b/train.jsonl --output train.jsonl`
+    """
+    from plumbline.data import verbs
+
+    return verbs.merge(files, output, overwrite=overwrite, as_json=as_json)
+
+
 @data_app.command(name="preview")
 def data_preview(
     config: Path,

@@ -53,11 +53,16 @@ class SplitSettings:
             what = f"the shares are {', '.join(f'{share:g}' for share in self.shares.values())}"
             raise ConfigError(Problem("data split", what, "each above 0, together 1"))
         for path in self.shares:
-            if path.resolve().parent != self.file.resolve().parent:
-                what = "is in another folder than the records, whose pictures are named relative to it"
-                raise ConfigError(Problem(shown_path(path), what, f"write into {shown_path(self.file.parent)}"))
-            if path.resolve() == self.file.resolve():
-                raise ConfigError(Problem(shown_path(path), "is the file that is read", "name another one"))
+            check_next_to(self.file, path)
+
+
+def check_next_to(file: Path, output: Path) -> None:
+    """ConfigError unless lines of `file` can be copied into `output` as they are."""
+    if output.resolve().parent != file.resolve().parent:
+        what = "is in another folder than the records, whose pictures are named relative to it"
+        raise ConfigError(Problem(shown_path(output), what, f"write into {shown_path(file.parent)}"))
+    if output.resolve() == file.resolve():
+        raise ConfigError(Problem(shown_path(output), "is the file that is read", "name another one"))
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,17 @@ def _group_of(record: Record, settings: SplitSettings) -> str:
 
 def _hashed(lines: Sequence[_Line], settings: SplitSettings, progress: Callable[[int], None]) -> Iterator[HashedItem]:
     """The records with their pictures' hashes, and as label the class that is rarest in the whole file."""
-    counts = Counter(name for line in lines for name in line.classes)
+    labels = rarest_classes([line.classes for line in lines])
     names = list(dict.fromkeys(image for line in lines for image in line.images))
     hashes = dict(zip(names, _hashes(names, settings, progress), strict=True))
-    for line in lines:
-        rarest = min(line.classes, key=lambda name: (counts[name], name), default="")
-        yield HashedItem(str(line.number), line.group, tuple(hashes[image] for image in line.images), rarest)
+    for line, label in zip(lines, labels, strict=True):
+        yield HashedItem(str(line.number), line.group, tuple(hashes[image] for image in line.images), label)
+
+
+def rarest_classes(classes: Sequence[frozenset[str]]) -> list[str]:
+    """Of each record's classes the one that the fewest records have; empty for a record without any."""
+    counts = Counter(name for own in classes for name in own)
+    return [min(own, key=lambda name: (counts[name], name), default="") for own in classes]
 
 
 def _hashes(names: Sequence[str], settings: SplitSettings, progress: Callable[[int], None]) -> Iterator[PictureHash]:

@@ -1,4 +1,4 @@
-"""What `plumbline data check`, `stats` and `split` print. Text from files is printed escaped."""
+"""What `plumbline data check`, `stats`, `split`, `sample` and `merge` print. Text from files is printed escaped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from pathlib import Path
 from plumbline.data.check import Check, CheckOptions
 from plumbline.data.findings import Finding
 from plumbline.data.images import ImagePolicy
+from plumbline.data.merge import merge_files
+from plumbline.data.sample import sample_file
 from plumbline.data.split import SplitSettings, split_file
 from plumbline.data.stats import collect_stats
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem
@@ -95,9 +97,8 @@ def stats(file: Path, *, top: int = 20, as_json: bool = False) -> int:
 
 def split(settings: SplitSettings, *, overwrite: bool, dry_run: bool, as_json: bool) -> int:
     """Write the parts of a file and print what they hold. Raises ConfigError for a part that is there already."""
-    there = [path for path in settings.shares if path.exists()]
-    if there and not (overwrite or dry_run):
-        raise ConfigError(Problem(shown_path(there[0]), "is there already", "--overwrite, or name another file"))
+    if not dry_run:
+        _refuse_to_replace(settings.shares, overwrite)
     with _counting("pictures read") as progress:
         report = split_file(settings, dry_run=dry_run, progress=progress)
     if as_json:
@@ -118,6 +119,44 @@ def split(settings: SplitSettings, *, overwrite: bool, dry_run: bool, as_json: b
         names = " ".join(shlex.quote(str(path)) for path in settings.shares)
         print(f"Next: plumbline data check {names} --images")
     return EXIT_OK
+
+
+def sample(file: Path, count: int, output: Path, seed: int, *, overwrite: bool, as_json: bool) -> int:
+    """Write a sample of a file and print what it holds."""
+    _refuse_to_replace([output], overwrite)
+    report = sample_file(file, count, output, seed)
+    if as_json:
+        print(json.dumps(report.as_dict(), ensure_ascii=True))
+        return EXIT_OK
+    print(f"{printable(str(output))}: {report.sampled:,} of {report.records:,} records")
+    lost = [name for name, (mine, _) in report.classes.items() if not mine]
+    for name in lost[:_CLASSES_NAMED]:
+        print(f"note: no record with {printable(name, limit=60)} was drawn", file=sys.stderr)
+    if len(lost) > _CLASSES_NAMED:
+        print(f"note: and none of {len(lost) - _CLASSES_NAMED} more classes", file=sys.stderr)
+    print(f"Next: plumbline data stats {shlex.quote(str(output))}")
+    return EXIT_OK
+
+
+def merge(files: Sequence[Path], output: Path, *, overwrite: bool, as_json: bool) -> int:
+    """Write several files as one and print how many records each brought."""
+    _refuse_to_replace([output], overwrite)
+    report = merge_files(files, output)
+    if as_json:
+        print(json.dumps(report.as_dict(), ensure_ascii=True))
+        return EXIT_OK
+    for name, count in report.records.items():
+        print(f"{printable(name)}: {count:,} records")
+    repeated = f", {report.repeated:,} left out that were there already" if report.repeated else ""
+    print(f"{printable(str(output))}: {report.written:,} records{repeated}")
+    print(f"Next: plumbline data check {shlex.quote(str(output))} --images")
+    return EXIT_OK
+
+
+def _refuse_to_replace(outputs: Iterable[Path], overwrite: bool) -> None:
+    there = [path for path in outputs if path.exists()]
+    if there and not overwrite:
+        raise ConfigError(Problem(shown_path(there[0]), "is there already", "--overwrite, or name another file"))
 
 
 @contextmanager
