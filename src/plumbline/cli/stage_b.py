@@ -129,6 +129,32 @@ def stage_b_calibrate(
     return verbs.calibrate(config, mission, max_false_pass, confidence, as_json=as_json)
 
 
+@stage_b_app.command(name="judge")
+def stage_b_judge(
+    files: list[Path],
+    /,
+    *,
+    run: Annotated[Path, Parameter(help="Whose guidance and certificate judge: its folder, or its configuration.")],
+    mission: OneMission = None,
+    name: Annotated[str | None, Parameter(help="Folder for the new tickets, next to the run's.")] = None,
+    audit: Annotated[float, Parameter(help="Share of automatic passes that a person checks.")] = 0.05,
+    seed: Annotated[int, Parameter(help="Of the draw of these checks.")] = 0,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Count questions and tokens, load nothing.")] = False,
+) -> int:
+    """Judge new tickets without labels (Stage-A files): automatic passes under the bound, the rest for a person.
+
+    Nothing passes by itself (exit 4) without a certificate that holds, and where the tickets are unlike those of the
+    calibration.
+
+    Example: `plumbline stage-b judge stage_a/挡风板安装检查_stage_a.jsonl --run output/stage_b/挡风板安装检查/default`
+    """
+    from plumbline.stage_b import verbs
+
+    options = verbs.JudgeOptions(name, mission, audit, seed)
+    return verbs.judge(files, run, options, as_json=as_json, dry_run=dry_run)
+
+
 @stage_b_app.command(name="test")
 def stage_b_test(config: RunOrConfig, *, mission: OneMission = None, as_json: AsJson = False) -> int:
     """Print the figures of the sealed test; every look is counted.

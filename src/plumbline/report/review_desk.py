@@ -18,12 +18,14 @@ from plumbline.stage_b.judge import OK
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.mission_store import CERTIFICATE, SELECTIONS, SPLITS
 from plumbline.stage_b.risk import Certificate
+from plumbline.stage_b.shift import SHIFT
 from plumbline.stage_b.splits import SEALED
 from plumbline.stage_b.suspects import Suspect, Voted, find_suspects
 from plumbline.stage_b.tickets import Ticket
 from plumbline.stage_b.verdict import PASS
 from plumbline.storage.objects import JsonObject
 
+CHECKED = "it passes by itself, and was drawn to be checked by a person"
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -125,8 +127,11 @@ class Desk:
     def found(self) -> Found:
         """Raises UserError for a run that has no verdicts yet."""
         folder, decisions = self.run.store.folder, self.decisions()
-        names = (SELECTIONS, SPLITS, CERTIFICATE, "guidance.json")
-        stamp = _stamp_of([folder / name for name in names]), corrected_labels(decisions)
+        names = (SELECTIONS, SPLITS, CERTIFICATE, SHIFT, "guidance.json")
+        files = [folder / name for name in names]
+        if self.run.new is not None:  # what people check here may void the certificate that lies there
+            files += [folder / DECISIONS, self.run.new.origin / CERTIFICATE, self.run.new.origin / "guidance.json"]
+        stamp = _stamp_of(files), corrected_labels(decisions)
         if self._found is None or stamp != self._stamp:
             if not (folder / SELECTIONS).exists():
                 fix = "run it first (plumbline stage-b run)"
@@ -166,13 +171,16 @@ def find(run: MissionRun, decisions: Mapping[str, DecisionsInForce]) -> Found:
         row = selections.get(ticket.key)
         if row is None:
             continue
-        if passes_by_itself(row, certificate):
-            automatic += 1
-        else:
+        if not passes_by_itself(row, certificate):
             entries.append(DeskEntry(number, ticket, row, reasons_for_review(row, certificate, why)))
+        elif run.new is not None and run.new.is_audited(ticket.key):
+            entries.append(DeskEntry(number, ticket, row, (CHECKED,)))
+        else:
+            automatic += 1
     queue = tuple(sorted(entries, key=_urgency))
     unjudged = len(run.data.tickets) - len(entries) - automatic
-    splits = run.split_store.read() if (run.store.folder / SPLITS).exists() else {}
+    has_splits = run.new is None and (run.store.folder / SPLITS).exists()
+    splits = run.split_store.read() if has_splits else {}
     return Found(selections, splits, certificate, why, queue, automatic, unjudged)
 
 
@@ -201,7 +209,9 @@ def _urgency(entry: DeskEntry) -> tuple[int, float, int]:
 
 
 def suspects_of(run: MissionRun, found: Found, decisions: Mapping[str, DecisionsInForce]) -> list[Suspect]:
-    """Labels that look wrong, as corrected so far; the sealed test's are not looked at."""
+    """Labels that look wrong, as corrected so far; the sealed test's are not looked at. New tickets have none."""
+    if run.new is not None:
+        return []
     voted = []
     for head in relabelled(run, decisions).data.tickets.heads():
         row = found.selections.get(head.key)

@@ -130,7 +130,9 @@ def suspect_lines(desk: Desk) -> list[JsonObject]:
 def split_lines(
     run: MissionRun, splits: Mapping[str, str], decisions: Mapping[str, DecisionsInForce]
 ) -> list[JsonObject]:
-    """Figures by split, with labels as corrected; of the sealed test its size alone."""
+    """Figures by split, with labels as corrected; of the sealed test its size alone. New tickets have no splits."""
+    if run.new is not None:
+        return []
     figures = summarize(relabelled(run, decisions))
     names: Sequence[str] = list(dict.fromkeys([*splits.values(), *figures]))
     sizes = [sum(each == name for each in splits.values()) for name in names]

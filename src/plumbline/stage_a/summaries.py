@@ -83,7 +83,7 @@ class SummaryPlan:
             "adapter": None if self.adapter is None else str(self.adapter),
             "images": len(self.found.photos),
             "todo": self.todo,
-            "tickets": dict(Counter(ticket.label for ticket in self.found.tickets)),
+            "tickets": dict(Counter(ticket.label or "new" for ticket in self.found.tickets)),
             "output": str(self.gathered),
         }
 
@@ -93,7 +93,8 @@ def plan_summaries(settings: StageASettings) -> tuple[list[SummaryPlan], list[st
 
     Raises UserError; touches no file, loads no weights.
     """
-    found = read_input(settings.input, settings.missions, settings.image_roots, settings.image_url_allow)
+    known = known_missions(settings.prompts)
+    found = read_input(settings.input, settings.missions, settings.image_roots, settings.image_url_allow, known)
     missions = list(dict.fromkeys(photo.mission for photo in found.photos))
     _check_missions(settings, found, missions)
     focus = {mission: mission_prompt(settings.prompts, mission) if mission else "" for mission in missions}
@@ -124,9 +125,9 @@ def _with_earlier_rows(plan: SummaryPlan, notes: list[str]) -> SummaryPlan:
 
 def mission_prompt(folder: Path, mission: str) -> str:
     """The text of a mission; ConfigError for one that has none, naming those that have."""
+    known = known_missions(folder)
     folder = or_shipped(folder, PROMPTS)
     path = folder / f"{mission}.txt"
-    known = sorted(file.stem for file in folder.glob("*.txt")) if folder.is_dir() else []
     if mission not in known:
         what = f"the mission {mission!r} has no prompt in {folder}"
         fix = (
@@ -139,6 +140,12 @@ def mission_prompt(folder: Path, mission: str) -> str:
     return text
 
 
+def known_missions(folder: Path) -> list[str]:
+    """The missions that have a prompt there."""
+    folder = or_shipped(folder, PROMPTS)
+    return sorted(file.stem for file in folder.glob("*.txt")) if folder.is_dir() else []
+
+
 def _check_missions(settings: StageASettings, found: Input, missions: Sequence[str]) -> None:
     output = settings.output
     if settings.missions and found.tickets and (unseen := [m for m in settings.missions if m not in missions]):
@@ -148,7 +155,11 @@ def _check_missions(settings: StageASettings, found: Input, missions: Sequence[s
         for mission in settings.missions:
             mission_prompt(settings.prompts, mission)
         what = "there is no ticket with a picture in it"
-        raise UserError(Problem(str(settings.input), what, "expected mission/审核通过|审核不通过/group/*.jpg"))
+        raise UserError(
+            Problem(
+                str(settings.input), what, "expected mission/审核通过|审核不通过/group/*.jpg, or mission/group/*.jpg"
+            )
+        )
     if not found.tickets and len(settings.missions) > 1:
         raise ConfigError(Problem("--mission", "several missions for an input without tickets", "name one of them"))
     if output.suffix == ".jsonl" and len(missions) > 1:
@@ -239,7 +250,7 @@ def ticket_row(ticket: PhotoTicket, rows: Sequence[Mapping[str, Any]]) -> JsonOb
     return {
         "group_id": ticket.group_id,
         "mission": ticket.mission,
-        "label": ticket.label,
+        **({"label": ticket.label} if ticket.label else {}),
         "images": list(ticket.images),
         "per_image": {name: row["summary"] for name, row in named.items() if row["status"] == OK},
         "failed": {name: "; ".join(row["problems"]) for name, row in named.items() if row["status"] != OK},

@@ -1,9 +1,9 @@
-"""Tickets on disk: root/mission/{审核通过|审核不通过}/group/*.jpg, and inputs without that layout."""
+"""Tickets on disk: root/mission/{审核通过|审核不通过}/group/*.jpg, new ones root/mission/group/*.jpg, other inputs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ _NUMBER = re.compile(r"(\d+)")
 
 @dataclass(frozen=True)
 class PhotoTicket:
-    """A group of photos with its label (`pass`, `fail`). images: names from the input's root, in natural order."""
+    """A group of photos with its label (`pass`, `fail`; empty for a new one). images: names from the input's root, in
+    natural order."""
 
     mission: str
     label: str
@@ -28,7 +29,7 @@ class PhotoTicket:
     @property
     def key(self) -> str:
         """Its identity: one group id may occur under both labels."""
-        return f"{self.mission}/{self.label}/{self.group_id}"
+        return "/".join(filter(None, (self.mission, self.label, self.group_id)))
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,24 @@ class Input:
 
 
 def read_input(
-    source: Path, missions: Sequence[str], image_roots: tuple[str, ...] = (), url_allow: tuple[str, ...] = ()
+    source: Path,
+    missions: Sequence[str],
+    image_roots: tuple[str, ...] = (),
+    url_allow: tuple[str, ...] = (),
+    known: Collection[str] = (),
 ) -> Input:
-    """The photos of an input, ticket by ticket where it is laid out so. missions: only these; empty means all.
+    """The photos of an input, ticket by ticket where it is laid out so.
+
+    Args:
+        source: Folder, picture or JSONL.
+        missions: Only these; empty means all.
+        image_roots: As `custom.image_roots`.
+        url_allow: Hosts that pictures may be fetched from.
+        known: Missions that there are. A folder of that name without folders of verdicts holds new tickets.
 
     Raises UserError where there is nothing, DataError for a JSONL that breaks the contract.
     """
-    folders = mission_folders(source) if source.is_dir() else []
+    folders = mission_folders(source, {*known, *missions}) if source.is_dir() else []
     if not folders:
         items = read_items(source, image_roots, url_allow)
         mission = missions[0] if missions else ""
@@ -82,11 +94,18 @@ def read_input(
     return Input(tuple(photos), tuple(tickets), tuple(notes))
 
 
-def mission_folders(source: Path) -> list[Path]:
-    """The folders that hold label folders: `source` itself, or those in it; none where it is not laid out so."""
-    if _has_labels(source):
+def mission_folders(source: Path, known: Collection[str] = ()) -> list[Path]:
+    """The folders of missions: `source` itself, or those in it; none where it is not laid out so.
+
+    Such a folder holds folders of verdicts, or has the name of a known mission and holds groups of photos.
+    """
+
+    def is_mission(folder: Path) -> bool:
+        return _has_labels(folder) or (folder.name in known and _has_groups(folder))
+
+    if is_mission(source):
         return [source]
-    return [folder for folder in natural(source.iterdir()) if folder.is_dir() and _has_labels(folder)]
+    return [folder for folder in natural(source.iterdir()) if folder.is_dir() and is_mission(folder)]
 
 
 def sample_tickets(found: Input, groups: int | None, seed: int) -> Input:
@@ -123,11 +142,15 @@ def _has_labels(folder: Path) -> bool:
     return any((folder / label).is_dir() for label in LABELS)
 
 
+def _has_groups(folder: Path) -> bool:
+    return any(is_picture(path) for path in folder.glob("*/*"))
+
+
 def _tickets_of(mission: Path, root: Path) -> tuple[list[PhotoTicket], list[str]]:
     tickets: list[PhotoTicket] = []
     notes: list[str] = []
-    for folder_name, label in LABELS.items():
-        folder = mission / folder_name
+    folders = {mission / name: label for name, label in LABELS.items()} if _has_labels(mission) else {mission: ""}
+    for folder, label in folders.items():
         if not folder.is_dir():
             continue
         entries = natural(folder.iterdir())

@@ -8,13 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from plumbline.errors import DamagedFileError, Problem, UserError
+from plumbline.stage_b.audit import read_audits
+from plumbline.stage_b.decisions import with_corrected_labels
 from plumbline.stage_b.engine import who_answers
 from plumbline.stage_b.judge import OK
-from plumbline.stage_b.mission import MissionRun
+from plumbline.stage_b.mission import MissionRun, open_mission
 from plumbline.stage_b.mission_store import CERTIFICATE
+from plumbline.stage_b.new_tickets import NewTickets
 from plumbline.stage_b.results import check_verdicts
 from plumbline.stage_b.risk import Certificate, Infeasible, Setting, choose_threshold
 from plumbline.stage_b.rollout import prompts_hash
+from plumbline.stage_b.shift import read_shifts
 from plumbline.stage_b.verdict import PASS
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import read_json_object
@@ -63,7 +67,13 @@ def setting_of(run: MissionRun) -> Setting:
 
 
 def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:
-    """(the certificate that holds now, why there is none)."""
+    """(the certificate that holds now, why there is none).
+
+    New tickets have that of their run, unless they are unlike its calibration tickets. People's checks of automatic
+    passes may speak against a certificate; then it is void.
+    """
+    if run.new is not None:
+        return _certificate_of_new(run, run.new)
     path = run.store.folder / CERTIFICATE
     if not path.exists():
         return None, "no threshold is certified (plumbline stage-b calibrate)"
@@ -74,6 +84,23 @@ def read_certificate(run: MissionRun) -> tuple[Certificate | None, str]:
         raise DamagedFileError(Problem(str(path), f"is no certificate: {error}", "calibrate again")) from error
     if not found.holds_for(setting_of(run)):
         return None, "the certificate is void: the guidance, the model, the prompts or the labels have changed since"
+    audits = read_audits(run.store.folder, found.digest, found.max_false_pass)
+    if audits.e_value >= 1 / (1 - found.confidence):
+        what = f"{audits.errors} of {audits.checked} checked automatic passes are fails"
+        return None, f"the certificate is void: {what} (e-value {audits.e_value:.3g}); calibrate with these tickets too"
+    return found, ""
+
+
+def _certificate_of_new(run: MissionRun, new: NewTickets) -> tuple[Certificate | None, str]:
+    origin = with_corrected_labels(open_mission(new.origin, None)[0])
+    found, why = read_certificate(origin)
+    if found is None:
+        return None, why
+    if new.certificate != found.digest:
+        return None, "the tickets were judged under another certificate (plumbline stage-b judge again)"
+    shifts = read_shifts(run.store.folder)
+    if shifts:
+        return None, f"the tickets are unlike those of the calibration: {'; '.join(map(str, shifts))}"
     return found, ""
 
 

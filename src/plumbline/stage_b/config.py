@@ -211,7 +211,12 @@ def load_stage_b(path: Path | str) -> LoadedStageB:
     run: StageBConfig = section_of(StageBConfig).make(values)
     if problems := list(_between_keys(run, origins, str(path))):
         raise ConfigError(problems)
-    return LoadedStageB(run, render_yaml(_plain(run), origins))
+    return LoadedStageB(run, resolved_yaml(run, origins))
+
+
+def resolved_yaml(run: StageBConfig, origins: Mapping[str, Any]) -> str:
+    """The configuration with every value, and where each comes from."""
+    return render_yaml(_plain(run), origins)
 
 
 def stage_b_section() -> Section:

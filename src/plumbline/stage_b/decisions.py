@@ -105,7 +105,12 @@ def _alone(path: Path) -> Iterator[None]:
 
 def read_decisions(run: MissionRun) -> dict[str, DecisionsInForce]:
     """Ticket -> its decisions in force; the ticket that was decided last comes last."""
-    path = run.store.folder / DECISIONS
+    return decisions_in(run.store.folder)
+
+
+def decisions_in(folder: Path) -> dict[str, DecisionsInForce]:
+    """The same, of a run folder."""
+    path = folder / DECISIONS
     return _standing(list(read_rows(path)), path) if path.exists() else {}
 
 
@@ -136,7 +141,12 @@ def corrected_labels(decisions: Mapping[str, DecisionsInForce]) -> dict[str, str
 
 
 def relabelled(run: MissionRun, decisions: Mapping[str, DecisionsInForce]) -> MissionRun:
-    """The run with the labels that people corrected; each ticket keeps its key, and so its split and its rollouts."""
+    """The run with the labels that people corrected; each ticket keeps its key, and so its split and its rollouts.
+
+    New tickets have no label that could be wrong.
+    """
+    if run.new is not None:
+        return run
     label_of, tickets = corrected_labels(decisions), run.data.tickets
     changed = [place for place, head in enumerate(tickets.heads()) if label_of.get(head.key, head.label) != head.label]
     if not changed:

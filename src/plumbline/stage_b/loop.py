@@ -98,7 +98,7 @@ def run_mission(
     report.splits = {split: of[split] for split in SPLITS}
     report.warnings += run.split_store.notes()
     for epoch in range(1, run.config.runner.epochs + 1):
-        if not _epoch(run, epoch, engine, budget, report, progress):
+        if not run_epoch(run, epoch, engine, budget, report, progress):
             break
         report.epochs = epoch
         if run.config.reflection.enabled and not _reflect(run, epoch, engine, budget, report, progress):
@@ -130,7 +130,7 @@ def _looks(run: MissionRun) -> dict[str, int]:
     return {name: int(state.get(name, 0)) for name in LOOKS}
 
 
-def _epoch(
+def run_epoch(
     run: MissionRun,
     epoch: int,
     engine: Callable[[], Engine],

@@ -15,6 +15,7 @@ from plumbline.stage_b.engine import who_answers, window_of
 from plumbline.stage_b.guidance import FILE, Guidance, read_guidance, start
 from plumbline.stage_b.mission_data import MissionData
 from plumbline.stage_b.mission_store import RESOLVED, SPLITS, MissionStore
+from plumbline.stage_b.new_tickets import NewTickets, read_new_tickets
 from plumbline.stage_b.rollout import candidates_of, prompts_hash
 from plumbline.stage_b.split_store import SplitStore
 from plumbline.stage_b.tickets import Tickets, read_tickets
@@ -23,10 +24,11 @@ from plumbline.storage.objects import JsonObject
 
 @dataclass(frozen=True)
 class MissionRun:
-    """A mission under a configuration."""
+    """A mission under a configuration. new: of tickets without labels, the run whose guidance judges them."""
 
     config: StageBConfig
     data: MissionData
+    new: NewTickets | None = None
 
     @property
     def store(self) -> MissionStore:
@@ -84,9 +86,12 @@ class MissionRun:
         return found
 
 
-def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[MissionRun]:
-    """A run per mission of the Stage-A files. Raises UserError; touches no file of the run."""
-    tickets = read_tickets(config.stage_a_paths)
+def plan_missions(config: StageBConfig, only: Sequence[str] = (), new: NewTickets | None = None) -> list[MissionRun]:
+    """A run per mission of the Stage-A files. Raises UserError; touches no file of the run.
+
+    new: the tickets are new ones, without labels.
+    """
+    tickets = read_tickets(config.stage_a_paths, labelled=new is None)
     places: dict[str, list[int]] = {}
     for place, head in enumerate(tickets.heads()):
         places.setdefault(head.mission, []).append(place)
@@ -105,7 +110,7 @@ def plan_missions(config: StageBConfig, only: Sequence[str] = ()) -> list[Missio
         raise ConfigError(Problem("guidance.path", what, "choose one with --mission"))
     limit, unknown_mission = config.runner.limit, MissionEntry("")
     runs = [(name, described.get(name, unknown_mission), tickets.at(places[name][:limit])) for name in missions]
-    return [MissionRun(config, MissionData(name, entry.focus, own, entry.items)) for name, entry, own in runs]
+    return [MissionRun(config, MissionData(name, entry.focus, own, entry.items), new) for name, entry, own in runs]
 
 
 def open_mission(path: Path, mission: str | None) -> tuple[MissionRun, LoadedStageB]:
@@ -130,7 +135,7 @@ def _open_folder(folder: Path) -> tuple[MissionRun, LoadedStageB]:
         raise UserError(Problem(str(folder), what, "name <output.root>/<mission>/<run>, or a configuration"))
     loaded, at = load_stage_b(folder / RESOLVED), folder.resolve()
     config = replace(loaded.run, output=OutputConfig(root=str(at.parents[1]), run=at.name))
-    (run,) = plan_missions(config, (read_guidance(folder / FILE).mission,))
+    (run,) = plan_missions(config, (read_guidance(folder / FILE).mission,), read_new_tickets(at))
     if run.store.folder != at:
         raise UserError(Problem(str(folder), f"is the run of {run.data.mission}, in a folder of another name"))
     return run, replace(loaded, run=config)

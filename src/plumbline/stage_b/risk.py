@@ -6,9 +6,11 @@ speaks for tickets like them (drawn alike), and the truth is what their labels s
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.stats import beta, binom
@@ -66,6 +68,11 @@ class Certificate:
     def review_load(self) -> float:
         """Share of the tickets that a person still looks at: all the others."""
         return 1 - self.coverage
+
+    @property
+    def digest(self) -> str:
+        """Of everything in it; 16 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def holds_for(self, setting: Setting) -> bool:
         """False as soon as the guidance, the model or the prompts are others."""

@@ -22,6 +22,7 @@ from plumbline.stage_b.verdict import Verdict, read_verdict
 from plumbline.storage.objects import JsonObject
 
 SUMMARIES = "照片摘要"
+_OF_LABEL = ("label_match", "label_contradiction", "needs_recheck")
 KEPT_EVIDENCE = 256
 """Tickets whose evidence is at hand: candidates of one ticket come close together."""
 
@@ -145,11 +146,14 @@ def read_reply(reply: Reply) -> tuple[Verdict, str]:
 
 
 def scores_of(said: Verdict, label: str, judge: Judge, evidence: Evidence) -> JsonObject | None:
-    """All scores under the names of the trajectories; None where there is no verdict to score."""
+    """All scores under the names of the trajectories; None where there is no verdict to score.
+
+    Those that compare with the label are None for a ticket without one.
+    """
     blind = judge.score(said, evidence)
     if blind is None:
         return None
-    with_label = asdict(label_scores(said, label, blind))
+    with_label = asdict(label_scores(said, label, blind)) if label else dict.fromkeys(_OF_LABEL)
     return {
         "label_match": with_label["label_match"],
         "focus_consistency": blind.focus_consistency,

@@ -33,9 +33,9 @@ DICTIONARY_BYTES = 4096
 class Ticket:
     """A group of photos, what Stage-A said of each, and what a person decided.
 
-    images: paths, the n-th of them is `image_n`. summaries: `image_n` -> cleaned text. failed: `image_n` -> why it has
-    none. flags: `image_n: reason` for each summary that looks suspicious. filed: the label it had before a person
-    corrected it, empty where nobody did.
+    label: empty for a new ticket that nobody has decided. images: paths, the n-th of them is `image_n`. summaries:
+    `image_n` -> cleaned text. failed: `image_n` -> why it has none. flags: `image_n: reason` for each summary that
+    looks suspicious. filed: the label it had before a person corrected it, empty where nobody did.
     """
 
     group_id: str
@@ -68,7 +68,7 @@ class TicketHead(msgspec.Struct, frozen=True, array_like=True):
 
 def _key(ticket: Ticket | TicketHead) -> str:
     """Its identity, as in Stage-A: one group id may occur under both labels. Corrections leave it."""
-    return f"{ticket.mission}/{ticket.filed or ticket.label}/{ticket.group_id}"
+    return "/".join(filter(None, (ticket.mission, ticket.filed or ticket.label, ticket.group_id)))
 
 
 class _Packed(TicketHead, frozen=True, array_like=True):
@@ -154,26 +154,28 @@ def _unpack(data: bytes, dictionary: bytes) -> Ticket:
     return Ticket(packed.group_id, packed.mission, packed.label, tuple(images), *maps, tuple(flags), packed.filed)
 
 
-def read_tickets(paths: Iterable[str | Path]) -> Tickets:
+def read_tickets(paths: Iterable[str | Path], *, labelled: bool = True) -> Tickets:
     """The tickets of Stage-A files (JSONL), in their order.
+
+    labelled: whether each must have a label; otherwise none has, and one that a file names stays unread.
 
     Raises DataError with every row that is not a ticket or repeats one, and for a file that is not there.
     """
     problems: list[Problem] = []
-    tickets = Tickets.of(_tickets(paths, problems))
+    tickets = Tickets.of(_tickets(paths, labelled, problems))
     if problems:
         raise DataError(_at_most(problems))
     return tickets
 
 
-def _tickets(paths: Iterable[str | Path], problems: list[Problem]) -> Iterator[Ticket]:
+def _tickets(paths: Iterable[str | Path], labelled: bool, problems: list[Problem]) -> Iterator[Ticket]:
     """The tickets; what is wrong is added to `problems`."""
     first: dict[str, str] = {}
     for path in paths:
         for line in read_lines(path):
             where = f"{path}:{line.number}"
             try:
-                ticket = _ticket(line, str(path))
+                ticket = _ticket(line, str(path), labelled)
             except DataError as error:
                 problems += error.problems
                 continue
@@ -190,18 +192,18 @@ def _at_most(problems: list[Problem]) -> list[Problem]:
     return problems[:MOST_TOLD] + rest
 
 
-def _ticket(line: Line, file: str) -> Ticket:
+def _ticket(line: Line, file: str, labelled: bool) -> Ticket:
     row, found = parse_line(line, file)
     if found:
         raise DataError([finding.problem() for finding in found])
-    if faults := list(_faults(row)):
+    if faults := list(_faults(row, labelled)):
         raise DataError([Problem(f"{file}:{line.number}", fault, "run stage-a again, or mend it") for fault in faults])
     cleaned = {name: clean_summary(text) for name, text in row["per_image"].items()}
     names = sorted(cleaned, key=_number)
     return Ticket(
         row["group_id"],
         row["mission"],
-        row["label"],
+        row["label"] if labelled else "",
         tuple(row["images"]),
         MappingProxyType({name: cleaned[name][0] for name in names}),
         MappingProxyType({name: row["failed"][name] for name in sorted(row.get("failed", {}), key=_number)}),
@@ -209,7 +211,7 @@ def _ticket(line: Line, file: str) -> Ticket:
     )
 
 
-def _faults(row: Any) -> Iterator[str]:
+def _faults(row: Any, labelled: bool) -> Iterator[str]:
     """What keeps a JSON value from being a ticket."""
     if not isinstance(row, dict):
         yield f"is {shown(row)}, not a ticket"
@@ -217,8 +219,10 @@ def _faults(row: Any) -> Iterator[str]:
     for name in ("group_id", "mission"):
         if not isinstance(row.get(name), str) or not row[name].strip():
             yield f"{name} is {shown(row.get(name))}, not a name"
-    if row.get("label") not in LABELS:
-        yield f"label is {shown(row.get('label'))}, not pass or fail"
+    if labelled and not row.get("label"):
+        yield "has no label (plumbline stage-b judge takes such tickets)"
+    elif labelled and row["label"] not in LABELS:
+        yield f"label is {shown(row['label'])}, not pass or fail"
     images = row.get("images")
     if not isinstance(images, list) or not images or not all(isinstance(image, str) and image for image in images):
         yield f"images is {shown(images)}, not a list of paths"

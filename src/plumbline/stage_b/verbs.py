@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from plumbline.errors import EXIT_GATE, EXIT_OK, ConfigError, Problem, UserError
 from plumbline.infer.verbs import progress_bar
 from plumbline.stage_b import earlier_guidance
+from plumbline.stage_b.audit import AUTOMATIC, CHECK, PERSON
 from plumbline.stage_b.certify import calibrate as calibrate_run
 from plumbline.stage_b.certify import read_certificate
 from plumbline.stage_b.config import LoadedStageB, load_stage_b, read_missions
@@ -24,6 +26,7 @@ from plumbline.stage_b.engine import open_verdict_engine
 from plumbline.stage_b.estimate import estimate, spent
 from plumbline.stage_b.gate import ACCEPT
 from plumbline.stage_b.guidance import Edit
+from plumbline.stage_b.judging import AUDIT_SHARE, JudgeReport, judge_new, plan_new
 from plumbline.stage_b.loop import MissionReport, figures_of, run_mission
 from plumbline.stage_b.mission import MissionRun, open_mission, plan_missions
 from plumbline.stage_b.mission_store import CALIBRATIONS, RESOLVED, SELECTIONS, TEST_USES
@@ -244,6 +247,55 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
             f"  calibrated {looked} times on these tickets: each bound holds by itself, the best of several less surely"
         )
     return EXIT_OK if is_certified else EXIT_GATE
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Options of `plumbline stage-b judge`. name: of the folder; None: after the first file."""
+
+    name: str | None = None
+    mission: str | None = None
+    audit_share: float = AUDIT_SHARE
+    seed: int = 0
+
+
+def judge(files: Sequence[Path], run: Path, options: JudgeOptions, *, as_json: bool, dry_run: bool) -> int:
+    """Judge new tickets; exit 4 where nothing may pass by itself."""
+    origin, _ = _one(run, options.mission)
+    name = options.name or f"{origin.config.output.run}-{files[0].stem}"
+    new = plan_new(origin, files, name, options.audit_share, options.seed)
+    if dry_run:
+        return _print_plans([new], as_json=as_json)
+    total = len(new.data.tickets) * len(new.config.sampler.grid) * new.config.sampler.samples_per_decode
+    engine = cache(lambda: open_verdict_engine(new.config.engine))
+    new.store.folder.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(new.store.folder / "run"),
+        redirect_stdout(sys.stderr),
+        progress_bar(printable(new.data.mission), total) as advance,
+    ):
+        report = judge_new(new, origin, engine, Budget.of(new.config.runner).reading(new), advance)
+        report.run.prompt_tokens, report.run.price = spent(new, report.run.calls, report.run.reply_tokens)
+    print(json.dumps(asdict(report), ensure_ascii=False)) if as_json else _print_judged(report)
+    return report.run.exit_code or (EXIT_GATE if report.bound is None else EXIT_OK)
+
+
+def _print_judged(report: JudgeReport) -> None:
+    for failure in report.run.failures[:SHOWN]:
+        print(f"failed: {printable(failure)}", file=sys.stderr)
+    if report.run.interrupted or report.run.over_budget:
+        print("stopped before every ticket was judged: the same command goes on", file=sys.stderr)
+        return
+    counts = report.outcomes
+    print(f"{printable(report.mission)}: {sum(counts.values()):,} new tickets")
+    if report.bound is None:
+        print(f"  none passes by itself: {printable(report.why)}")
+    else:
+        passed = counts[AUTOMATIC] + counts[CHECK]
+        print(f"  {passed:,} pass by themselves, at most {report.bound:.2%} of them fails;", end="")
+        print(f" {counts[CHECK]:,} of them are drawn for a check")
+    print(f"  {counts[PERSON]:,} wait for a person")
+    print(f"Next: plumbline review {shlex.quote(report.folder)} --image-root FOLDER_THAT_STAGE_A_READ")
 
 
 def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:

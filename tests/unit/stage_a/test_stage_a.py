@@ -18,6 +18,7 @@ from plumbline.model.checkpoints import Card, mark_complete
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.summaries import SummaryPlan, plan_summaries, run_summaries, with_focus
 from plumbline.stage_a.tickets import natural_key, read_input, sample_tickets
+from plumbline.stage_b.tickets import read_tickets
 from plumbline.storage.rows import read_rows
 
 MISSION, OTHER = "挡风板安装检查", "BBU接地线检查"
@@ -81,6 +82,38 @@ def test_photos_come_in_natural_order_and_one_id_may_pass_and_fail(tmp_path: Pat
     assert names == ["p1.jpg", "p2.JPEG", "p10.png"] and found.notes == ()
     names = ["a10b2", "a2", "a10b10", "a", "10", "9", "b"]
     assert sorted(names, key=natural_key) == ["9", "10", "a", "a2", "a10b2", "a10b10", "b"]
+
+
+def make_new(root: Path, mission: str = MISSION) -> Path:
+    """Two groups that nobody has decided."""
+    for group in ("QC-7", "QC-8"):
+        folder = root / mission / group
+        folder.mkdir(parents=True)
+        for name in ("p1.jpg", "p2.jpg"):
+            Image.new("RGB", (40, 30)).save(folder / name)
+    return root
+
+
+def test_new_tickets_keep_mission_and_group_and_have_no_label(tmp_path: Path, settings: Any) -> None:
+    make_tickets(make_new(tmp_path / "tickets"), (OTHER,))
+    plans, _ = plan_summaries(settings())
+    found = {plan.mission: [ticket.key for ticket in plan.found.tickets] for plan in plans}
+    assert found[MISSION] == [f"{MISSION}/QC-7", f"{MISSION}/QC-8"] and len(found[OTHER]) == 4
+    (plan,) = [plan for plan in plans if plan.mission == MISSION]
+    assert plan.as_dict()["tickets"] == {"new": 2}
+    assert run_summaries(plan, lambda: answers(plan)).exit_code == 0
+    rows = rows_of(tmp_path / "out" / f"{MISSION}_stage_a.jsonl")
+    assert [row["group_id"] for row in rows] == ["QC-7", "QC-8"] and not any("label" in row for row in rows)
+    assert [ticket.key for ticket in read_tickets([plan.gathered], labelled=False)] == found[MISSION]
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["root", "the mission's folder"])
+def test_only_a_known_mission_makes_a_folder_of_photos_a_ticket(tmp_path: Path, inside: bool) -> None:
+    root = make_new(make_new(tmp_path, "假期照片"))
+    source = root if inside else root / MISSION
+    assert len(read_input(source, (), known=[MISSION]).tickets) == 2
+    assert read_input(source, (), known=[]).tickets == ()
+    assert len(read_input(source, (MISSION,)).tickets) == 2, "named on the command line"
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
