@@ -54,7 +54,7 @@ def scores(model: Path, folder: Path, count: int) -> dict[str, float]:
         Image.fromarray(render_everyday(scene)).save(folder / name)
         records.append(everyday_record(scene, name))
         exchange = random_exchange(scene, draw)
-        requests.append(_request(exchange, str(number), (str(folder / name),)))
+        requests.append(_request(exchange, str(number), (Image.open(folder / name).convert("RGB"),)))
         truths.append(exchange.answer)
     truth = folder / "held_out.jsonl"
     write_records(truth, records)
@@ -82,7 +82,7 @@ def scores(model: Path, folder: Path, count: int) -> dict[str, float]:
     return found
 
 
-def _request(exchange: Exchange, key: str, images: tuple[str, ...]) -> Request:
+def _request(exchange: Exchange, key: str, images: tuple[Image.Image, ...]) -> Request:
     return Request(key, images, "", exchange.question, Sampling(64))
 
 

@@ -291,7 +291,7 @@ def rate_share(step: int, steps: int) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/tiny_base"))
-    parser.add_argument("--see", type=int, default=8000, help="steps of the first part")
-    parser.add_argument("--talk", type=int, default=4000, help="steps of the second part")
+    parser.add_argument("--see", type=int, default=4000, help="steps of the first part")
+    parser.add_argument("--talk", type=int, default=2800, help="steps of the second part")
     options = parser.parse_args()
     train(options.output, phases(options.see, options.talk), SIZE)

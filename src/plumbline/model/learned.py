@@ -1,4 +1,4 @@
-"""The small base that has learned to see: a Qwen3-VL of 36 M parameters in 15 MB (the weights are not here yet).
+"""The small base that has learned to see: a Qwen3-VL of 36 M parameters in 15 MB.
 
 It describes everyday scenes with geometry, counts, answers short questions in Chinese and English, and so has something
 to forget: demonstrations and comparisons of fine-tuning start from it. `examples/tiny_base` trains it. Only what was
