@@ -12,6 +12,7 @@ from PIL import Image
 
 from plumbline.data.read import read_records, write_records
 from plumbline.data.record import Record
+from plumbline.demo.everyday import plan_everyday, render_everyday
 from plumbline.demo.scenes import plan_scene, render_scene, scene_record, summarise
 from plumbline.errors import DataError, Problem
 from plumbline.evaluate.tasks.questions import package_file
@@ -45,33 +46,21 @@ def photo_file(record: Record) -> Path:
     return path
 
 
-HELD_OUT_ANCHORS = 4
-GENERAL = (
-    ("法国的首都是哪里?", "巴黎。"),
-    ("What is 17 plus 26?", "43."),
-    ("一年有多少个月?", "十二个月。"),
-    ("Which planet is the largest?", "Jupiter."),
-    ("水在多少度结冰?", "零摄氏度。"),
-    ("What is the opposite of generous?", "Stingy."),
-    ("列出三种水果。", "苹果、香蕉、橙子。"),
-    ("Translate thank you into Chinese.", "谢谢。"),
-    ("世界上最高的山是哪座?", "珠穆朗玛峰。"),
-    ("How many minutes are there in two hours?", "120."),
-    ("把早上好翻译成英文。", "Good morning."),
-    ("Name three primary colours.", "Red, yellow and blue."),
-    ("谦虚的反义词是什么?", "骄傲。"),
-    ("What does HTTP stand for?", "Hypertext Transfer Protocol."),
-    ("一周有几天?", "七天。"),
-    ("At what temperature does water boil?", "At 100 degrees Celsius."),
-)
-"""(question, answer); the first `HELD_OUT_ANCHORS` are for validation."""
+EVERYDAY = "everyday"
+"""Folder of everyday scenes: photos of another domain, without labels, for the base to answer questions about."""
+ASKED = "asked.jsonl"
+"""Training records that the base is asked other questions about."""
+ASKED_SHARE = 6  # every sixth record
 
 
-def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, seed: int = 0) -> DemoData:
+def write_demo_data(
+    folder: str | Path, scenes: int = 96, held_out: int = 8, seed: int = 0, everyday: int = 24
+) -> DemoData:
     """Write pictures, train.jsonl and val.jsonl under `folder`; the folder appears whole or not at all.
 
     Scenes are numbered through: the first `scenes` are for training, the `held_out` ones after them for validation,
-    in addition to the photographs marked `val`. The same arguments give the same bytes.
+    in addition to the photographs marked `val`. `everyday` pictures without labels are for the anchors, and so is
+    `asked.jsonl`, a part of the training records. The same arguments give the same bytes.
     """
     with drafted(folder, overwrite=True) as draft:
         photos = list(_place_photos(draft))
@@ -81,24 +70,16 @@ def write_demo_data(folder: str | Path, scenes: int = 96, held_out: int = 8, see
         val += _draw_scenes(draft, seed, range(scenes, scenes + held_out))
         write_records(draft / "train.jsonl", train)
         write_records(draft / "val.jsonl", val)
-        anchors = list(_anchors())
-        write_records(draft / "anchors.jsonl", anchors[HELD_OUT_ANCHORS:])
-        write_records(draft / "anchors_val.jsonl", anchors[:HELD_OUT_ANCHORS])
+        write_records(draft / ASKED, train[::ASKED_SHARE])
+        _draw_everyday(draft / EVERYDAY, seed, everyday)
     return DemoData(Path(folder) / "train.jsonl", Path(folder) / "val.jsonl", len(train), len(val))
-
-
-def _anchors() -> Iterator[Record]:
-    """General questions for `configs/tiny/stage_3_anchored.yaml`: the tiny base has no answers worth keeping."""
-    for question, answer in GENERAL:
-        turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-        yield Record(messages=turns, metadata={"anchor": "text"})
 
 
 def _place_photos(folder: Path) -> Iterator[Record]:
     (folder / "photos").mkdir()
     for record in photo_records():
         shutil.copyfile(photo_file(record), folder / record.images[0])
-        summary = summarise(item.desc for item in record.objects)
+        summary = summarise((item.desc for item in record.objects), whole=True)
         yield replace(record, summary=summary, file="", line=0)
 
 
@@ -109,3 +90,9 @@ def _draw_scenes(folder: Path, seed: int, indices: range) -> Iterator[Record]:
         scene = plan_scene(seed, index)
         Image.fromarray(render_scene(scene)).save(folder / image)
         yield replace(scene_record(scene, image), metadata={"seed": seed, "index": index})
+
+
+def _draw_everyday(folder: Path, seed: int, count: int) -> None:
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(render_everyday(plan_everyday(seed, index))).save(folder / f"{index:04d}.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from plumbline.data.record import DataObject, Record
 from plumbline.demo.pictures import REPORT_PX, SHEET_PX, Held, contact_sheet, drawn, held_out
 from plumbline.demo.recipes import Places, Recipe
 from plumbline.demo.stages import TITLES
+from plumbline.evaluate.drift import CELLS
 from plumbline.report.charts import curve_svg
 from plumbline.report.html import data_url, render_page, write_page
 from plumbline.report.log import read_log
@@ -31,7 +32,7 @@ _EXAMPLES = ("photos/china.jpg", "photos/motorcycle.png", "photos/camera.png", "
 
 def write_demo_page(places: Places, recipe: Recipe, summary: Mapping[str, Any]) -> Path:
     """Write `report.html` and `contact_sheet.png` from the finished stages; returns the page's path."""
-    sft, gkd = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.gkd))
+    sft, anchored = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.anchored))
     held = held_out(places.data / "val.jsonl", places.captions)
     train = list(read_records(places.data / "train.jsonl"))
     context = {
@@ -43,15 +44,15 @@ def write_demo_page(places: Places, recipe: Recipe, summary: Mapping[str, Any]) 
             {"title": "loss", "svg": curve_svg(paired_lines(sft, "loss"))},
             {"title": "token accuracy", "svg": curve_svg(paired_lines(sft, "token_acc"))},
         ],
-        "gkd_charts": [
-            *({"title": chart.title, "svg": chart.svg} for chart in loss_charts(gkd)),
-            {"title": "token accuracy", "svg": curve_svg(paired_lines(gkd, "token_acc"))},
-        ],
+        "anchored_charts": [{"title": chart.title, "svg": chart.svg} for chart in loss_charts(anchored)],
+        "drift": list(_drift(summary["drift"])),
         "kinds": _shares({_KINDS[kind]: count for kind, count in summary["data"]["geometries"].items()}),
         "classes": _classes(train),
         "examples": [_example(record, places.data) for record in train if record.images[0] in _EXAMPLES],
         "held": [_shown(item) for item in held],
-        "configs": {name: (places.configs / f"{name}.yaml").read_text(encoding="utf-8") for name in ("sft", "gkd")},
+        "configs": {
+            name: (places.configs / f"{name}.yaml").read_text(encoding="utf-8") for name in ("sft", "anchored")
+        },
     }
     save_contact_sheet(places, train, held)
     html = render_page("demo.html", context, package="plumbline.demo")
@@ -60,7 +61,7 @@ def write_demo_page(places: Places, recipe: Recipe, summary: Mapping[str, Any]) 
 
 def save_contact_sheet(places: Places, train: Sequence[Record], held: Sequence[Held]) -> Path:
     """Write `contact_sheet.png`: annotated photographs, held-out pictures as annotated and as described, curves."""
-    sft, gkd = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.gkd))
+    sft, anchored = (read_log(folder / "logging.jsonl") for folder in (places.sft, places.anchored))
     photos = [_drawn(record, places.data, SHEET_PX) for record in train if record.images[0] in _SHEET_PHOTOS]
     # Replies that were read in full first, then those with most kinds of geometry.
     chosen = sorted(held, key=lambda item: (item.status != "ok", -len({found.shape.kind for found in item.found})))
@@ -69,10 +70,21 @@ def save_contact_sheet(places: Places, train: Sequence[Record], held: Sequence[H
         ("held-out scenes, annotation", [item.drawn(item.truth, SHEET_PX) for item in chosen]),
         ("held-out scenes, what the trained model says", [item.drawn(item.found, SHEET_PX) for item in chosen]),
     ]
-    charts = [("fine-tuning, loss", paired_lines(sft, "loss")), ("distillation, loss", paired_lines(gkd, "loss"))]
+    charts = [
+        ("fine-tuning, loss", paired_lines(sft, "loss")),
+        ("held to the base, loss", paired_lines(anchored, "loss")),
+    ]
     path = places.output / SHEET_FILE
     contact_sheet(rows, charts).save(path, optimize=True)
     return path
+
+
+def _drift(found: Mapping[str, Any]) -> Iterator[JsonObject]:
+    """A row for each kind of probe: KL and leaks of both fine-tunes."""
+    sft, anchored = found["sft"], found["anchored"]
+    for cell in sft["kl"]:
+        row = {"title": CELLS[cell], "kl": [sft["kl"][cell], anchored["kl"][cell]], "is_domain": cell == "domain"}
+        yield row | {"leak": [side["leak"].get(cell) for side in (sft, anchored)]}
 
 
 def _stages(stages: Mapping[str, Any]) -> list[JsonObject]:

@@ -12,16 +12,14 @@ from plumbline.storage.objects import JsonObject
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the demonstration trains with. sft_steps, gkd_steps: optimiser steps; the rest as in the YAML."""
+    """What the demonstration trains with. steps: optimiser steps of each run; the rest as in the YAML."""
 
-    sft_steps: int = 430
-    gkd_steps: int = 24
-    batch_size: int = 2
-    sft_learning_rate: float = 2.5e-3
-    gkd_learning_rate: float = 1e-3
-    lora_rank: int = 32
-    llm_kd_weight: float = 0.03
-    summary_ratio: float = 0.1
+    steps: int = 160
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    lora_rank: int = 16
+    anchor_share: float = 0.2
+    summary_ratio: float = 0.25
     seed: int = 42
 
     def as_dict(self) -> JsonObject:
@@ -48,8 +46,16 @@ class Places:
         return self.output / "sft"
 
     @property
-    def gkd(self) -> Path:
-        return self.output / "gkd"
+    def anchored(self) -> Path:
+        return self.output / "anchored"
+
+    @property
+    def anchors(self) -> Path:
+        return self.data / "anchors.jsonl"
+
+    @property
+    def probes(self) -> Path:
+        return self.data / "anchors_val.jsonl"
 
     @property
     def merged(self) -> Path:
@@ -62,6 +68,10 @@ class Places:
     @property
     def evaluation(self) -> Path:
         return self.output / "evaluation.html"
+
+    @property
+    def drift(self) -> Path:
+        return self.output / "drift.html"
 
     @property
     def tickets(self) -> Path:
@@ -157,51 +167,56 @@ _SFT = (
     "# Again by hand: plumbline train {config}\n" + _COMMON + _TUNER + _CUSTOM
 )
 
-_GKD = (
-    "# Written by `plumbline demo`: distillation that starts from the weights of the supervised run and keeps the\n"
-    "# model near its base, which is the teacher. Again by hand: plumbline train {config}\n"
+_ANCHORED = (
+    "# Written by `plumbline demo`: the same fine-tuning, held to the base's own answers to other questions.\n"
+    "# Again by hand: plumbline train {config}\n"
     + _COMMON
     + _TUNER
-    + """\
-  resume_from_checkpoint: {weights_from}      # weights only: own targets, optimiser and steps
-
+    + """
 rlhf:
   rlhf_type: gkd
   teacher_model: {model}
-  beta: 0.1
-  sft_alpha: 1.0
-  llm_kd_weight: {llm_kd_weight}
+  llm_kd_weight: 0          # the domain's answers are only learned
   lmbda: 0
   seq_kd: false
 """
-    + _CUSTOM.replace("  emit_norm", "  trainer_variant: gkd_monitor\n  emit_norm")
+    + _CUSTOM.replace(
+        "\n\nprompts:",
+        """
+  drift: {{budget: 0.05, on_budget: raise_weight}}
+  fusion:
+    sources:
+      - {{name: anchors, role: anchor, train_jsonl: {anchors}, val_jsonl: {probes}, token_share: {anchor_share}}}
+
+prompts:""",
+    )
 )
 
 
 def write_sft(places: Places, recipe: Recipe) -> Path:
     """Write `configs/sft.yaml` and return its path."""
-    return _write(places, "sft", _SFT, _values(places, recipe, places.sft, recipe.sft_steps, recipe.sft_learning_rate))
+    return _write(places, "sft", _SFT, _values(places, recipe, places.sft))
 
 
-def write_gkd(places: Places, recipe: Recipe) -> Path:
-    """Write `configs/gkd.yaml` and return its path."""
-    values = _values(places, recipe, places.gkd, recipe.gkd_steps, recipe.gkd_learning_rate)
-    weights = {"weights_from": _quoted(places.sft), "llm_kd_weight": recipe.llm_kd_weight}
-    return _write(places, "gkd", _GKD, values | weights)
+def write_anchored(places: Places, recipe: Recipe) -> Path:
+    """Write `configs/anchored.yaml` and return its path."""
+    files = {"anchors": _quoted(places.anchors), "probes": _quoted(places.probes)}
+    values = _values(places, recipe, places.anchored) | files | {"anchor_share": recipe.anchor_share}
+    return _write(places, "anchored", _ANCHORED, values)
 
 
-def _values(places: Places, recipe: Recipe, folder: Path, steps: int, learning_rate: float) -> JsonObject:
+def _values(places: Places, recipe: Recipe, folder: Path) -> JsonObject:
     return {
         "model": _quoted(places.model),
         "output_dir": _quoted(folder),
         "train_jsonl": _quoted(places.data / "train.jsonl"),
         "val_jsonl": _quoted(places.data / "val.jsonl"),
-        "steps": steps,
-        "logging_steps": max(1, steps // 40),
-        "eval_steps": max(1, steps // 2),
+        "steps": recipe.steps,
+        "logging_steps": max(1, recipe.steps // 40),
+        "eval_steps": max(1, recipe.steps // 2),
         "batch_size": recipe.batch_size,
-        "learning_rate": learning_rate,
-        "min_learning_rate": learning_rate / 20,
+        "learning_rate": recipe.learning_rate,
+        "min_learning_rate": recipe.learning_rate / 20,
         "lora_rank": recipe.lora_rank,
         "lora_alpha": 2 * recipe.lora_rank,
         "summary_ratio": recipe.summary_ratio,

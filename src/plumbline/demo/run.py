@@ -1,8 +1,8 @@
 """`plumbline demo`: the whole road once, on data that ships, in minutes on two cores and without a network.
 
-check -> fine-tune -> distil towards the base -> merge -> describe held-out pictures -> summarise tickets -> judge
-simulated ones -> report. Training runs as the
-real command in its own process; every number of the report is read back from what the stages left.
+let the base answer -> fine-tune, plainly and held to these answers -> merge -> describe held-out pictures -> measure ->
+see what was forgotten -> summarise tickets -> judge them -> report. Training runs as the real command in its own
+process; every number of the report is read back from what the stages left.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 from plumbline.data.check import Check, CheckOptions
 from plumbline.data.images import ImagePolicy
 from plumbline.data.read import read_records
-from plumbline.demo.data import write_demo_data
-from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
+from plumbline.demo.data import ASKED, EVERYDAY, write_demo_data
+from plumbline.demo.recipes import Places, Recipe, write_anchored, write_sft
 from plumbline.demo.show import Advance, Show
 from plumbline.demo.stages import TITLES, Ledger
 from plumbline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, Problem, UserError, writing
@@ -35,10 +35,11 @@ from plumbline.report.log import RunLog, read_log
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject
 
-SCENES, HELD_OUT, DATA_SEED = 320, 8, 0
-PHOTO_TICKETS, SUMMARY_TOKENS, TICKET_SEED = 8, 40, 7
+SCENES, HELD_OUT, DATA_SEED = 320, 24, 0
+ANSWER_TOKENS, TASK_LIMIT = 64, 50
+PHOTO_TICKETS, SUMMARY_TOKENS, TICKET_SEED = 30, 64, 7
 SIMULATED_TICKETS = 800
-BEFORE_TOKENS, AFTER_TOKENS = 48, 400
+CAPTION_TOKENS = 400
 EXIT_TERMINATED = 143
 _LOG_TAIL = 15  # lines of a failed command that are shown
 
@@ -51,7 +52,7 @@ class StageFailedError(UserError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Options of `plumbline demo`. steps: of the supervised run; the distillation takes a tenth of it."""
+    """Options of `plumbline demo`. steps: of each of the two runs."""
 
     output: Path = Path("output/demo")
     prepare_only: bool = False
@@ -63,7 +64,7 @@ class DemoOptions:
             return Recipe()
         if self.steps < 1:
             raise UserError(Problem("--steps", f"{self.steps} is not at least 1"))
-        return replace(Recipe(), sft_steps=self.steps, gkd_steps=max(1, self.steps // 10))
+        return replace(Recipe(), steps=self.steps)
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -102,22 +103,30 @@ class Demo:
             self.ledger = Ledger(self.places.output)
 
     def prepare(self) -> None:
-        """Make the model and the data."""
+        """Make the model and the data, and let the model answer what it must not forget."""
         places = self.places
         self._stage("model", {}, self._build_model, lambda: is_complete(places.model))
         inputs = {"scenes": SCENES, "held_out": HELD_OUT, "seed": DATA_SEED}
         self._stage("data", inputs, self._write_data, lambda: is_complete(places.data))
+        tokens = {"tokens": ANSWER_TOKENS}
+        self._stage("anchors", tokens, self._ask_base, lambda: places.anchors.is_file() and places.probes.is_file())
 
     def perform(self) -> None:
         """Everything that follows, to the report."""
         places, recipe = self.places, self.recipe.as_dict()
         self._stage("check", {}, self._check, lambda: True)
         self._stage("sft", recipe, lambda advance: self._train("sft", write_sft, advance), lambda: _ran(places.sft))
-        self._stage("gkd", recipe, lambda advance: self._train("gkd", write_gkd, advance), lambda: _ran(places.gkd))
+        self._stage(
+            "anchored",
+            recipe,
+            lambda advance: self._train("anchored", write_anchored, advance),
+            lambda: _ran(places.anchored),
+        )
         self._stage("merge", {}, self._merge, lambda: is_complete(places.merged))
-        tokens = {"before": BEFORE_TOKENS, "after": AFTER_TOKENS}
+        tokens = {"tokens": CAPTION_TOKENS}
         self._stage("captions", tokens, self._describe, lambda: (places.captions / "after.jsonl").is_file())
         self._stage("evaluate", tokens, self._measure, lambda: places.evaluation.is_file())
+        self._stage("drift", {"tasks": TASK_LIMIT}, self._drift, lambda: places.drift.is_file())
         photos = {"tickets": PHOTO_TICKETS, "tokens": SUMMARY_TOKENS, "seed": TICKET_SEED}
         self._stage("stage_a", photos, self._summarise, lambda: places.stage_a.is_dir())
         self._stage("stage_b", {"tickets": SIMULATED_TICKETS}, self._judge, lambda: places.stage_b.is_dir())
@@ -141,11 +150,11 @@ class Demo:
     # -- stages ------------------------------------------------------------------------------------------------------
 
     def _build_model(self, advance: Advance) -> JsonObject:
-        from plumbline.model.tiny import build_tiny
+        from plumbline.model.learned import build_learned
 
         _quiet()
         shutil.rmtree(self.places.model, ignore_errors=True)
-        build_tiny(self.places.model)
+        build_learned(self.places.model)
         weights = sum(path.stat().st_size for path in self.places.model.glob("*.safetensors"))
         return {"megabytes": round(weights / 1e6, 1)}
 
@@ -161,6 +170,32 @@ class Demo:
             "geometries": dict(Counter(item.shape.kind for item in objects)),
             "descriptions": len({item.desc for item in objects}),
         }
+
+    def _ask_base(self, advance: Advance) -> JsonObject:
+        """The base's answers about everyday scenes, about some training pictures, and without a picture."""
+        from plumbline.infer.anchors import AnchorSettings, build_anchors, plan_anchors
+        from plumbline.infer.config import InferSettings, Sampling
+        from plumbline.infer.local import TransformersEngine
+
+        _quiet()
+        places = self.places
+        sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
+        run = InferSettings(
+            model=places.model, input=Path(), output=places.anchors, sampling=sampling, batch_size=8, resume=False
+        )
+        photos, asked = (places.data / EVERYDAY,), (places.data / ASKED,)
+        settings = AnchorSettings(run, photos, asked, val=places.probes, val_share=0.25, seed=DATA_SEED)
+        plan, count = plan_anchors(settings), 0
+
+        def progress(rows: int) -> None:
+            nonlocal count
+            count += rows
+            advance(count, len(plan.items), "questions")
+
+        report, made = build_anchors(settings, plan, lambda: TransformersEngine(places.model, batch_size=8), progress)
+        if made is None:
+            raise KeyboardInterrupt
+        return {"questions": len(plan.items), "statuses": dict(report.statuses), **made.as_dict()}
 
     def _check(self, advance: Advance) -> JsonObject:
         check = Check([self.places.data / "train.jsonl", self.places.data / "val.jsonl"], CheckOptions(images=True))
@@ -182,7 +217,7 @@ class Demo:
         from plumbline.model.merge import TOLERANCE, merge
 
         _quiet()
-        report = merge(self.places.gkd, self.places.merged, overwrite=True)
+        report = merge(self.places.anchored, self.places.merged, overwrite=True)
         return {
             "max_abs_logit_diff": report.max_abs_logit_diff,
             "tolerance": TOLERANCE,
@@ -192,38 +227,40 @@ class Demo:
 
     def _describe(self, advance: Advance) -> JsonObject:
         _quiet()
-        self._caption(self.places.model, "before", BEFORE_TOKENS, "norm1000", advance)
-        statuses = self._caption(self.places.merged, "after", AFTER_TOKENS, None, advance)
-        return caption_facts(self.places.captions / "after.jsonl", statuses)
+        places = self.places
+        self._caption(places.model, "before", "dense", advance)
+        statuses = self._caption(places.merged, "after", "dense", advance)
+        self._caption(places.merged, "summaries", "summary", advance)
+        return caption_facts(places.captions / "after.jsonl", statuses)
 
-    def _caption(
-        self, model: Path, name: str, tokens: int, emit_norm: str | None, advance: Advance
-    ) -> Mapping[str, int]:
+    def _caption(self, model: Path, name: str, mode: str, advance: Advance) -> Mapping[str, int]:
+        """Answers of a model to the trained prompts about the held-out pictures."""
         from plumbline.infer.caption_run import run_captions
         from plumbline.infer.config import InferSettings, Sampling
         from plumbline.infer.local import TransformersEngine
         from plumbline.infer.plan import plan_captions
+        from plumbline.model.checkpoints import Card
 
         settings = InferSettings(
             model=model,
             input=self.places.data / "val.jsonl",
             output=self.places.captions / f"{name}.jsonl",
-            emit_norm=emit_norm,
-            sampling=Sampling(max_new_tokens=tokens),
-            batch_size=self.recipe.batch_size,
+            mode=mode,
+            emit_norm=None if model == self.places.merged else "norm1000",
+            sampling=Sampling(max_new_tokens=CAPTION_TOKENS),
+            batch_size=8,
             resume=False,
         )
-        plan = plan_captions(settings)
+        # The base has no card of its own: it is asked in the words of the fine-tune.
+        plan = replace(plan_captions(settings), card=Card.read(self.places.merged))
         count = 0
 
         def progress(rows: int) -> None:
             nonlocal count
             count += rows
-            advance(count, len(plan.items), f"{name} training")
+            advance(count, len(plan.items), name)
 
-        report = run_captions(
-            plan, lambda: TransformersEngine(plan.model, batch_size=settings.batch_size), progress=progress
-        )
+        report = run_captions(plan, lambda: TransformersEngine(plan.model, batch_size=8), progress=progress)
         if report.interrupted:
             raise KeyboardInterrupt
         return report.statuses
@@ -238,7 +275,16 @@ class Demo:
         differences = compare_evaluations(after, before)
         write_evaluation(self.places.evaluation, after, differences, policy=ImagePolicy(), other=before)
         values = {name: after.figures[name].value for name in ("f1_50", "f1_50_any_class", "hallucinated_pictures")}
+        summaries = evaluate_file(truth, captions / "summaries.jsonl", mode="summary", bootstraps=0)
+        values["summary_item_f1"] = summaries.figures["summary_item_f1"].value
         return {**values, "before": {"f1_50": before.figures["f1_50"].value}, "page": self.places.evaluation.name}
+
+    def _drift(self, advance: Advance) -> JsonObject:
+        """How far both fine-tunes are from the base, on questions that neither has seen."""
+        from plumbline.demo.drift import measure_drift
+
+        _quiet()
+        return measure_drift(self.places, TASK_LIMIT, advance)
 
     def _summarise(self, advance: Advance) -> JsonObject:
         from plumbline.demo.tickets import write_photo_tickets, write_prompts
@@ -279,7 +325,7 @@ class Demo:
         }
 
     def _judge(self, advance: Advance) -> JsonObject:
-        from plumbline.demo.tickets import CANDIDATES, judge_simulated_tickets
+        from plumbline.demo.tickets import CANDIDATES, judge_photo_tickets, judge_simulated_tickets
 
         shutil.rmtree(self.places.stage_b, ignore_errors=True)
         count, planned = 0, 3 * SIMULATED_TICKETS * CANDIDATES  # two epochs, and the gate's tickets three times
@@ -289,7 +335,9 @@ class Demo:
             count += rows
             advance(count, planned, "candidates")
 
-        return judge_simulated_tickets(self.places.stage_b, SIMULATED_TICKETS, 1, progress)
+        places = self.places
+        simulated = judge_simulated_tickets(places.stage_b / "simulated", SIMULATED_TICKETS, 1, progress)
+        return {**simulated, "accuracy_on_stage_a": judge_photo_tickets(places)}
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -298,10 +346,7 @@ class Demo:
 
         facts = {stage.name: dict(stage.facts) for stage in self.ledger.done}
         summary = {
-            **{
-                name: facts[name]
-                for name in ("data", "check", "sft", "gkd", "merge", "captions", "evaluate", "stage_a", "stage_b")
-            },
+            **{name: facts[name] for name in TITLES if name != "model"},
             "stages": {stage.name: {"seconds": stage.seconds, "reused": stage.reused} for stage in self.ledger.done},
             "wall_s": round(time.perf_counter() - self.begun, 1),
         }
@@ -310,7 +355,8 @@ class Demo:
         path = self.places.output / "summary.json"
         write_atomically(path, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
         self.show.say(f"report   {page}\nsummary  {path}")
-        self.show.say(f"Next: plumbline review {self.places.stage_b / 'stage_b.yaml'}")
+        config = self.places.stage_b / "photos" / "stage_b.yaml"
+        self.show.say(f"Next: plumbline review {config} --image-root {self.places.tickets}")
 
 
 def _ran(run: Path) -> bool:

@@ -83,13 +83,16 @@ def outline(shape: Shape) -> Points:
 
 def scene_record(scene: Scene, image: str) -> Record:
     """The record of a scene whose picture is stored under `image`."""
-    summary = summarise(part.desc for part in scene.parts)
+    summary = summarise((part.desc for part in scene.parts), whole=True)
     return Record((image,), scene.width, scene.height, scene.parts, summary)
 
 
-def summarise(descriptions: Iterable[str]) -> str:
-    """One line such as `BBU设备×1，标签×2`: each description's first level with its count, as they first appear."""
-    counts = Counter(description.split("/")[0] for description in descriptions)
+def summarise(descriptions: Iterable[str], *, whole: bool = False) -> str:
+    """One line such as `BBU设备×1，标签×2`: descriptions with their counts, as they first appear.
+
+    whole: all levels of a description, `螺丝/不符合要求,生锈×1`; else the first alone.
+    """
+    counts = Counter(description if whole else description.split("/")[0] for description in descriptions)
     return "，".join(f"{name}×{count}" for name, count in counts.items())
 
 

@@ -20,16 +20,18 @@ from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject, read_json_object
 
 TITLES = {
-    "model": "Build a tiny Qwen3-VL checkpoint",
+    "model": "Write the small base model",
     "data": "Write photographs and rack scenes",
+    "anchors": "Let the base answer other questions",
     "check": "Check every record and picture",
     "sft": "Fine-tune with LoRA",
-    "gkd": "Distil towards the base model",
+    "anchored": "Fine-tune, held to the base",
     "merge": "Merge the adapter",
     "captions": "Describe the held-out pictures",
     "evaluate": "Measure the descriptions",
+    "drift": "See what was forgotten",
     "stage_a": "Summarise tickets of photos",
-    "stage_b": "Judge simulated tickets",
+    "stage_b": "Judge the tickets, and simulated ones",
 }
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from plumbline.demo import stages
-from plumbline.demo.recipes import Places, Recipe, write_gkd, write_sft
+from plumbline.demo.recipes import Places, Recipe, write_anchored, write_sft
 from plumbline.demo.run import DemoOptions, StageFailedError, _follow, caption_facts, run_demo, training_facts
 from plumbline.demo.stages import Ledger
 from plumbline.errors import UserError
@@ -68,22 +68,22 @@ def test_other_code_reuses_nothing(tmp_path, monkeypatch):
 
 # -------------------------------------------------------------------------------------------------------------- recipes
 def test_the_configurations_are_valid_and_hold_what_the_recipe_says(tmp_path):
-    places, recipe = Places(tmp_path / "a demo: #1"), Recipe(sft_steps=12, gkd_steps=3, seed=7)
+    places, recipe = Places(tmp_path / "a demo: #1"), Recipe(steps=12, anchor_share=0.3, seed=7)
     sft = load_run(write_sft(places, recipe)).run
     assert sft.upstream["max_steps"] == 12 and sft.upstream["seed"] == 7
     assert sft.upstream["model"] == str(places.model)
     assert sft.custom.train_jsonl == str(places.data / "train.jsonl")
-    assert sft.rlhf is None and sft.weights_from is None
-    gkd = load_run(write_gkd(places, recipe)).run
-    assert gkd.upstream["max_steps"] == 3
-    assert gkd.rlhf.teacher_model == str(places.model)
-    assert gkd.weights_from == str(places.sft) and gkd.continue_from is None
-    assert gkd.custom.trainer_variant == "gkd_monitor"
+    assert sft.rlhf is None and sft.custom.fusion is None
+    anchored = load_run(write_anchored(places, recipe)).run
+    assert anchored.upstream["max_steps"] == 12 and anchored.weights_from is None
+    assert anchored.rlhf.teacher_model == str(places.model) and anchored.rlhf.llm_kd_weight == 0
+    (source,) = anchored.custom.fusion.sources
+    assert source.is_anchor and (source.token_share, source.train_jsonl) == (0.3, str(places.anchors))
+    assert source.val_jsonl == str(places.probes) and anchored.custom.drift.on_budget == "raise_weight"
 
 
 def test_steps_on_the_command_line_shorten_both_runs(tmp_path):
-    recipe = DemoOptions(tmp_path, steps=50).recipe()
-    assert (recipe.sft_steps, recipe.gkd_steps) == (50, 5)
+    assert DemoOptions(tmp_path, steps=50).recipe().steps == 50
     with pytest.raises(UserError, match="not at least 1"):
         run_demo(DemoOptions(tmp_path / "x", steps=0))
     assert not (tmp_path / "x").exists()

@@ -67,11 +67,11 @@ def test_a_box_is_painted_by_its_four_corners():
     assert outline(box).tolist() == [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
 
 
-def test_summary_counts_the_first_level_as_it_first_appears():
+def test_summary_counts_descriptions_as_they_first_appear():
     assert summarise(["BBU设备/品牌:华为", "标签/无法识别", "标签/文字:BBU-1"]) == "BBU设备×1，标签×2"
     assert summarise(["猫/部位:眼睛", "猫"]) == "猫×2"
     scene = plan_scene(0, 4)
     record = scene_record(scene, "scenes/a.png")
-    assert record.summary == "BBU设备×1，光纤×1，电线×1"
+    assert record.summary == "BBU设备/品牌:中兴×1，光纤/无保护措施×1，电线/捆扎整齐×1", "whole: it decides verdicts"
     assert (record.images, record.width, record.height) == (("scenes/a.png",), scene.width, scene.height)
     assert record.objects == scene.parts
