@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +95,7 @@ def rows_of(domain: Domain, options: argparse.Namespace) -> Iterator[Figures]:
                 stream.write(json.dumps(done[arm, rate, seed]) + "\n")
         return done[arm, rate, seed]
 
-    scratch = options.output / "scratch"
+    scratch = options.output / f"scratch-{os.getpid()}"  # several may run at once, each with arms of its own
     yield row("base", 0.0, 0, lambda: measure(domain, None, scratch))
     for seed in range(options.seeds):
         for rate in options.rates:
@@ -104,14 +105,20 @@ def rows_of(domain: Domain, options: argparse.Namespace) -> Iterator[Figures]:
                 folder = options.output / "runs" / f"{arm.name}-{rate:g}-{seed}"
 
                 def trained(arm: Arm = arm, rate: float = rate, seed: int = seed, folder: Path = folder) -> Figures:
-                    return measure(domain, train(domain, arm, rate, seed, options.steps, folder), scratch)
+                    figures = measure(domain, train(domain, arm, rate, seed, options.steps, folder), scratch)
+                    if arm.name != "sft":
+                        shutil.rmtree(folder)
+                    return figures
 
                 yield row(arm.name, rate, seed, trained)
                 if arm.name == "sft":
 
                     def mixed(folder: Path = folder) -> Figures:
                         adapter, alpha = interpolated(domain, folder)
-                        return {**measure(domain, adapter, scratch), "alpha": alpha}
+                        figures = measure(domain, adapter, scratch)
+                        shutil.rmtree(folder)
+                        shutil.rmtree(adapter)
+                        return {**figures, "alpha": alpha}
 
                     yield row("interpolation", rate, seed, mixed)
 

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 Figures = dict[str, Any]
-TRAIN, HELD_OUT, CHOOSER, OTHERS, OTHERS_HELD_OUT = 160, 48, 16, 96, 40
-ANSWER_TOKENS, CAPTION_TOKENS = 64, 320
+TRAIN, HELD_OUT, CHOOSER, OTHERS, OTHERS_HELD_OUT = 160, 40, 16, 96, 32
+ANSWER_TOKENS, CAPTION_TOKENS, BATCH = 64, 320, 20
 SEED = 1
 SYSTEM, USER = "只输出一行JSON。", "描述图片中的物体。"
 
@@ -170,10 +170,10 @@ def measure(domain: Domain, adapter: Path | None, scratch: Path) -> Figures:
     from plumbline.model.checkpoints import latest_complete
 
     folder = None if adapter is None else latest_complete(adapter).folder or adapter
-    engine = TransformersEngine(domain.base, folder, batch_size=8)
+    engine = TransformersEngine(domain.base, folder, batch_size=BATCH)
     probes = read_probes(domain.file("probes"), None, NO_CARD)
     words = domain_words(domain.file("val"))
-    base = TransformersEngine(domain.base) if adapter is None else engine
+    base = TransformersEngine(domain.base, batch_size=BATCH) if adapter is None else engine
     cells = cells_of(list(score_probes(probes, base, engine, words, ANSWER_TOKENS)), Margins())
     tasks = [task for task in bundled_tasks()[0] if task.group == "text"]
     from plumbline.infer.config import Sampling

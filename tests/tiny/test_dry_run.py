@@ -80,6 +80,35 @@ def test_a_training_picture_under_another_name_in_the_validation_set(refusal, re
     assert "other.jsonl:1: its picture is also that of" in said and "train.jsonl:3" in said
 
 
+def _anchor(path, image, question="有几个人?"):
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "没有。"}]
+    path.write_text(json.dumps({"messages": turns}, ensure_ascii=False) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_anchors_to_probe_with_may_be_about_training_pictures_but_not_about_those_of_anchors(
+    refusal, write_run, records, copied, tiny_model
+):
+    """They ask something else than the training records do, and nothing that an anchor was trained on."""
+    held = _anchor(copied.parent / "held.jsonl", "train_1.png")
+    files = {"role": "anchor", "train_jsonl": held}
+    custom = {"train_jsonl": str(copied), "val_jsonl": str(records[1])}
+    sections = {
+        "training": {"eval_strategy": "steps"},
+        "rlhf": {"rlhf_type": "gkd", "teacher_model": str(tiny_model), "llm_kd_weight": 0.0},
+    }
+
+    def fusion(probe):
+        return {"custom": custom | {"fusion": {"sources": [{"name": "held", "val_jsonl": probe, **files}]}}}
+
+    other = fusion(_anchor(copied.parent / "other.jsonl", "train_2.png"))
+    assert run_training(write_run(**sections, **other), TrainOptions(dry_run=True)).exit_code == 0
+    same = fusion(_anchor(copied.parent / "same.jsonl", "train_1.png", "是什么颜色?"))
+    said = refusal(**sections, **same)
+    assert "same.jsonl:1" in said and "is also that of" in said and "held.jsonl:1" in said
+
+
 @pytest.mark.parametrize(
     ("tuner", "wanted"),
     [

@@ -45,6 +45,12 @@ def open_datasets(run: TrainRun) -> tuple[EpochDataset, EpochDataset | None]:
     return train, EpochDataset(whole, _mixture(run, whole, shuffle=False))
 
 
+def anchor_names(run: TrainRun) -> frozenset[str]:
+    """The sources that hold the base's own answers."""
+    fusion = run.custom.fusion
+    return frozenset({PROBE, *(source.name for source in (fusion.sources if fusion else ()) if source.is_anchor)})
+
+
 def _mixture(run: TrainRun, sources: tuple[Source, ...], *, shuffle: bool) -> Mixture:
     custom = run.custom
     return Mixture(

@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -44,11 +44,13 @@ _LEAST_PER_PROCESS = 500
 
 
 class Pictured(NamedTuple):
-    """A picture of a record. key: its real path, or the digest of one inside the JSONL; size: bytes of its file."""
+    """A picture of a record. key: its real path, or the digest of one inside the JSONL; size: bytes of its file;
+    source: name of the source that it is in."""
 
     place: str
     key: str
     size: int
+    source: str
 
 
 class Long(NamedTuple):
@@ -58,9 +60,13 @@ class Long(NamedTuple):
     place: str
 
 
-def check_pictures(train: EpochDataset, val: EpochDataset | None, *, strict: bool) -> None:
+def check_pictures(
+    train: EpochDataset, val: EpochDataset | None, *, strict: bool, anchors: Collection[str] = ()
+) -> None:
     """Read the header of every picture in use; compare the pictures of both sets.
 
+    anchors: names of sources that hold the base's own answers. Those of the validation may be about training pictures,
+    since they ask something else, but not about pictures of the anchors that are trained on.
     strict: raise DataError for a picture that cannot be read, and for one that is in both sets; else warn.
     """
     if val is not None and (common := list(_same_files(train, val))):
@@ -71,7 +77,9 @@ def check_pictures(train: EpochDataset, val: EpochDataset | None, *, strict: boo
     problems += more
     if problems:
         _refuse(problems, f"{len(problems)} pictures cannot be read", strict=strict)
-    common = list(_in_both(mine, theirs))
+    common = list(_in_both(mine, [picture for picture in theirs if picture.source not in anchors]))
+    anchored = [[picture for picture in side if picture.source in anchors] for side in (mine, theirs)]
+    common += _in_both(*anchored)
     if common:
         _refuse(common, f"{len(common)} validation pictures are training pictures too", strict=strict)
 
@@ -139,7 +147,7 @@ def _pictured(image: str, record: Record, source: Source) -> Iterator[Pictured]:
     if image[:8].lower().startswith(("http://", "https://")):
         return  # fetched, and checked, when it is used
     if is_data_url(image):
-        yield Pictured(place, hashlib.blake2b(image.encode(), digest_size=16).hexdigest(), -1)
+        yield Pictured(place, hashlib.blake2b(image.encode(), digest_size=16).hexdigest(), -1, source.name)
         return
     (path,) = resolve_images([image], record, source.settings.policy)
     try:
@@ -150,7 +158,7 @@ def _pictured(image: str, record: Record, source: Source) -> Iterator[Pictured]:
     if len(record.images) == 1 and None not in stated and stated != (width, height):
         what = f"the picture is {width} x {height}, the record says {stated[0]} x {stated[1]}"
         raise DataError(Problem(f"{place}: {path}", what, _SIZE_FIX))
-    yield Pictured(place, path, Path(path).stat().st_size)
+    yield Pictured(place, path, Path(path).stat().st_size, source.name)
 
 
 def _in_both(mine: Iterable[Pictured], theirs: Sequence[Pictured]) -> Iterator[Problem]:

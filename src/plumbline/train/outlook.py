@@ -16,7 +16,7 @@ from plumbline.data.dataset import Survey
 from plumbline.data.epoch import EpochDataset
 from plumbline.train.arguments import upstream_arguments
 from plumbline.train.config import TrainRun
-from plumbline.train.datasets import TrainingPlan, plan_training
+from plumbline.train.datasets import TrainingPlan, anchor_names, plan_training
 from plumbline.train.folder import Continuation
 from plumbline.train.forecast import Long, check_disk, check_lengths, check_pictures, longest_of
 from plumbline.train.launch import rank
@@ -82,7 +82,7 @@ def _check_arguments(run: TrainRun) -> None:
 
 def foresee(run: TrainRun, train: EpochDataset, val: EpochDataset | None, processes: int) -> Outlook:
     """What the run will meet, from the data, the model's headers and the disk; raises UserError for what stops it."""
-    check_pictures(train, val, strict=run.custom.strict)
+    check_pictures(train, val, strict=run.custom.strict, anchors=anchor_names(run))
     survey = train.survey()
     _say_negatives(train, survey)
     plan = plan_steps(run, train, processes)
