@@ -56,6 +56,22 @@ def read_shares(words: list[str]) -> list[float]:
         raise UserError(Problem("--alpha", f"{words}: not numbers", "numbers from 0 to 1, or auto alone")) from error
 
 
+@app.command
+def runs(
+    folders: Annotated[tuple[Path, ...], Parameter(negative=(), help="Where runs are looked for.")] = (Path("output"),),
+    /,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """List training runs, newest first: state, loss, best checkpoint, drift, leaks and size.
+
+    Example: `plumbline runs output/`
+    """
+    from plumbline.report.runs import list_runs
+
+    return list_runs(folders, as_json=as_json)
+
+
 @app.command(name="merge")
 def merge(
     *,
