@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from plumbline.cli.app import AsJson, BaseConfig, app
+from plumbline.storage.text import next_command
 
 
 @app.command
@@ -43,6 +44,10 @@ def train(
     if outcome.folder is not None:
         page = write_run_report(outcome.folder)
         print(f"report: {page}", file=sys.stderr)
+        if not as_json:
+            print(
+                next_command("infer", "--model", outcome.folder, "--input", "val.jsonl", "--output", "captions.jsonl")
+            )
     return outcome.exit_code
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from plumbline.data.sample import sample_file
 from plumbline.data.split import SplitSettings, split_file
 from plumbline.data.stats import collect_stats
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, Problem
-from plumbline.storage.text import printable, shown_path
+from plumbline.storage.text import next_command, printable, shown_path
 
 EXAMPLES = 12
 """Findings of each rule that a gallery shows."""
@@ -116,8 +115,7 @@ def split(settings: SplitSettings, *, overwrite: bool, dry_run: bool, as_json: b
     if len(report.classes) > _CLASSES_NAMED:
         print(f"note: and {len(report.classes) - _CLASSES_NAMED} more classes that a part lacks", file=sys.stderr)
     if not dry_run:
-        names = " ".join(shlex.quote(str(path)) for path in settings.shares)
-        print(f"Next: plumbline data check {names} --images")
+        print(next_command("data", "check", *settings.shares, "--images"))
     return EXIT_OK
 
 
@@ -134,7 +132,7 @@ def sample(file: Path, count: int, output: Path, seed: int, *, overwrite: bool, 
         print(f"note: no record with {printable(name, limit=60)} was drawn", file=sys.stderr)
     if len(lost) > _CLASSES_NAMED:
         print(f"note: and none of {len(lost) - _CLASSES_NAMED} more classes", file=sys.stderr)
-    print(f"Next: plumbline data stats {shlex.quote(str(output))}")
+    print(next_command("data", "stats", output))
     return EXIT_OK
 
 
@@ -149,7 +147,7 @@ def merge(files: Sequence[Path], output: Path, *, overwrite: bool, as_json: bool
         print(f"{printable(name)}: {count:,} records")
     repeated = f", {report.repeated:,} left out that were there already" if report.repeated else ""
     print(f"{printable(str(output))}: {report.written:,} records{repeated}")
-    print(f"Next: plumbline data check {shlex.quote(str(output))} --images")
+    print(next_command("data", "check", output, "--images"))
     return EXIT_OK
 
 

@@ -21,7 +21,7 @@ from plumbline.infer.plan import CaptionPlan, plan_captions
 from plumbline.infer.questions import QuestionPlan, is_question, plan_questions, run_questions
 from plumbline.infer.runner import QUARANTINE_SUFFIX, RunReport
 from plumbline.storage.rows import read_rows
-from plumbline.storage.text import printable
+from plumbline.storage.text import next_command, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,6 +51,8 @@ def infer(settings: InferSettings, draw_folder: Path | None, draw: Draw, as_json
         # Libraries talk there, the result is ours alone.
         report = _run(plan, None if draw_folder is None else overlays(draw_folder, draw), advance)
     print_report(report, things, as_json)
+    if isinstance(plan, CaptionPlan) and settings.input.suffix == ".jsonl" and not (as_json or report.interrupted):
+        print(next_command("evaluate", settings.input, report.output, "--html", report.output.with_suffix(".html")))
     if draw_folder is not None:
         print(f"pictures with their objects: {draw_folder}", file=sys.stderr)
     return report.exit_code

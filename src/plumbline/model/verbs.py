@@ -13,6 +13,7 @@ from plumbline.errors import EXIT_FINDINGS, EXIT_OK
 from plumbline.model.inspect import Inspection, inspect
 from plumbline.model.merge import MergeReport, merge
 from plumbline.model.quantize import quantize
+from plumbline.storage.text import next_command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,6 +62,7 @@ def _print_merge(report: MergeReport) -> None:
     print(f"{report.output}: {report.peft_type} of {report.adapter} merged into {report.base}{share}")
     print(f"  {report.files} file(s), {report.size / 1e9:.3f} GB, {report.dtype}, {report.seconds:.1f} s")
     print(f"  largest difference of a logit to base plus adapter: {checked}")
+    print(next_command("infer", "--model", report.output, "--input", "val.jsonl", "--output", "captions.jsonl"))
 
 
 def quantize_verb(model: Path, output: Path, method: str, overwrite: bool, as_json: bool) -> int:

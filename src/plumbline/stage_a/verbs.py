@@ -15,7 +15,7 @@ from plumbline.infer.verbs import print_report, progress_bar
 from plumbline.stage_a.config import StageASettings
 from plumbline.stage_a.estimate import StageAEstimate, estimate
 from plumbline.stage_a.summaries import SummaryPlan, plan_summaries, run_summaries
-from plumbline.storage.text import printable
+from plumbline.storage.text import next_command, printable
 
 SHOWN_NOTES = 20
 
@@ -48,6 +48,10 @@ def stage_a(settings: StageASettings, *, as_json: bool, dry_run: bool) -> int:
             break
     if as_json:
         print(json.dumps({"runs": [report.as_dict() for report in reports]}, ensure_ascii=False))
+    elif len(reports) == len(plans) and settings.shard is None and any(plan.found.tickets for plan in plans):
+        new = [plan.gathered for plan in plans if not all(ticket.label for ticket in plan.found.tickets)]
+        judge = ("judge", *new[:1], "--run", "RUN")
+        print(next_command("stage-b", *(judge if new else ("run", "configs/stage_b_training_free.yaml"))))
     return max(report.exit_code for report in reports)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -36,7 +35,7 @@ from plumbline.stage_b.splits import SEALED
 from plumbline.storage.files import write_atomically
 from plumbline.storage.locks import locked
 from plumbline.storage.objects import JsonObject
-from plumbline.storage.text import duration, printable, shown
+from plumbline.storage.text import duration, next_command, printable, shown
 
 SHOWN = 5
 
@@ -54,6 +53,8 @@ def run(config: Path, missions: Sequence[str], *, resume: bool, as_json: bool, d
         reports.append(_run_one(mission, loaded, engine, budget.reading(mission), resume=resume))
         if not as_json:
             _print_report(reports[-1])
+            if reports[-1].exit_code == EXIT_OK:
+                print(next_command("stage-b", "calibrate", mission.store.folder))
         if reports[-1].interrupted or reports[-1].over_budget:
             break
     if as_json:
@@ -237,6 +238,7 @@ def calibrate(config: Path, mission: str | None, max_false_pass: float, confiden
         print(f"certified: passes with a confidence of {found.threshold:.4g} or more need no person")
         print(f"  with {confidence:.0%} certainty at most {found.bound:.2%} of them are fails ({found.errors} seen)")
         print(f"  coverage {found.coverage:.1%}, review load {found.review_load:.1%} of {found.n} calibration tickets")
+        print(next_command("review", chosen.store.folder, "--image-root", "FOLDER_THAT_STAGE_A_READ"))
     else:
         print(f"not certified: {found.why}")
         print(
@@ -295,7 +297,7 @@ def _print_judged(report: JudgeReport) -> None:
         print(f"  {passed:,} pass by themselves, at most {report.bound:.2%} of them fails;", end="")
         print(f" {counts[CHECK]:,} of them are drawn for a check")
     print(f"  {counts[PERSON]:,} wait for a person")
-    print(f"Next: plumbline review {shlex.quote(report.folder)} --image-root FOLDER_THAT_STAGE_A_READ")
+    print(next_command("review", report.folder, "--image-root", "FOLDER_THAT_STAGE_A_READ"))
 
 
 def sealed_test(config: Path, mission: str | None, *, as_json: bool) -> int:

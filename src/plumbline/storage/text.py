@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,11 @@ def duration(seconds: float) -> str:
 
 
 @lru_cache(65536)
+def next_command(*words: object) -> str:
+    """`Next: plumbline ...`, the last line of a verb: ready to copy into a shell."""
+    return f"Next: plumbline {shlex.join(str(word) for word in words)}"
+
+
 def normalised(text: str) -> str:
     """Without the difference of full and half width marks, and of spaces."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()

@@ -18,7 +18,7 @@ from plumbline.data.record import SCHEMA
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, DataError, Problem
 from plumbline.storage.files import write_lines
 from plumbline.storage.objects import JsonObject
-from plumbline.storage.text import shown_path
+from plumbline.storage.text import next_command, shown_path
 
 EMPTY = "picture without objects"
 FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb")
@@ -222,3 +222,5 @@ def _print(report: ConversionReport, source: Path, output: Path, as_json: bool) 
         f"{report.pictures:,} pictures -> {report.records:,} records{without}, "
         f"{report.objects:,} objects: {shown_path(output)}"
     )
+    if output.suffix == ".jsonl":
+        print(next_command("data", "check", output, "--images"))
