@@ -77,6 +77,23 @@ def runs(
     return list_runs(folders, as_json=as_json)
 
 
+@app.command
+def watch(
+    folders: Annotated[tuple[Path, ...], Parameter(negative=(), help="Runs, or folders of runs.")] = (Path("output"),),
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(help="Write the page that compares them, and serve nothing.")] = None,
+    port: Annotated[int, Parameter(help="On 127.0.0.1; 0 for any that is free.")] = 0,
+) -> int:
+    """Serve the reports of training runs while they train: several side by side, with what differs. Ctrl-C ends it.
+
+    Example: `plumbline watch output/stage_2 output/stage_3`
+    """
+    from plumbline.report.watch import watch
+
+    return watch(folders, output, port)
+
+
 @app.command(name="merge")
 def merge(
     *,

@@ -12,15 +12,20 @@ from plumbline.storage.objects import JsonObject
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the demonstration trains with. steps: optimiser steps of each run; the rest as in the YAML."""
+    """What the demonstration trains with. steps: optimiser steps of the anchored run; the rest as in the YAML."""
 
-    steps: int = 160
+    steps: int = 300
     batch_size: int = 4
-    learning_rate: float = 1e-3
-    lora_rank: int = 16
+    learning_rate: float = 3e-3
+    lora_rank: int = 32
     anchor_share: float = 0.2
-    summary_ratio: float = 0.25
+    summary_ratio: float = 0.3
     seed: int = 42
+
+    @property
+    def plain_steps(self) -> int:
+        """Of the run without anchors: half are enough to see what it forgets."""
+        return max(1, self.steps // 2)
 
     def as_dict(self) -> JsonObject:
         """The values as JSON has them."""
@@ -195,25 +200,25 @@ prompts:""",
 
 def write_sft(places: Places, recipe: Recipe) -> Path:
     """Write `configs/sft.yaml` and return its path."""
-    return _write(places, "sft", _SFT, _values(places, recipe, places.sft))
+    return _write(places, "sft", _SFT, _values(places, recipe, places.sft, recipe.plain_steps))
 
 
 def write_anchored(places: Places, recipe: Recipe) -> Path:
     """Write `configs/anchored.yaml` and return its path."""
     files = {"anchors": _quoted(places.anchors), "probes": _quoted(places.probes)}
-    values = _values(places, recipe, places.anchored) | files | {"anchor_share": recipe.anchor_share}
+    values = _values(places, recipe, places.anchored, recipe.steps) | files | {"anchor_share": recipe.anchor_share}
     return _write(places, "anchored", _ANCHORED, values)
 
 
-def _values(places: Places, recipe: Recipe, folder: Path) -> JsonObject:
+def _values(places: Places, recipe: Recipe, folder: Path, steps: int) -> JsonObject:
     return {
         "model": _quoted(places.model),
         "output_dir": _quoted(folder),
         "train_jsonl": _quoted(places.data / "train.jsonl"),
         "val_jsonl": _quoted(places.data / "val.jsonl"),
-        "steps": recipe.steps,
-        "logging_steps": max(1, recipe.steps // 40),
-        "eval_steps": max(1, recipe.steps // 2),
+        "steps": steps,
+        "logging_steps": max(1, steps // 40),
+        "eval_steps": max(1, steps // 2),
         "batch_size": recipe.batch_size,
         "learning_rate": recipe.learning_rate,
         "min_learning_rate": recipe.learning_rate / 20,

@@ -35,11 +35,11 @@ from plumbline.report.log import RunLog, read_log
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject
 
-SCENES, HELD_OUT, DATA_SEED = 320, 24, 0
+SCENES, HELD_OUT, DATA_SEED = 400, 24, 0
 ANSWER_TOKENS, TASK_LIMIT = 64, 50
 PHOTO_TICKETS, SUMMARY_TOKENS, TICKET_SEED = 30, 64, 7
 SIMULATED_TICKETS = 800
-CAPTION_TOKENS = 400
+CAPTION_TOKENS = 280
 EXIT_TERMINATED = 143
 _LOG_TAIL = 15  # lines of a failed command that are shown
 
@@ -52,7 +52,7 @@ class StageFailedError(UserError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Options of `plumbline demo`. steps: of each of the two runs."""
+    """Options of `plumbline demo`. steps: of the anchored run."""
 
     output: Path = Path("output/demo")
     prepare_only: bool = False
@@ -181,7 +181,7 @@ class Demo:
         places = self.places
         sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
         run = InferSettings(
-            model=places.model, input=Path(), output=places.anchors, sampling=sampling, batch_size=8, resume=False
+            model=places.model, input=Path(), output=places.anchors, sampling=sampling, batch_size=12, resume=False
         )
         photos, asked = (places.data / EVERYDAY,), (places.data / ASKED,)
         settings = AnchorSettings(run, photos, asked, val=places.probes, val_share=0.25, seed=DATA_SEED)
@@ -192,7 +192,7 @@ class Demo:
             count += rows
             advance(count, len(plan.items), "questions")
 
-        report, made = build_anchors(settings, plan, lambda: TransformersEngine(places.model, batch_size=8), progress)
+        report, made = build_anchors(settings, plan, lambda: TransformersEngine(places.model, batch_size=12), progress)
         if made is None:
             raise KeyboardInterrupt
         return {"questions": len(plan.items), "statuses": dict(report.statuses), **made.as_dict()}
@@ -248,7 +248,7 @@ class Demo:
             mode=mode,
             emit_norm=None if model == self.places.merged else "norm1000",
             sampling=Sampling(max_new_tokens=CAPTION_TOKENS),
-            batch_size=8,
+            batch_size=12,
             resume=False,
         )
         # The base has no card of its own: it is asked in the words of the fine-tune.
@@ -260,7 +260,7 @@ class Demo:
             count += rows
             advance(count, len(plan.items), name)
 
-        report = run_captions(plan, lambda: TransformersEngine(plan.model, batch_size=8), progress=progress)
+        report = run_captions(plan, lambda: TransformersEngine(plan.model, batch_size=12), progress=progress)
         if report.interrupted:
             raise KeyboardInterrupt
         return report.statuses

@@ -21,10 +21,10 @@ from plumbline.geometry import Box, Polygon, Polyline, Quad, Shape
 
 _PURPOSE = 0x5CE7E  # keeps these draws apart from any other use of the same (seed, index)
 _SIZES = (
-    ((320, 256), (400, 320), (480, 384)),
-    ((256, 320), (320, 400), (384, 480)),
-    ((256, 256), (320, 320), (448, 448)),
-)  # pixels, by format
+    ((288, 224), (320, 256)),
+    ((224, 288), (256, 320)),
+    ((224, 224), (256, 256)),
+)  # pixels, by format; about those that the small base was trained with
 _SLANT = 0.12
 _SLOTS = (0.06, 0.32, 0.58)  # tops of the three places in the rack, as parts of its height
 _SLOT_HEIGHT = 0.2
@@ -73,7 +73,7 @@ def render_scene(scene: Scene, parts: Iterable[DataObject] | None = None) -> NDA
 
 def cable_width(scene: Scene) -> float:
     """Width of fibres and wires in pixels."""
-    return min(scene.width, scene.height) / 34
+    return min(scene.width, scene.height) / 24
 
 
 def outline(shape: Shape) -> Points:
@@ -156,8 +156,8 @@ class _Bench:
 
     def _screw(self, sides: tuple[float, float, float, float]) -> None:
         left, top, right, bottom = sides
-        radius = 0.035 * min(self.width, self.height)
-        x = left - radius * 1.1 if self.draw.random() < 0.5 else right + radius * 1.1
+        radius = 0.05 * min(self.width, self.height)
+        x = left - radius if self.draw.random() < 0.5 else right + radius
         middle = self.placed(np.array([[x, (top + bottom) / 2]]))[0]
         desc = str(self.draw.choice(("螺丝/符合要求", "螺丝/不符合要求,生锈")))
         self.parts.append(DataObject(desc, Box(np.round([middle - radius, middle + radius], 2))))
@@ -173,7 +173,7 @@ class _Bench:
         left, top, right, bottom = sides
         start = left + (right - left) * 0.36
         drop = self.rack[3] - bottom
-        sway = (right - left) * float(self.draw.choice((-0.1, 0.1)))
+        sway = 0.1 * (right - left)
         points = np.array(
             [
                 [start, bottom - 0.2 * (bottom - top)],
@@ -198,8 +198,8 @@ class _Bench:
 
 def _paint_rack(canvas: Canvas, rack: Points) -> None:
     frame = Frame(rack)
-    canvas.polygon(rack, (58, 62, 68))
-    canvas.polygon(frame.part(0.055, 0.0, 0.945, 1.0).corners, (34, 37, 42))
+    canvas.polygon(rack, (112, 118, 126))
+    canvas.polygon(frame.part(0.055, 0.0, 0.945, 1.0).corners, (196, 200, 204))
     for hole in np.linspace(0.03, 0.95, 16):
         for left in (0.016, 0.962):
-            canvas.polygon(frame.part(left, hole, left + 0.022, hole + 0.022).corners, (20, 22, 26))
+            canvas.polygon(frame.part(left, hole, left + 0.022, hole + 0.022).corners, (60, 64, 70))

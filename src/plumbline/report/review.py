@@ -6,49 +6,37 @@ Everything that models and strangers wrote is escaped; the page's policy runs no
 from __future__ import annotations
 
 import secrets
-import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from plumbline.errors import DataError, Problem, UserError
+from plumbline.errors import DataError, UserError
 from plumbline.report.guidance_history import read_history
 from plumbline.report.html import render_page
 from plumbline.report.review_desk import Desk, Found, captions_by_image
 from plumbline.report.review_photos import SIDES, Photos
 from plumbline.report.review_queue import QUEUES, neighbours, overview, suspect_lines
 from plumbline.report.review_ticket import view_ticket
+from plumbline.report.serving import guard_of, plain, serve_app
 from plumbline.stage_b.decisions import MAX_NOTE, NOTE, UNDO, Decision, keep_decision
 from plumbline.stage_b.mission import MissionRun
 from plumbline.stage_b.splits import SEALED
 from plumbline.stage_b.tickets import Ticket
 from plumbline.storage.text import printable
 
-HOST = "127.0.0.1"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 LARGEST_FORM = 64 * 1024
 """Bytes of a decision."""
 _STATIC = {"review.js": "text/javascript", "review.css": "text/css"}
-_Next = Callable[[Request], Awaitable[Response]]
 
 
 def review_app(run: MissionRun, *, image_root: Path | None, captions: Path | None, reviewer: str) -> FastAPI:
@@ -63,38 +51,12 @@ def review_app(run: MissionRun, *, image_root: Path | None, captions: Path | Non
     photos = Photos(image_root, None if captions is None else captions_by_image(captions))
     token = secrets.token_urlsafe(32)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.middleware("http")(_guard)
+    app.middleware("http")(guard_of({"Content-Security-Policy": POLICY}))
     app.exception_handler(UserError)(_show_error)
     _add_pages(app, desk, photos, {"mission": run.data.mission, "reviewer": reviewer, "token": token})
     _add_files(app, desk, photos)
     _add_decisions(app, desk, reviewer, token)
     return app
-
-
-async def _guard(request: Request, call_next: _Next) -> Response:
-    """Only this machine's names are served (a foreign name could be rebound to it), and only our own page may write."""
-    host = request.headers.get("host", "")
-    if _name_of(host) not in (HOST, "localhost"):
-        response: Response = _plain(400, "this page is served under 127.0.0.1 and localhost only")
-    elif request.method not in ("GET", "HEAD") and request.headers.get("origin") != f"http://{host}":
-        response = _plain(403, "decisions are taken from this page only")
-    else:
-        response = await call_next(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
-
-
-def _name_of(host: str) -> str | None:
-    try:
-        parts = urlsplit(f"//{host}")
-        return parts.hostname if parts.netloc == host and "@" not in host and not parts.path else None
-    except ValueError:
-        return None
-
-
-def _plain(status: int, text: str) -> Response:
-    return Response(text, status, media_type="text/plain; charset=utf-8")
 
 
 def _page(template: str, context: Mapping[str, Any], status: int = 200) -> Response:
@@ -131,7 +93,7 @@ def _add_pages(app: FastAPI, desk: Desk, photos: Photos, shared: Mapping[str, An
         known = 1 <= number <= len(desk.run.data.tickets) and queue in QUEUES
         view = view_ticket(desk, found, number, photos) if known else None
         if view is None:
-            return _plain(404, "there is no such ticket with a verdict")
+            return plain(404, "there is no such ticket with a verdict")
         around = neighbours(desk, queue, number)
         context = {"ticket": view, "queue": queue, "around": around, "most": MAX_NOTE}
         return page("review_ticket.html", queue, context)
@@ -142,7 +104,7 @@ def _add_files(app: FastAPI, desk: Desk, photos: Photos) -> None:
     def photo(number: int, place: int, size: str, drawn: bool = False) -> Response:
         tickets = desk.run.data.tickets
         if not (1 <= number <= len(tickets) and 1 <= place <= len(tickets[number - 1].images) and size in SIDES):
-            return _plain(404, "there is no such photo")
+            return plain(404, "there is no such photo")
         try:
             content = photos.jpeg(tickets[number - 1].images[place - 1], size, drawn)
         except (DataError, OSError) as error:
@@ -152,7 +114,7 @@ def _add_files(app: FastAPI, desk: Desk, photos: Photos) -> None:
     @app.get("/static/{name}")
     def static(name: str) -> Response:
         if name not in _STATIC:
-            return _plain(404, "there is no such file")
+            return plain(404, "there is no such file")
         content = (files("plumbline.report") / "templates" / name).read_bytes()
         return Response(content, media_type=f"{_STATIC[name]}; charset=utf-8")
 
@@ -170,10 +132,10 @@ def _add_decisions(app: FastAPI, desk: Desk, reviewer: str, token: str) -> None:
     async def decide(request: Request) -> Response:
         size = request.headers.get("content-length", "")
         if not size.isdecimal() or int(size) > LARGEST_FORM:
-            return _plain(413, "that is more than a decision")
+            return plain(413, "that is more than a decision")
         form = _read_form(await request.body())
         if not secrets.compare_digest(form.get("token", "").encode(), token.encode()):
-            return _plain(403, "this page is of an earlier start: load it again")
+            return plain(403, "this page is of an earlier start: load it again")
         return await run_in_threadpool(_decide, desk, reviewer, form)
 
 
@@ -186,16 +148,16 @@ def _decide(desk: Desk, reviewer: str, form: Mapping[str, str]) -> Response:
     """Keep what a form says, and show what comes next."""
     found, queue, number = desk.found(), form.get("queue", ""), form.get("ticket", "")
     if queue not in QUEUES or not number.isdecimal() or not 1 <= int(number) <= len(desk.run.data.tickets):
-        return _plain(400, "that names no ticket")
+        return plain(400, "that names no ticket")
     ticket, kind = desk.run.data.tickets[int(number) - 1], form.get("decision", "")
     result = found.selections.get(ticket.key, {}).get("result", {})
     if kind != UNDO and str(result.get("epoch")) != form.get("epoch"):
-        return _plain(409, "the verdict is another one by now: go back and load the ticket again")
+        return plain(409, "the verdict is another one by now: go back and load the ticket again")
     onward = int(number) if kind in (NOTE, UNDO) else neighbours(desk, queue, int(number)).next_open
     try:
         keep_decision(desk.run, _decision(form, ticket, found, reviewer))
     except UserError as error:
-        return _plain(422, error.problems[0].what)
+        return plain(422, error.problems[0].what)
     return RedirectResponse(f"/ticket/{onward}?queue={queue}" if onward else "/", 303)
 
 
@@ -219,13 +181,4 @@ def serve_review(
 ) -> None:
     """Serve the page on 127.0.0.1 until interrupted. port: 0 for any free one. UserError for one that is taken."""
     app = review_app(run, image_root=image_root, captions=captions, reviewer=reviewer)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except OSError as error:
-            raise UserError(Problem("--port", f"{port}: {error.strerror}", "0 takes any free one")) from error
-        address = f"http://{HOST}:{listener.getsockname()[1]}/"
-        print(f"review of {printable(run.data.mission)} by {reviewer}: {address} (Ctrl+C ends it)", flush=True)
-        config = uvicorn.Config(app, log_level="warning", server_header=False)
-        uvicorn.Server(config).run(sockets=[listener])
+    serve_app(app, port, f"review of {printable(run.data.mission)} by {reviewer}")

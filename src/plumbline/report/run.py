@@ -41,7 +41,12 @@ _ANCHORED = {"train/llm_kd_loss", "train/vision_kd_loss"}
 
 
 def write_run_report(run_folder: str | Path) -> Path:
-    """Write `report.html` into a training run's folder and return its path.
+    """Write `report.html` into a training run's folder and return its path; see `render_run_report`."""
+    return write_page(Path(run_folder) / REPORT_FILE, render_run_report(run_folder))
+
+
+def render_run_report(run_folder: str | Path) -> str:
+    """The report of a training run.
 
     Shows curves, metrics, checkpoints, data, versions and the resolved configuration; what the run did not leave is
     named as missing. Raises DamagedFileError when the folder has no logging.jsonl.
@@ -67,7 +72,7 @@ def write_run_report(run_folder: str | Path) -> Path:
         "checkpoints": [{"name": path.name, "complete": is_complete(path)} for path in checkpoints],
         "documents": _documents(folder),
     }
-    return write_page(folder / REPORT_FILE, render_page("run.html", context))
+    return render_page("run.html", context)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from plumbline.errors import UserError
-from plumbline.report.review import HEADERS, review_app
+from plumbline.report.review import POLICY, review_app
 from plumbline.report.review_desk import Desk, reasons_for_review
 from plumbline.report.review_queue import queue_numbers
+from plumbline.report.serving import HEADERS
 from plumbline.report.stage_b import write_stage_b_report
 from plumbline.stage_b.certify import setting_of
 from plumbline.stage_b.decisions import DECISIONS, read_decisions
@@ -169,8 +170,9 @@ def test_files_have_their_types_and_every_reply_its_policy(client: TestClient) -
         headers = client.get(path).headers
         assert headers["content-type"].startswith(kind)
         expected = {name: value for name, value in HEADERS.items() if name != "Cache-Control"}
+        expected["Content-Security-Policy"] = POLICY
         assert {name: headers[name] for name in expected} == expected
-    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+    assert "unsafe" not in POLICY
 
 
 def test_guidance_history_tells_the_measured_effect(tmp_path: Path) -> None:
