@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
         for key, each in value.items():
             yield from _flat(each, f"{name}.{key}" if name else str(key))
     else:
-        yield name, str(value)
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _differences(settings: Sequence[Mapping[str, str]]) -> Iterator[JsonObject]:
