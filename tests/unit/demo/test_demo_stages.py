@@ -68,9 +68,9 @@ def test_other_code_reuses_nothing(tmp_path, monkeypatch):
 
 # -------------------------------------------------------------------------------------------------------------- recipes
 def test_the_configurations_are_valid_and_hold_what_the_recipe_says(tmp_path):
-    places, recipe = Places(tmp_path / "a demo: #1"), Recipe(steps=12, anchor_share=0.3, seed=7)
+    places, recipe = Places(tmp_path / "a demo: #1"), Recipe(steps=12, anchor_ratio=0.5, seed=7)
     sft = load_run(write_sft(places, recipe)).run
-    assert sft.upstream["max_steps"] == 12 and sft.upstream["seed"] == 7
+    assert sft.upstream["max_steps"] == 4 and sft.upstream["seed"] == 7
     assert sft.upstream["model"] == str(places.model)
     assert sft.custom.train_jsonl == str(places.data / "train.jsonl")
     assert sft.rlhf is None and sft.custom.fusion is None
@@ -78,8 +78,8 @@ def test_the_configurations_are_valid_and_hold_what_the_recipe_says(tmp_path):
     assert anchored.upstream["max_steps"] == 12 and anchored.weights_from is None
     assert anchored.rlhf.teacher_model == str(places.model) and anchored.rlhf.llm_kd_weight == 0
     (source,) = anchored.custom.fusion.sources
-    assert source.is_anchor and (source.token_share, source.train_jsonl) == (0.3, str(places.anchors))
-    assert source.val_jsonl == str(places.probes) and anchored.custom.drift.on_budget == "raise_weight"
+    assert source.is_anchor and (source.ratio, source.train_jsonl) == (0.5, str(places.anchors))
+    assert source.val_jsonl == str(places.probes) and anchored.custom.drift.on_budget == "warn"
 
 
 def test_steps_on_the_command_line_shorten_both_runs(tmp_path):
