@@ -15,7 +15,7 @@ def demo(
     *,
     output: Path = Path("output/demo"),
     prepare_only: Annotated[bool, Parameter(negative=(), help="Make the tiny model and the data, then stop.")] = False,
-    steps: Annotated[int | None, Parameter(help="Steps of the anchored run; the plain one has a third.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps of the anchored run; the plain one has a quarter.")] = None,
 ) -> int:
     """Run the whole road on a tiny model in minutes: check, train, distil, merge, describe, report.
 

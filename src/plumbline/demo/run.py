@@ -36,10 +36,10 @@ from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject
 
 SCENES, HELD_OUT, DATA_SEED = 400, 24, 0
-ANSWER_TOKENS, TASK_LIMIT = 64, 50
+ANSWER_TOKENS, TASK_LIMIT = 64, 40
 PHOTO_TICKETS, SUMMARY_TOKENS, TICKET_SEED = 30, 64, 7
 SIMULATED_TICKETS = 800
-CAPTION_TOKENS = 280
+CAPTION_TOKENS = 256
 EXIT_TERMINATED = 143
 _LOG_TAIL = 15  # lines of a failed command that are shown
 

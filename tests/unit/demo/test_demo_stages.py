@@ -70,7 +70,7 @@ def test_other_code_reuses_nothing(tmp_path, monkeypatch):
 def test_the_configurations_are_valid_and_hold_what_the_recipe_says(tmp_path):
     places, recipe = Places(tmp_path / "a demo: #1"), Recipe(steps=12, anchor_ratio=0.5, seed=7)
     sft = load_run(write_sft(places, recipe)).run
-    assert sft.upstream["max_steps"] == 4 and sft.upstream["seed"] == 7
+    assert sft.upstream["max_steps"] == 3 and sft.upstream["seed"] == 7
     assert sft.upstream["model"] == str(places.model)
     assert sft.custom.train_jsonl == str(places.data / "train.jsonl")
     assert sft.rlhf is None and sft.custom.fusion is None
