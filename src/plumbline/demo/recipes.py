@@ -19,9 +19,9 @@ class Recipe:
     YAML.
     """
 
-    steps: int = 480
-    batch_size: int = 2
-    learning_rate: float = 2.5e-3
+    steps: int = 260
+    batch_size: int = 4
+    learning_rate: float = 3e-3
     lora_rank: int = 32
     anchor_ratio: float = 0.33
     anchor_weight: float = 4.0
@@ -161,7 +161,7 @@ tuner:
 
 _CUSTOM = """
 custom:
-  eval_answers: {{pictures: 3, probes: 4, max_new_tokens: 160}}
+  eval_answers: {{pictures: 2, probes: 4, max_new_tokens: 128}}
   train_jsonl: {train_jsonl}
   val_jsonl: {val_jsonl}
   emit_norm: norm1000
