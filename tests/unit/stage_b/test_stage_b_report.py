@@ -11,6 +11,7 @@ import pytest
 from plumbline.cli import app
 from plumbline.errors import ConfigError, UserError
 from plumbline.report import review as page
+from plumbline.report import serving
 from plumbline.report.review_desk import Desk
 from plumbline.report.stage_b_verbs import report, review
 from plumbline.stage_b.config import load_stage_b
@@ -119,7 +120,7 @@ def test_the_review_is_served_to_this_machine_and_ends_with_an_interrupt(
         bound.extend(socket.getsockname()[0] for socket in sockets)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(page.uvicorn.Server, "run", serve)
+    monkeypatch.setattr(serving.uvicorn.Server, "run", serve)
     assert review(config, MISSIONS[0], tmp_path, None, 0) == 0
     assert bound == ["127.0.0.1"]
     told = capsys.readouterr().out
