@@ -83,15 +83,20 @@ def _last(values: Sequence[float]) -> float | None:
 def find_runs(roots: Sequence[Path]) -> tuple[list[RunLine], list[str]]:
     """(the runs below some folders, newest first; what could not be read)."""
     found, notes = [], []
+    for folder in run_folders(roots):
+        try:
+            found.append(RunLine.of(folder))
+        except (DamagedFileError, OSError) as error:
+            notes.append(f"{folder}: {error}")
+    return sorted(found, key=lambda line: -line.updated), notes
+
+
+def run_folders(roots: Sequence[Path]) -> Iterator[Path]:
+    """The folders of the runs below some folders. Raises UserError for one that is not there."""
     for root in roots:
         if not root.is_dir():
             raise UserError(Problem(str(root), "no such folder", "name the folder that runs are written to"))
-        for folder in _run_folders(root, _DEEP):
-            try:
-                found.append(RunLine.of(folder))
-            except (DamagedFileError, OSError) as error:
-                notes.append(f"{folder}: {error}")
-    return sorted(found, key=lambda line: -line.updated), notes
+        yield from _run_folders(root, _DEEP)
 
 
 def _run_folders(folder: Path, deep: int) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from plumbline.errors import EXIT_OK, Problem, UserError
 from plumbline.report.compare import render_comparison
 from plumbline.report.html import write_page
 from plumbline.report.run import render_run_report
-from plumbline.report.runs import find_runs
+from plumbline.report.runs import find_runs, run_folders
 from plumbline.report.serving import guard_of, plain, serve_app
 from plumbline.storage.text import printable
 
@@ -54,8 +54,7 @@ def watch_app(folders: Sequence[Path]) -> FastAPI:
 
     @app.get("/run/{name}")
     def report(name: str) -> Response:
-        lines, _ = find_runs(folders)
-        found = next((line.folder for line in lines if _name(line.folder) == name), None)
+        found = next((folder for folder in run_folders(folders) if _name(str(folder)) == name), None)
         return plain(404, "there is no such run") if found is None else _html(render_run_report(found))
 
     return app

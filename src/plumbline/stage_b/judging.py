@@ -20,6 +20,7 @@ from plumbline.stage_b.loop import MissionReport, run_epoch
 from plumbline.stage_b.mission import MissionRun, plan_missions
 from plumbline.stage_b.mission_store import RESOLVED
 from plumbline.stage_b.new_tickets import NewTickets, read_new_tickets
+from plumbline.stage_b.risk import Certificate
 from plumbline.stage_b.shift import Shift, TicketFacts, find_shifts, write_shifts
 from plumbline.stage_b.tickets import Tickets
 from plumbline.storage.files import write_atomically, write_lines
@@ -123,7 +124,7 @@ def judge_new(
     write_shifts(folder, report.shifts)
     certificate, report.why = read_certificate(run)
     report.bound = None if certificate is None else certificate.bound
-    rows = list(_outcomes(run))
+    rows = list(_outcomes(run, certificate))
     write_lines(folder / JUDGED, (json.dumps(row, ensure_ascii=False) for row in rows))
     counts = Counter(row["decision"] for row in rows)
     report.outcomes = {name: counts[name] for name in (AUTOMATIC, CHECK, PERSON)}
@@ -135,10 +136,9 @@ def _facts(run: MissionRun, tickets: Tickets) -> list[TicketFacts]:
     return [TicketFacts.of(ticket, auto_score(rows[ticket.key])) for ticket in tickets if ticket.key in rows]
 
 
-def _outcomes(run: MissionRun) -> Iterator[JsonObject]:
+def _outcomes(run: MissionRun, certificate: Certificate | None) -> Iterator[JsonObject]:
     """A row per ticket, in the order of the input."""
     assert run.new is not None
-    certificate, _ = read_certificate(run)
     rows: Mapping[str, Mapping[str, Any]] = run.store.latest_selections(run.data.tickets)
     for head in run.data.tickets.heads():
         row = rows[head.key]
