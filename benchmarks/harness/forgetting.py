@@ -41,7 +41,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training. sections: merged into the run's YAML."""
+    """One way of training. sections: of the run's YAML, key by key over those that all arms share."""
 
     name: str
     sections: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +113,6 @@ def _answer(domain: Domain, name: str, photos: str, training: str) -> None:
 
 def train(domain: Domain, arm: Arm, rate: float, seed: int, steps: int, folder: Path) -> Path:
     """One run; returns its folder."""
-    from plumbline.config.tree import deep_merge
     from plumbline.train.launch import TrainOptions
     from plumbline.train.run import run_training
 
@@ -154,7 +153,8 @@ def train(domain: Domain, arm: Arm, rate: float, seed: int, steps: int, folder: 
     }
     config = folder.with_suffix(".yaml")
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(deep_merge(sections, arm.sections), allow_unicode=True), encoding="utf-8")
+    merged = sections | {name: {**sections.get(name, {}), **own} for name, own in arm.sections.items()}
+    config.write_text(yaml.safe_dump(merged, allow_unicode=True), encoding="utf-8")
     with contextlib.redirect_stdout(sys.stderr):
         outcome = run_training(config, TrainOptions(as_json=True, resume=False))
     assert outcome.exit_code == 0, config

@@ -125,6 +125,9 @@ def data_merge(
     /,
     *,
     output: Annotated[Path, Parameter(help="File to write, in a folder above all pictures.")],
+    image_root: Annotated[
+        list[Path] | None, Parameter(negative=(), help="A folder that pictures may lie in as well; may be repeated.")
+    ] = None,
     overwrite: Annotated[bool, Parameter(negative=(), help="Replace an output that is there already.")] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -134,7 +137,7 @@ def data_merge(
     """
     from plumbline.data import verbs
 
-    return verbs.merge(files, output, overwrite=overwrite, as_json=as_json)
+    return verbs.merge(files, output, image_root or [], overwrite=overwrite, as_json=as_json)
 
 
 @data_app.command(name="preview")

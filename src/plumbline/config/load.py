@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbline.config.parse import parse_file
+from plumbline.config.shipped import shipped
 from plumbline.config.tree import ListNode, MapNode, Node, Origin, Scalar, merge
 from plumbline.errors import Problem
 from plumbline.storage.text import printable
@@ -61,13 +62,13 @@ class _Loader:
 
     def _read(self, file: str, chain: tuple[str, ...], named_at: Origin | None) -> MapNode | None:
         if named_at is not None and not Path(file).is_file():
-            self._add(file, named_at, "does not exist or is not a file", "paths in `extends` start at this file")
+            self._add(file, named_at, "does not exist or is not a file", "a path from this file, or a recipe's name (`plumbline config new` lists them)")
             return None
         tree = parse_file(file, self.problems)
         if tree is None:
             return None
         folder = Path(file).parent
-        bases = [self.load(os.path.normpath(folder / name), chain, origin) for name, origin in self._extends(tree)]
+        bases = [self.load(_base_file(folder, name), chain, origin) for name, origin in self._extends(tree)]
         rest = MapNode({key: entry for key, entry in tree.entries.items() if key != "extends"}, tree.origin)
         return _merge_all([*bases, self._prepare(rest, self.problems)])
 
@@ -88,6 +89,12 @@ class _Loader:
     def _add(self, file: str, named_at: Origin | None, what: str, fix: str = "") -> None:
         where = str(named_at) if named_at else file
         self.problems.append(Problem(where, f"extends {printable(file, limit=200)}: {what}" if named_at else what, fix))
+
+
+def _base_file(folder: Path, name: str) -> str:
+    """The file that `extends` names from a file in `folder`: a bare word is a recipe that ships."""
+    is_word = "/" not in name and not Path(name).suffix and not (folder / name).exists()
+    return str(shipped(f"{name}.yaml")) if is_word else os.path.normpath(folder / name)
 
 
 def _short(path: str) -> str:

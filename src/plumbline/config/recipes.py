@@ -1,4 +1,4 @@
-"""The recipes, prompts and missions that ship with the package: found, listed, written out for a user to change."""
+"""The recipes that ship: listed, written out for a user to change."""
 
 from __future__ import annotations
 
@@ -7,23 +7,12 @@ from pathlib import Path
 import yaml
 
 from plumbline.config.load import load_tree
+from plumbline.config.shipped import shipped
 from plumbline.config.tree import plain
 from plumbline.errors import ConfigError, Problem
 
-_PACKAGE = Path(__file__).parents[1]
 _VERBATIM = ("missions", "stage_b_training_free")
 """Files that extend nothing: they are written as they are, comments included."""
-
-
-def shipped(name: str = "") -> Path:
-    """A file or folder that ships, by its path below `configs/`."""
-    packed = _PACKAGE / "recipes"
-    return (packed if packed.is_dir() else _PACKAGE.parents[1] / "configs") / name
-
-
-def or_shipped(path: Path, default: Path) -> Path:
-    """`path`; where it is the default and not there, what ships in its place."""
-    return shipped(default.name) if path == default and not path.exists() else path
 
 
 def recipes() -> dict[str, str]:

@@ -39,13 +39,14 @@ class _Merged:
     """What was read so far: lines, and who annotated each picture."""
 
     folder: Path
+    roots: tuple[Path, ...] = ()
     lines: dict[str, str] = field(default_factory=dict)  # as it is written -> place
     annotated: dict[tuple[str, str], tuple[Any, str]] = field(default_factory=dict)  # (picture, key) -> (value, place)
     repeated: int = 0
     conflicts: list[Problem] = field(default_factory=list)
 
     def add(self, raw: JsonObject, record: Record, source: Path) -> None:
-        moved = _moved(raw, source, self.folder, record.place)
+        moved = self._moved(raw, source, record.place)
         text = json.dumps(moved, ensure_ascii=False)
         if text in self.lines:
             self.repeated += 1
@@ -53,6 +54,31 @@ class _Merged:
         self.lines[text] = record.place
         if record.messages is None and len(record.images) == 1:
             self._compare(moved, record.place)
+
+    def _moved(self, raw: JsonObject, source: Path, place: str) -> JsonObject:
+        """The line with its pictures named relative to the output's folder."""
+
+        def name(image: Any) -> Any:
+            if not isinstance(image, str) or is_data_url(image) or "://" in image:
+                return image
+            path = self._found(image, source)
+            if not any(path.is_relative_to(root) for root in (self.folder, *self.roots)):
+                what = f"{shown(image)} does not lie below {shown_path(self.folder)}"
+                fix = "write the merged file into a folder above all pictures, or give their folder as --image-root"
+                raise ConfigError(Problem(place, what, fix))
+            return Path(os.path.relpath(path, self.folder)).as_posix()
+
+        found = dict(raw)
+        if "images" in found:
+            found["images"] = [name(image) for image in found["images"]]
+        if isinstance(found.get("messages"), list):
+            found["messages"] = [_moved_turn(turn, name) for turn in found["messages"]]
+        return found
+
+    def _found(self, image: str, source: Path) -> Path:
+        """Where a picture lies: counted from its own file, else the first root that holds it."""
+        places = [Path(os.path.normpath(folder / image)) for folder in (source.resolve().parent, *self.roots)]
+        return next((place for place in places if place.is_file()), places[0])
 
     def _compare(self, moved: JsonObject, place: str) -> None:
         """A picture whose objects or summary are annotated in two ways is a conflict; one of each is none."""
@@ -66,16 +92,19 @@ class _Merged:
                 self.conflicts.append(Problem(place, what, "keep one of them"))
 
 
-def merge_files(files: Sequence[Path], output: Path) -> MergedFiles:
+def merge_files(files: Sequence[Path], output: Path, roots: Sequence[Path] = ()) -> MergedFiles:
     """Write the records of all files; a record that is there twice is written once.
 
+    roots: folders that pictures may lie in besides the output's; a name that is not found from its own file is looked
+    up there.
+
     Raises:
-        ConfigError: The output is one of the files, or does not lie above the pictures.
+        ConfigError: The output is one of the files, or a picture lies neither below its folder nor in a root.
         DataError: A line that is no record, or pictures that two records annotate differently: all of them named.
     """
     if output.resolve() in [file.resolve() for file in files]:
         raise ConfigError(Problem(shown_path(output), "is a file that is read", "name another one"))
-    merged = _Merged(output.resolve().parent)
+    merged = _Merged(output.resolve().parent, tuple(root.resolve() for root in roots))
     records = {}
     for file in files:
         count = 0
@@ -97,26 +126,6 @@ def _records(file: Path) -> Iterator[tuple[JsonObject, Record]]:
         if found:
             raise data_error(found)
         yield raw, build_record(raw, str(file), line.number)
-
-
-def _moved(raw: JsonObject, source: Path, folder: Path, place: str) -> JsonObject:
-    """The line with its pictures named relative to `folder`."""
-
-    def name(image: Any) -> Any:
-        if not isinstance(image, str) or is_data_url(image) or "://" in image:
-            return image
-        moved = os.path.relpath(source.resolve().parent / image, folder)
-        if moved.startswith(".."):
-            what = f"{shown(image)} does not lie below {shown_path(folder)}"
-            raise ConfigError(Problem(place, what, "write the merged file into a folder above all pictures"))
-        return Path(moved).as_posix()
-
-    found = dict(raw)
-    if "images" in found:
-        found["images"] = [name(image) for image in found["images"]]
-    if isinstance(found.get("messages"), list):
-        found["messages"] = [_moved_turn(turn, name) for turn in found["messages"]]
-    return found
 
 
 def _moved_turn(turn: JsonObject, name: Any) -> JsonObject:

@@ -136,10 +136,10 @@ def sample(file: Path, count: int, output: Path, seed: int, *, overwrite: bool, 
     return EXIT_OK
 
 
-def merge(files: Sequence[Path], output: Path, *, overwrite: bool, as_json: bool) -> int:
+def merge(files: Sequence[Path], output: Path, roots: Sequence[Path], *, overwrite: bool, as_json: bool) -> int:
     """Write several files as one and print how many records each brought."""
     _refuse_to_replace([output], overwrite)
-    report = merge_files(files, output)
+    report = merge_files(files, output, roots)
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=True))
         return EXIT_OK

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject
+
+
+def fast_dtype() -> str:
+    """bfloat16 where this processor multiplies it natively, then several times as fast as float32; else float32."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
 @dataclass(frozen=True)
@@ -15,11 +23,11 @@ class Recipe:
     """What the demonstration trains with.
 
     steps: optimiser steps of the anchored run. anchor_ratio: anchors per record to learn. anchor_weight: of their
-    divergence; the small base answers in a word or two, and few tokens weigh little by themselves. The rest as in the
-    YAML.
+    divergence; the small base answers in a word or two, and few tokens weigh little by themselves. dtype: of the
+    weights. The rest as in the YAML.
     """
 
-    steps: int = 260
+    steps: int = 440
     batch_size: int = 4
     learning_rate: float = 3e-3
     lora_rank: int = 32
@@ -27,6 +35,7 @@ class Recipe:
     anchor_weight: float = 4.0
     summary_ratio: float = 0.3
     seed: int = 42
+    dtype: str = field(default_factory=fast_dtype)
 
     @property
     def plain_steps(self) -> int:
@@ -112,7 +121,7 @@ global_max_length: 2048
 
 model:
   model: {model}
-  torch_dtype: float32
+  torch_dtype: {dtype}
 
 template:
   template: qwen3_vl
@@ -229,6 +238,7 @@ def _values(places: Places, recipe: Recipe, folder: Path, steps: int) -> JsonObj
         "output_dir": _quoted(folder),
         "train_jsonl": _quoted(places.data / "train.jsonl"),
         "val_jsonl": _quoted(places.data / "val.jsonl"),
+        "dtype": recipe.dtype,
         "steps": steps,
         "logging_steps": max(1, steps // 40),
         "eval_steps": max(1, steps // 2),

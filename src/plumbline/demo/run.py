@@ -105,7 +105,7 @@ class Demo:
     def prepare(self) -> None:
         """Make the model and the data, and let the model answer what it must not forget."""
         places = self.places
-        self._stage("model", {}, self._build_model, lambda: is_complete(places.model))
+        self._stage("model", {"dtype": self.recipe.dtype}, self._build_model, lambda: is_complete(places.model))
         inputs = {"scenes": SCENES, "held_out": HELD_OUT, "seed": DATA_SEED}
         self._stage("data", inputs, self._write_data, lambda: is_complete(places.data))
         tokens = {"tokens": ANSWER_TOKENS}
@@ -154,7 +154,7 @@ class Demo:
 
         _quiet()
         shutil.rmtree(self.places.model, ignore_errors=True)
-        build_learned(self.places.model)
+        build_learned(self.places.model, self.recipe.dtype)
         weights = sum(path.stat().st_size for path in self.places.model.glob("*.safetensors"))
         return {"megabytes": round(weights / 1e6, 1)}
 

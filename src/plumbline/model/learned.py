@@ -32,17 +32,20 @@ NOT_SHIPPED = (EMBEDDING, "lm_head.weight", "model.visual.pos_embed.weight")
 """Made again: the embedding from its rows, the head tied to it, the position waves from their formula."""
 
 
-def build_learned(folder: str | Path) -> Path:
+def build_learned(folder: str | Path, dtype: str = "float32") -> Path:
     """Write the checkpoint into `folder`, which must not exist or be empty, and return it; always the same bytes.
 
-    Raises UserError when the folder is in use, or the weights or the Qwen vocabulary are not there.
+    dtype: of the weights as written; the shipped ones are in bfloat16. Raises UserError when the folder is in use, or
+    the weights or the Qwen vocabulary are not there.
     """
+    import torch
+
     shipped = resources.files("plumbline.model") / "learned_base"
     if not (shipped / "weights.safetensors").is_file():
         what = "the weights of the small base are not there"
         raise UserError(Problem("plumbline.model.learned", what, "train and export them: examples/tiny_base"))
     with drafted(folder) as draft, resources.as_file(shipped) as source:
-        load_learned(source / "weights.safetensors").save_pretrained(draft)
+        load_learned(source / "weights.safetensors").to(getattr(torch, dtype)).save_pretrained(draft)
         build_processor().save_pretrained(draft)
         shutil.copyfile(source / "MODEL_CARD.md", Path(draft) / "README.md")
     return Path(folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from plumbline.config.recipes import or_shipped
+from plumbline.config.shipped import or_shipped
 from plumbline.data.images import load_image
 from plumbline.errors import ConfigError, Problem, UserError
 from plumbline.infer.captions import read_end, read_summary

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from plumbline.config.recipes import or_shipped
+from plumbline.config.shipped import or_shipped
 from plumbline.errors import ConfigError, DamagedFileError, DataError, Problem, UserError
 from plumbline.infer.runner import Answered, RunOptions
 from plumbline.infer.verbs import safe_name

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from plumbline.config.recipes import or_shipped, recipes, shipped
+from plumbline.config.recipes import recipes
+from plumbline.config.shipped import or_shipped, shipped
 from plumbline.stage_a.summaries import mission_prompt
 from plumbline.train.config import check_file
 

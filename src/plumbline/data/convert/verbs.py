@@ -57,16 +57,26 @@ def convert(
         raise DataError(Problem(shown_path(output), "exists already", "give another --output, or --overwrite"))
     if not output.absolute().parent.is_dir():
         raise DataError(Problem(shown_path(output.parent), "no such folder", "make it first"))
-    report = ConversionReport()
     if source_format is None:
         from plumbline.data.convert.coco_writer import write_coco
 
+        report = ConversionReport()
         write_coco(source, output, report)
     else:
-        pictures, images = _open(source, source_format, options, report)
-        write_lines(output, _lines(_with_progress(pictures, report), images, output, options, report))
+        report = convert_to_records(source, source_format, output, options)
     _print(report, source, output, as_json)
     return EXIT_FINDINGS if report.lost else EXIT_OK
+
+
+def convert_to_records(source: Path, source_format: str, output: Path, options: ConvertOptions) -> ConversionReport:
+    """Write the records of a source in another tool's format, and return what was kept and lost.
+
+    Raises DataError or DamagedFileError, and then writes nothing.
+    """
+    report = ConversionReport()
+    pictures, images = _open(source, source_format, options, report)
+    write_lines(output, _lines(_with_progress(pictures, report), images, output, options, report))
+    return report
 
 
 def _open(
@@ -208,6 +218,18 @@ def _print(report: ConversionReport, source: Path, output: Path, as_json: bool) 
         row = {"source": str(source), "output": str(output)} | report.as_dict()
         print(json.dumps(row, ensure_ascii=True))
         return
+    print_losses(report)
+    without = f" ({report.negatives:,} without objects)" if report.negatives else ""
+    print(
+        f"{report.pictures:,} pictures -> {report.records:,} records{without}, "
+        f"{report.objects:,} objects: {shown_path(output)}"
+    )
+    if output.suffix == ".jsonl":
+        print(next_command("data", "check", output, "--images"))
+
+
+def print_losses(report: ConversionReport) -> None:
+    """Print what was not kept or took another form, with examples."""
     for title, counts in (("Not kept", report.lost), ("Kept in another form", report.changed)):
         if counts:
             print(f"{title}:")
@@ -217,10 +239,3 @@ def _print(report: ConversionReport, source: Path, output: Path, as_json: bool) 
                 print(f"            {place}")
     if report.lost[EMPTY]:
         print("  --keep-empty keeps pictures without objects: what was lost aside, they say that nothing is there")
-    without = f" ({report.negatives:,} without objects)" if report.negatives else ""
-    print(
-        f"{report.pictures:,} pictures -> {report.records:,} records{without}, "
-        f"{report.objects:,} objects: {shown_path(output)}"
-    )
-    if output.suffix == ".jsonl":
-        print(next_command("data", "check", output, "--images"))
