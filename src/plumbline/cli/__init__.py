@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from plumbline.cli import config, data, demo, inference, measuring, stage_b, training
+from plumbline.cli import config, data, demo, inference, measuring, stage_b, start, training
 from plumbline.cli.app import app
 
-__all__ = ["app", "config", "data", "demo", "inference", "main", "measuring", "stage_b", "training"]
+__all__ = ["app", "config", "data", "demo", "inference", "main", "measuring", "stage_b", "start", "training"]
 
 
 def main() -> None:

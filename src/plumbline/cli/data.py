@@ -166,8 +166,10 @@ def data_convert(
     *,
     output: Annotated[Path, Parameter(help="File to write.")],
     from_: Annotated[
-        Literal["coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb"] | None,
-        Parameter(name="--from", help="Format of SOURCE; without it SOURCE is JSONL of the contract."),
+        Literal["coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb", "captions"] | None,
+        Parameter(
+            name="--from", help="Format of SOURCE (captions: what `infer` wrote); without it JSONL of the contract."
+        ),
     ] = None,
     to: Annotated[Literal["jsonl", "coco"], Parameter(help="Format of the output.")] = "jsonl",
     images: Annotated[Path | None, Parameter(help="Folder of the pictures: they must be there.")] = None,
@@ -182,6 +184,9 @@ def data_convert(
     """Convert other tools' annotations to JSONL, or JSONL to COCO, and report what was lost. Exit 0, or 3 with losses.
 
     Example: `plumbline data convert instances.json --from coco --images photos --output train.jsonl`
+
+    Drafts to correct in a tool that reads COCO: `plumbline data convert captions.jsonl --from captions --images photos
+    --output drafts.jsonl`, then `plumbline data convert drafts.jsonl --to coco --output drafts.json`
     """
     from plumbline.data.convert import verbs
 

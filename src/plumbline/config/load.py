@@ -62,7 +62,12 @@ class _Loader:
 
     def _read(self, file: str, chain: tuple[str, ...], named_at: Origin | None) -> MapNode | None:
         if named_at is not None and not Path(file).is_file():
-            self._add(file, named_at, "does not exist or is not a file", "a path from this file, or a recipe's name (`plumbline config new` lists them)")
+            self._add(
+                file,
+                named_at,
+                "does not exist or is not a file",
+                "a path from this file, or a recipe's name (`plumbline config new` lists them)",
+            )
             return None
         tree = parse_file(file, self.problems)
         if tree is None:

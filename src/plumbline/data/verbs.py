@@ -98,7 +98,7 @@ def split(settings: SplitSettings, *, overwrite: bool, dry_run: bool, as_json: b
     """Write the parts of a file and print what they hold. Raises ConfigError for a part that is there already."""
     if not dry_run:
         _refuse_to_replace(settings.shares, overwrite)
-    with _counting("pictures read") as progress:
+    with counting("pictures read") as progress:
         report = split_file(settings, dry_run=dry_run, progress=progress)
     if as_json:
         print(json.dumps(report.as_dict() | {"written": not dry_run}, ensure_ascii=True))
@@ -158,7 +158,7 @@ def _refuse_to_replace(outputs: Iterable[Path], overwrite: bool) -> None:
 
 
 @contextmanager
-def _counting(what: str) -> Iterator[Callable[[int], None]]:
+def counting(what: str) -> Iterator[Callable[[int], None]]:
     """A line on stderr that counts, on a terminal."""
     if not sys.stderr.isatty():
         yield lambda count: None

@@ -223,7 +223,9 @@ def stage_b_section() -> Section:
     """The whole file's schema."""
     own = section_of(StageBConfig)
     paths = AnyOf((Text(), ListOf(Text())))
-    extends = Field("extends", paths, None, "Files below this one, relative to it, or names of recipes; the later wins.")
+    extends = Field(
+        "extends", paths, None, "Files below this one, relative to it, or names of recipes; the later wins."
+    )
     return Section("stage_b", {**own.fields, "extends": extends}, doc="A Stage-B run.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +96,6 @@ def _why(lost: ConversionReport | None) -> str:
 
 def _group(images: list[str]) -> str | None:
     """`folder` where the photos lie in many small folders: those of a ticket or a site are alike."""
-    sizes = Counter(os.path.dirname(image) for image in images)
+    sizes = Counter(str(Path(image).parent) for image in images)
     is_many = len(sizes) >= _FOLDERS and max(sizes.values()) <= _LARGEST_FOLDER * len(images)
     return FOLDER if is_many else None

@@ -190,7 +190,9 @@ def root_section() -> Section:
     sections |= {name: section_of(cls) for name, cls in _OWN.items()}
     fields = {name: Field(name, section, doc=section.doc) for name, section in sections.items()}
     paths = AnyOf((Text(), ListOf(Text())))
-    fields["extends"] = Field("extends", paths, None, "Files below this one, relative to it, or names of recipes; the later wins.")
+    fields["extends"] = Field(
+        "extends", paths, None, "Files below this one, relative to it, or names of recipes; the later wins."
+    )
     length = AnyOf((Number("int", Range(ge=1)), Null()))
     fields["global_max_length"] = Field(
         "global_max_length", length, None, "Longest sample in tokens: sets template.max_length and model.max_model_len."

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbline.data.contract import GEOMETRY_KEYS
 from plumbline.data.convert.picture import AnnotatedPicture, ConversionReport, listing, mapping, path_name, whole
 from plumbline.data.read import read_lines
+from plumbline.geometry import KINDS
 from plumbline.storage.text import shown
 
 
@@ -29,11 +29,9 @@ def read_captions(source: Path, report: ConversionReport) -> Iterator[AnnotatedP
             continue
         if problems := listing(row.get("problems")):
             report.lose("part of a reply that is no object", f"{place}: {shown(problems[0], 100)}", len(problems))
-        picture = AnnotatedPicture(
-            path_name(row["image"]), place, whole(row.get("width")), whole(row.get("height"))
-        )
+        picture = AnnotatedPicture(path_name(row["image"]), place, whole(row.get("width")), whole(row.get("height")))
         for number, item in enumerate(map(mapping, listing(row.get("objects")))):
-            kind = next((key for key in GEOMETRY_KEYS if key in item), "")
+            kind = next((key for key in KINDS if key in item), "")
             picture.add(kind or "bbox_2d", item.get(kind), item.get("desc"), f"objects[{number}]", report)
         summary = row.get("summary")
         picture.summary = summary if isinstance(summary, str) and summary.strip() else None

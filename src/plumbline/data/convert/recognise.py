@@ -74,12 +74,16 @@ def _file(path: Path) -> Recognised | None:
 
 
 def _record(path: Path, head: str) -> Recognised | None:
-    """Records of the contract, and nothing else that has a JSON object per line."""
+    """Records of the contract, or rows that `plumbline infer` wrote."""
     try:
         row: Any = json.loads(head.partition("\n")[0])
     except (ValueError, RecursionError):
         return None
-    is_record = isinstance(row, dict) and ("images" in row or "messages" in row)
+    if not isinstance(row, dict):
+        return None
+    if "status" in row and "image" in row:
+        return Recognised(path, "captions", "rows that `plumbline infer` wrote")
+    is_record = "images" in row or "messages" in row
     return Recognised(path, None, "records with pictures") if is_record else None
 
 

@@ -21,7 +21,7 @@ from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import next_command, shown_path
 
 EMPTY = "picture without objects"
-FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb")
+FORMATS = ("coco", "lvis", "labelme", "label-studio", "cvat", "yolo", "yolo-obb", "captions")
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def _open(
 
 
 def _reader(source_format: str, images: Path | None) -> Callable[[Path, ConversionReport], Iterator[AnnotatedPicture]]:
+    from plumbline.data.convert.captions import read_captions
     from plumbline.data.convert.coco import read_coco
     from plumbline.data.convert.cvat import read_cvat
     from plumbline.data.convert.label_studio import read_label_studio
@@ -115,6 +116,7 @@ def _reader(source_format: str, images: Path | None) -> Callable[[Path, Conversi
         "labelme": read_labelme,
         "label-studio": read_label_studio,
         "cvat": partial(read_cvat, images=images),
+        "captions": read_captions,
     }
     return readers[source_format]
 
