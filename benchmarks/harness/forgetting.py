@@ -41,14 +41,20 @@ class Domain:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training. sections: of the run's YAML, key by key over those that all arms share."""
+    """One way of training.
+
+    sections: of the run's YAML, key by key over those that all arms share. extra: anchors per record to learn; they
+    come on top, so that every arm sees the domain equally often.
+    """
 
     name: str
     sections: dict[str, Any] = field(default_factory=dict)
+    extra: float = 0.0
 
 
 def build_domain(folder: Path) -> Domain:
     """Write base, scenes and the base's answers, or take what is there."""
+    from plumbline.demo.recipes import fast_dtype
     from plumbline.model.learned import build_learned
 
     domain = Domain(folder)
@@ -56,7 +62,7 @@ def build_domain(folder: Path) -> Domain:
         return domain
     folder.mkdir(parents=True, exist_ok=True)
     if not domain.base.is_dir():
-        build_learned(domain.base)
+        build_learned(domain.base, fast_dtype())
     _write_racks(domain, "train", range(TRAIN))
     _write_racks(domain, "val", range(TRAIN, TRAIN + HELD_OUT))
     _write_racks(domain, "val_chooser", range(TRAIN + HELD_OUT, TRAIN + HELD_OUT + CHOOSER))
@@ -113,12 +119,13 @@ def _answer(domain: Domain, name: str, photos: str, training: str) -> None:
 
 def train(domain: Domain, arm: Arm, rate: float, seed: int, steps: int, folder: Path) -> Path:
     """One run; returns its folder."""
+    from plumbline.demo.recipes import fast_dtype
     from plumbline.train.launch import TrainOptions
     from plumbline.train.run import run_training
 
     sections: Any = {
         "global_max_length": 2048,
-        "model": {"model": str(domain.base), "torch_dtype": "float32"},
+        "model": {"model": str(domain.base), "torch_dtype": fast_dtype()},
         "tuner": {
             "tuner_type": "lora",
             "lora_rank": 16,
@@ -133,7 +140,7 @@ def train(domain: Domain, arm: Arm, rate: float, seed: int, steps: int, folder: 
             "output_dir": str(folder),
             "use_cpu": True,
             "bf16": False,
-            "max_steps": steps,
+            "max_steps": round(steps * (1 + arm.extra)),
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 1,
             "learning_rate": rate,
@@ -144,7 +151,7 @@ def train(domain: Domain, arm: Arm, rate: float, seed: int, steps: int, folder: 
             "logging_steps": 10,
             "eval_strategy": "no",
             "save_strategy": "steps",
-            "save_steps": steps,
+            "save_steps": round(steps * (1 + arm.extra)),
             "report_to": ["none"],
             "gradient_checkpointing": False,
         },

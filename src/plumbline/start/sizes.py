@@ -19,7 +19,7 @@ _AREAS = (2048 * 32 * 32, 1280 * 32 * 32, 768 * 32 * 32)
 
 
 @dataclass(frozen=True)
-class RunLength:
+class TrainingLength:
     """How long to train.
 
     Attributes:
@@ -35,14 +35,14 @@ class RunLength:
     every: int
 
 
-def schedule(records: int) -> RunLength:
+def schedule(records: int) -> TrainingLength:
     """Small sets get small batches and more epochs, so that there are steps enough; ten evaluations in any case."""
     batch = 16 if records >= 1600 else 8 if records >= 100 else 4
     per_epoch = -(-records // batch)
     fewest, most = _EPOCHS
     epochs = min(most, max(fewest, -(-_WANTED_STEPS // per_epoch)))
     steps = per_epoch * epochs
-    return RunLength(batch, epochs, steps, max(1, round(steps / EVALUATIONS)))
+    return TrainingLength(batch, epochs, steps, max(1, round(steps / EVALUATIONS)))
 
 
 @dataclass(frozen=True)

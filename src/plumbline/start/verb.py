@@ -16,7 +16,7 @@ from plumbline.data.convert.verbs import print_losses
 from plumbline.data.verbs import counting
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, DataError, Problem
 from plumbline.start.prepare import Prepared, prepare
-from plumbline.start.sizes import EVALUATIONS, Fit, RunLength, fit, schedule
+from plumbline.start.sizes import EVALUATIONS, Fit, TrainingLength, fit, schedule
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject
 from plumbline.storage.text import next_command, printable, shown_path
@@ -158,7 +158,7 @@ def _tokens(prepared: Prepared, options: StartOptions, max_pixels: int | None) -
     return found.tokens
 
 
-def config_text(options: StartOptions, prepared: Prepared, recipe: str, fitted: Fit, planned: RunLength) -> str:
+def config_text(options: StartOptions, prepared: Prepared, recipe: str, fitted: Fit, planned: TrainingLength) -> str:
     """The run's YAML: what differs from the recipe, and why."""
     records = prepared.split.records[prepared.train.name]
     area = f"\ntemplate:\n  max_pixels: {fitted.max_pixels}   # larger photos are scaled down, so that samples fit\n"
@@ -199,7 +199,7 @@ class Started:
     prepared: Prepared
     recipe: str
     fit: Fit
-    schedule: RunLength
+    schedule: TrainingLength
     config: Path
 
     @property
