@@ -26,6 +26,9 @@ def start(
     group: Annotated[
         str | None, Parameter(help="As `data split --group`; without it many small folders are kept whole.")
     ] = None,
+    keep_empty: Annotated[
+        bool, Parameter(negative=(), help="Photos without objects say that nothing is there; else they are left out.")
+    ] = False,
     seed: int = 0,
     overwrite: Annotated[bool, Parameter(negative=(), help="Write into a folder that is not empty.")] = False,
     as_json: AsJson = False,
@@ -40,5 +43,5 @@ def start(
     from plumbline.start.verb import StartOptions, chosen_model
     from plumbline.start.verb import start as make
 
-    options = StartOptions(photos, labels, output, chosen_model(model), recipe, group, seed, overwrite)
+    options = StartOptions(photos, labels, output, chosen_model(model), recipe, group, keep_empty, seed, overwrite)
     return make(options, as_json=as_json)

@@ -26,12 +26,30 @@ _LARGEST_FOLDER = 0.2
 
 
 @dataclass(frozen=True)
+class PrepareSettings:
+    """What is made of annotations.
+
+    Attributes:
+        photos: Folder of the pictures.
+        folder: Where files are written.
+        group: As `data split --group`; None lets the folders of the photos decide.
+        keep_empty: Pictures without objects become records that say so.
+        seed: Of the split.
+    """
+
+    photos: Path
+    folder: Path
+    group: str | None = None
+    keep_empty: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What became of the annotations.
 
     Attributes:
         train, val: The files.
-        records: In either, by file name.
         has_objects: Whether records describe objects; otherwise they hold summaries alone.
         group: What holds records together, as `data split --group` has it; None: near-duplicates alone.
         split: What the split did.
@@ -49,33 +67,28 @@ class Prepared:
 
 
 def prepare(
-    photos: Path,
-    labels: Recognised,
-    folder: Path,
-    group: str | None,
-    seed: int,
-    progress: Callable[[int], None] = lambda count: None,
+    labels: Recognised, settings: PrepareSettings, progress: Callable[[int], None] = lambda count: None
 ) -> Prepared:
-    """Write `all.jsonl`, `train.jsonl` and `val.jsonl` into `folder`, and check the two.
+    """Write `all.jsonl`, `train.jsonl` and `val.jsonl`, and check the two.
 
-    group: as `data split --group`; None lets the folders of the photos decide. progress: called with pictures read.
-    Raises DataError for annotations that cannot be read or hold nothing.
+    progress: called with pictures read. Raises DataError for annotations that cannot be read or hold nothing.
     """
+    photos, folder = settings.photos, settings.folder
     everything, lost = folder / "all.jsonl", None
     if labels.format is None:
         merge_files([labels.source], everything, [photos])
     else:
-        options = ConvertOptions(None if _names_its_pictures(labels) else photos, keep_empty=True)
+        options = ConvertOptions(None if _names_its_pictures(labels) else photos, keep_empty=settings.keep_empty)
         lost = convert_to_records(labels.source, labels.format, everything, options)
     records = list(read_records(everything))
     if len(records) < 2:
         what = f"gave {len(records)} records: too few to train and validate"
         raise DataError(Problem(shown_path(labels.source), what, _why(lost)))
-    group = group or _group([record.images[0] for record in records if record.images])
+    group = settings.group or _group([record.images[0] for record in records if record.images])
     policy = ImagePolicy(roots=(str(photos),))
     train, val = folder / "train.jsonl", folder / "val.jsonl"
-    settings = SplitSettings(everything, {train: 1 - VAL_SHARE, val: VAL_SHARE}, group, policy=policy, seed=seed)
-    report = split_file(settings, progress=progress)
+    shares = {train: 1 - VAL_SHARE, val: VAL_SHARE}
+    report = split_file(SplitSettings(everything, shares, group, policy=policy, seed=settings.seed), progress=progress)
     check = Check([train, val], CheckOptions(images=True, policy=policy))
     findings = Counter(finding.code for finding in check.findings())
     has_objects = any(record.objects for record in records)

@@ -15,7 +15,7 @@ from plumbline.data.convert.recognise import Recognised, labels_among, recognise
 from plumbline.data.convert.verbs import print_losses
 from plumbline.data.verbs import counting
 from plumbline.errors import EXIT_FINDINGS, EXIT_OK, ConfigError, DataError, Problem
-from plumbline.start.prepare import Prepared, prepare
+from plumbline.start.prepare import Prepared, PrepareSettings, prepare
 from plumbline.start.sizes import EVALUATIONS, Fit, TrainingLength, fit, schedule
 from plumbline.storage.files import write_atomically
 from plumbline.storage.objects import JsonObject
@@ -35,6 +35,7 @@ class StartOptions:
         model: Folder of the base's checkpoint.
         recipe: One that ships; None: `summary` for summaries alone, else `base`.
         group: As `data split --group`; None: the folders of the photos decide.
+        keep_empty: Photos without objects become records that say so; else they are left out.
         seed: Of the split.
         overwrite: A folder that is not empty is written into.
     """
@@ -45,6 +46,7 @@ class StartOptions:
     model: Path
     recipe: str | None = None
     group: str | None = None
+    keep_empty: bool = False
     seed: int = 0
     overwrite: bool = False
 
@@ -98,7 +100,8 @@ def start(options: StartOptions, *, as_json: bool = False) -> int:
         print(f"annotations  {shown_path(labels.source)}: {form} ({printable(labels.why, limit=80)})")
     options.output.mkdir(parents=True, exist_ok=True)
     with counting("pictures read") as progress:
-        prepared = prepare(options.photos, labels, options.output, options.group, options.seed, progress)
+        how = PrepareSettings(options.photos, options.output, options.group, options.keep_empty, options.seed)
+        prepared = prepare(labels, how, progress)
     recipe = options.recipe or ("base" if prepared.has_objects else "summary")
     fitted = fit(partial(_tokens, prepared, options))
     planned = schedule(prepared.split.records[prepared.train.name])
